@@ -1,0 +1,215 @@
+"""The contract of every table: column, type, rule. Shared by stages, asset checks and docs."""
+
+from __future__ import annotations
+
+import pandera.polars as pa
+import polars as pl
+
+
+class Contract(pa.DataFrameModel):
+    """Base: no other columns, types exact."""
+
+    class Config(pa.DataFrameModel.Config):
+        strict = True
+        coerce = False
+
+
+class RawReviews(Contract):
+    """One accepted review, or one row of a published split (then `split` and `history_item_ids`)."""
+
+    user_id: str
+    item_id: str
+    rating: float = pa.Field(nullable=True, ge=0, le=5)
+    timestamp: pl.Int64 = pa.Field(nullable=True, ge=0)  # unix seconds
+    split: str = pa.Field(nullable=True, isin=["train", "valid", "test"])
+    history_item_ids: pl.List(pl.String) = pa.Field(nullable=True)  # type: ignore[valid-type]
+    file: str
+    line: pl.Int64 = pa.Field(ge=1)
+    synthetic: bool
+
+
+class Quarantine(Contract):
+    """One refused record; `text` is the raw line cut at 500 characters."""
+
+    file: str
+    line: pl.Int64
+    reason: str
+    text: str
+
+
+class RawItems(Contract):
+    """One item record, text cleaned. `description` is plain text, `category` the path joined by ' > '."""
+
+    item_id: str = pa.Field(unique=True)
+    title: str
+    description: str
+    brand: str
+    category: str
+    published_sid: str = pa.Field(nullable=True)
+    file: str
+    line: pl.Int64
+    synthetic: bool
+
+
+class Interactions(Contract):
+    """One interaction of a k-core user with a k-core item; `position` counts from 0 per user."""
+
+    user_id: str
+    item_id: str
+    rating: float = pa.Field(nullable=True)
+    timestamp: pl.Int64 = pa.Field(nullable=True)
+    position: pl.Int32 = pa.Field(ge=0)
+    synthetic: bool
+
+
+class Items(Contract):
+    """The catalogue, sorted by item_id."""
+
+    item_id: str = pa.Field(unique=True)
+    title: str
+    description: str
+    brand: str
+    category: str
+    published_sid: str = pa.Field(nullable=True)
+    synthetic: bool
+
+
+class Samples(Contract):
+    """One sample: up to `max_history` items, oldest first, and the next item (position of it)."""
+
+    row_id: str = pa.Field(unique=True)
+    user_id: str
+    position: pl.Int32 = pa.Field(ge=1)
+    history_item_ids: pl.List(pl.String)  # type: ignore[valid-type]
+    target_item_id: str
+    target_timestamp: pl.Int64 = pa.Field(nullable=True)
+
+
+class Embeddings(Contract):
+    """One vector per item; `text_digest` is the sha256 of the encoded text."""
+
+    item_id: str = pa.Field(unique=True)
+    text_digest: str
+    vector: pl.List(pl.Float32)  # type: ignore[valid-type]
+
+
+class Codebook(Contract):
+    """item -> SID; `codes` are 0-based, one per level; `text_digest` tells whether the item changed."""
+
+    item_id: str = pa.Field(unique=True)
+    sid: str
+    codes: pl.List(pl.Int32)  # type: ignore[valid-type]
+    text_digest: str
+
+
+class Corpus(Contract):
+    """One training example.
+
+    `kind` is `chat` (prompt -> [thought ->] completion) or `text` (plain text in `completion`).
+    `task` is one of `profile.TASKS` or `profile.REASONING_TASK`.
+    """
+
+    example_id: str = pa.Field(unique=True)
+    task: str
+    kind: str = pa.Field(isin=["chat", "text"])
+    prompt: str
+    thought: str = pa.Field(nullable=True)
+    completion: str
+    user_id: str = pa.Field(nullable=True)
+    position: pl.Int32 = pa.Field(nullable=True)
+    item_id: str = pa.Field(nullable=True)
+
+
+class Popularity(Contract):
+    """Items by how often they are a train target, most popular first."""
+
+    item_id: str = pa.Field(unique=True)
+    score: float
+
+
+class ItemItem(Contract):
+    """Weight of `neighbour_id` after `item_id`."""
+
+    item_id: str
+    neighbour_id: str
+    score: float
+
+
+class Recommendations(Contract):
+    """One place of one list."""
+
+    dataset: str
+    snapshot: str
+    split: str
+    row_id: str
+    user_id: str
+    model: str
+    mode: str = pa.Field(isin=["direct", "thinking"])
+    rank: pl.Int32 = pa.Field(ge=1)
+    item_id: str
+    sid: str
+    score: float
+    reasoning: str = pa.Field(nullable=True)
+    target_item_id: str
+
+
+class RecommendedModels(Contract):
+    """What is behind each (model, mode) of the recommendations."""
+
+    model: str
+    mode: str
+    checkpoint: str  # content digest
+    seen_until: str  # ISO date of the newest train target, or "unknown"
+    beam_width: pl.Int32
+    seed: pl.Int64
+    seconds: float = pa.Field(ge=0)
+    close_rate: float = pa.Field(nullable=True)
+    mean_thought_tokens: float = pa.Field(nullable=True)
+
+
+class EvaluationTable(Contract):
+    """One metric of one model with its interval."""
+
+    dataset: str
+    snapshot: str
+    split: str
+    model: str
+    mode: str
+    metric: str = pa.Field(isin=["hr", "ndcg"])
+    k: pl.Int32
+    level: str = pa.Field(isin=["item", "sid"])
+    value: float = pa.Field(ge=0, le=1)
+    ci_low: float
+    ci_high: float
+    n_rows: pl.Int64
+    n_users: pl.Int64
+    beam_width: pl.Int32
+    seed: pl.Int64
+    checkpoint: str
+    seen_until: str
+    evaluated_at: str
+
+
+class Paired(Contract):
+    """Difference a - b of two models on the same rows, item level unless said."""
+
+    dataset: str
+    snapshot: str
+    split: str
+    model_a: str
+    mode_a: str
+    model_b: str
+    mode_b: str
+    metric: str
+    k: pl.Int32
+    level: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    helped: pl.Int64
+    harmed: pl.Int64
+    same: pl.Int64
+    verdict: str
+    n_rows: pl.Int64
+    n_users: pl.Int64
+    seed: pl.Int64

@@ -1,0 +1,201 @@
+"""All stages, in the order in which data flows. The graph of the pipeline is this file.
+
+Only `recommendations` and `evaluation` declare `test.parquet`; a test asserts it. The whole
+interaction log (`interactions.parquet`) and `raw_reviews` hold test rows too and are declared by no
+training stage either.
+"""
+
+from __future__ import annotations
+
+from sidr_core.stage import CheckSpec, Stage
+
+_ALL = ("*",)
+_TRAINED = (
+    CheckSpec("loads_plain", "The checkpoint loads with AutoModelForCausalLM, without remote code."),
+    CheckSpec("token_map", "Every SID token is one vocabulary entry and the map equals the codebook's."),
+)
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="raw_reviews",
+        run="sidr_core.reviews.raw:build_reviews",
+        inputs={},
+        sections=("source", "snapshot", "filters"),
+        sources="sidr_core.reviews.raw:review_files",
+        code_version="1",
+        kinds=("duckdb", "parquet"),
+        description="Every accepted review known by the end of the snapshot, typed; refused lines in "
+        "`quarantine` with file, line and reason.",
+        checks=(CheckSpec("quarantine_share", "The share of refused lines is within `filters`."),),
+    ),
+    Stage(
+        name="raw_items",
+        run="sidr_core.reviews.raw:build_items",
+        inputs={},
+        sections=("source", "filters"),
+        sources="sidr_core.reviews.raw:item_files",
+        code_version="1",
+        kinds=("duckdb", "parquet"),
+        description="Every accepted item record, typed and cleaned; refused ones in `quarantine`.",
+        checks=(CheckSpec("unique_items", "No item id occurs twice."),),
+    ),
+    Stage(
+        name="interactions",
+        run="sidr_core.reviews.interactions:build",
+        inputs={"raw_reviews": ("raw_reviews.parquet",), "raw_items": ("raw_items.parquet",)},
+        sections=("filters", "split"),
+        code_version="1",
+        kinds=("duckdb", "parquet"),
+        description="k-core users and items, ordered histories, and train/valid/test samples cut by "
+        "the time of their target.",
+        checks=(
+            CheckSpec("k_core", "Every user and item has at least k interactions."),
+            CheckSpec("history_before_target", "No history reaches past its target."),
+            CheckSpec("split_order", "No train target is later than a valid one, no valid later than a test one."),
+            CheckSpec("splits_disjoint", "No (user, position) is in two splits."),
+        ),
+    ),
+    Stage(
+        name="baseline_popularity",
+        run="sidr_core.baselines.popularity:build",
+        inputs={"interactions": ("train.parquet", "items.parquet")},
+        sections=(),
+        code_version="1",
+        kinds=("duckdb",),
+        description="How often each item is a target in train.",
+    ),
+    Stage(
+        name="baseline_item_item",
+        run="sidr_core.baselines.item_item:build",
+        inputs={"interactions": ("train.parquet", "items.parquet")},
+        sections=("item_item",),
+        code_version="1",
+        kinds=("duckdb",),
+        description="Decayed item-to-item co-occurrence in train: the count model to beat.",
+    ),
+    Stage(
+        name="item_embeddings",
+        run="sidr_core.items.embeddings:build",
+        inputs={"interactions": ("items.parquet",)},
+        sections=("encoder",),
+        code_version="1",
+        warm=True,
+        kinds=("pytorch", "parquet"),
+        description="One text vector per item of the catalogue; unchanged items are taken over.",
+        checks=(CheckSpec("finite", "Every vector is finite and not zero."),),
+    ),
+    Stage(
+        name="sid_codebook",
+        run="sidr_core.sids.codebook:build",
+        inputs={"item_embeddings": ("item_embeddings.parquet",), "interactions": ("items.parquet",)},
+        sections=("quantizer",),
+        code_version="1",
+        warm=True,
+        kinds=("faiss", "parquet"),
+        description="The codebook, the item -> SID table and a quality report. A known, unchanged item "
+        "keeps its SID from the previous snapshot.",
+        checks=(
+            CheckSpec("no_collisions", "No two items share a SID, unless the profile allows it."),
+            CheckSpec("no_collapse", "Each level uses more than one code and prefixes are not degenerate."),
+        ),
+    ),
+    Stage(
+        name="synthetic_corpus",
+        run="sidr_core.corpus.build:build",
+        inputs={"interactions": ("train.parquet", "items.parquet"), "sid_codebook": ("sid_codebook.parquet",)},
+        sections=("teacher",),
+        code_version="1",
+        kinds=("parquet",),
+        description="What ties SIDs to language: alignment tasks, narratives and reasoning traces, from "
+        "train rows only.",
+        checks=(
+            CheckSpec("train_rows_only", "Every example with a user comes from a train row."),
+            CheckSpec("no_leak", "No thought holds its target; no translation prompt holds its answer."),
+            CheckSpec("known_sids", "Every SID in the corpus is in the codebook."),
+        ),
+    ),
+    Stage(
+        name="sft_checkpoint",
+        run="sidr_core.training.sft:build_alignment",
+        inputs={
+            "synthetic_corpus": ("synthetic_corpus.parquet",),
+            "sid_codebook": ("sid_codebook.parquet",),
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+        },
+        sections=("base_model", "sft"),
+        code_version="1",
+        kinds=("pytorch", "transformers"),
+        description="Stage 1: the base model learns the SID vocabulary through the alignment tasks.",
+        checks=_TRAINED,
+    ),
+    Stage(
+        name="activation_checkpoint",
+        run="sidr_core.training.sft:build_activation",
+        inputs={
+            "sft_checkpoint": _ALL,
+            "synthetic_corpus": ("synthetic_corpus.parquet",),
+            "sid_codebook": ("sid_codebook.parquet",),
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+        },
+        sections=("activation", "decoding"),
+        code_version="1",
+        kinds=("pytorch", "transformers"),
+        description="Stage 2: the model learns to think before it answers.",
+        checks=_TRAINED,
+    ),
+    Stage(
+        name="grpo_checkpoint",
+        run="sidr_core.training.grpo:build",
+        inputs={
+            "activation_checkpoint": _ALL,
+            "sid_codebook": ("sid_codebook.parquet",),
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+        },
+        sections=("grpo", "decoding"),
+        code_version="1",
+        kinds=("pytorch", "transformers"),
+        description="Stage 3: GRPO on thinking rollouts, rewarded by how much of the target SID they hit.",
+        checks=_TRAINED,
+    ),
+    Stage(
+        name="recommendations",
+        run="sidr_core.evaluation.recommend:build",
+        inputs={
+            "interactions": ("train.parquet", "test.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            "sft_checkpoint": _ALL,
+            "activation_checkpoint": _ALL,
+            "grpo_checkpoint": _ALL,
+            "baseline_popularity": ("baseline_popularity.parquet",),
+            "baseline_item_item": ("baseline_item_item.parquet",),
+        },
+        sections=("decoding", "item_item", "dataset", "snapshot"),
+        code_version="1",
+        kinds=("pytorch", "parquet"),
+        description="Top-k items per test row, per model and mode, with the thought that led there.",
+        checks=(
+            CheckSpec("only_real_items", "Every recommended SID is an item of the catalogue."),
+            CheckSpec("distinct", "No list holds an item twice, and every list is full."),
+            CheckSpec("close_rate", "At least 95 % of thoughts were closed by the model itself.", blocking=False),
+        ),
+    ),
+    Stage(
+        name="evaluation",
+        run="sidr_core.evaluation.evaluate:build",
+        inputs={
+            "recommendations": ("recommendations.parquet", "models.parquet"),
+            "interactions": ("test.parquet",),
+            "sid_codebook": ("sid_codebook.parquet",),
+        },
+        sections=("evaluation", "decoding", "dataset", "snapshot"),
+        code_version="1",
+        kinds=("duckdb", "parquet"),
+        description="HR and NDCG at item and SID level with intervals clustered by user, and paired differences.",
+        checks=(CheckSpec("complete", "Every model was scored on every test row."),),
+    ),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage called `name`."""
+    return next(stage for stage in STAGES if stage.name == name)

@@ -1,0 +1,131 @@
+"""Runs one stage of one dataset's snapshot: the entry that every launcher shares.
+
+As a module, `python -m sidr_core.run <spec.json>` with
+`{"profile": …, "dataset": …, "snapshot": …, "stage": …, "home": …}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidr_core import catalog
+from sidr_core.errors import SidrError
+from sidr_core.graph import stage_named
+from sidr_core.profile import Profile, StageConfig, home, load_profile
+from sidr_core.stage import Inputs, Progress, Report, Stage, StageInput, load_object
+from sidr_core.store import Artifact, Store, sha256_file
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave: the published output and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+    started: str  # "warm from 2018-09", or why it started cold; "" for stages that never start warm
+
+
+def run_stage(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress
+) -> Outcome:
+    """Reuse or build the output of a stage, make it current, and refresh the catalog.
+
+    Raises:
+        NotMaterialized: an upstream output is missing.
+        SidrError: wrong input; nothing is published.
+    """
+    config = profile.dataset(dataset)
+    window = config.snapshots.window(snapshot)
+    scoped = StageConfig(config, stage.sections, dataset, window)
+    upstream = {name: store.require(dataset, snapshot, name) for name in stage.inputs}
+    stages = {name: StageInput(upstream[name], files, stage.name) for name, files in stage.inputs.items()}
+    previous, started = _previous(profile, dataset, snapshot, stage, store)
+    synthetic = config.source.kind == "sample" or any(a.synthetic for a in upstream.values())
+    inputs = Inputs(stages, store, previous, synthetic)
+    key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
+    if previous is not None:
+        key["previous"] = previous.digest
+    if stage.sources:
+        files = load_object(stage.sources)(config.source)
+        key["sources"] = {name: _source_digest(path, store) for name, path in files.items()}
+        key["config"]["source"] = _without_paths(key["config"]["source"])
+
+    def build(out_dir: Path) -> Report:
+        report = stage.load()(inputs, scoped, out_dir, progress)  # type: ignore[arg-type]
+        missing = {spec.name for spec in stage.checks} - {check.name for check in report.checks}
+        assert not missing, f"{stage.name} did not report on {missing}"
+        return report
+
+    artifact, reused = store.obtain(
+        stage.name,
+        stage.code_version,
+        key,
+        build,
+        synthetic=synthetic,
+        say=progress.say,
+        extra={"lineage": {name: item.fingerprint for name, item in stages.items()}, "started": started},
+        finish=lambda: {"parts": inputs.parts},
+    )
+    store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
+    catalog.refresh(store, profile)
+    return Outcome(artifact, reused, started)
+
+
+def _previous(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store
+) -> tuple[StageInput | None, str]:
+    if not stage.warm:
+        return None, ""
+    earlier = profile.dataset(dataset).snapshots.previous(snapshot)
+    if earlier is None:
+        return None, "cold: this is the first snapshot"
+    artifact = store.current(dataset, earlier, stage.name)
+    if artifact is None:
+        return None, f"cold: {earlier} was never materialized"
+    return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
+
+
+def _without_paths(source: dict[str, Any]) -> dict[str, Any]:
+    """The source section less where its files lie: their content is fingerprinted instead."""
+    return {k: v for k, v in source.items() if k not in ("reviews", "items", "train", "valid", "test", "info")} | (
+        {k: v for k, v in source.items() if k == "items" and isinstance(v, int)}
+    )
+
+
+def _source_digest(path: Path, store: Store) -> str:
+    """sha256 of a source file, remembered by (path, size, mtime) so that a warm run reads nothing."""
+    stat = path.stat()
+    memo = store.root.parent / "cache" / "source_digests"
+    memo.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    entry = memo / name
+    if entry.is_file() and len(text := entry.read_text()) == 64:
+        return text
+    digest = sha256_file(path)
+    entry.write_text(digest)
+    return digest
+
+
+def main(argv: list[str]) -> int:
+    """Run the stage that the spec file names; print its manifest path."""
+    spec = json.loads(Path(argv[0]).read_text())
+    profile = load_profile(spec.get("profile"))
+    store = Store(Path(spec["home"] if "home" in spec else home()) / "store")
+    try:
+        outcome = run_stage(
+            profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), store, Progress()
+        )
+    except SidrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({"folder": str(outcome.artifact.folder), "reused": outcome.reused}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
