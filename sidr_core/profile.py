@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -38,8 +38,8 @@ class SampleSource(Section):
 
     kind: Literal["sample"]
     category: Literal["games", "office", "industrial"]
-    items: int = Field(800, ge=50)
-    users: int = Field(2500, ge=50)
+    items: int = Field(default=800, ge=50)
+    users: int = Field(default=2500, ge=50)
     seed: int = 7
 
 
@@ -141,18 +141,18 @@ class Window(Section):
 class Filters(Section):
     """METHOD 1.2. `since` (YYYY-MM) drops earlier reviews; `min_rating` drops lower ones."""
 
-    k_core: int = Field(5, ge=1)
-    max_title_words: int = Field(20, ge=1)
+    k_core: int = Field(default=5, ge=1)
+    max_title_words: int = Field(default=20, ge=1)
     since: str | None = None
     min_rating: float | None = None
     keep_repeats: bool = True
-    max_quarantine_share: float = Field(0.01, ge=0, le=1)
+    max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
 
 
 class Split(Section):
     """METHOD 1.3: one sample per position, cut by target time into train/valid/test."""
 
-    max_history: int = Field(10, ge=1)
+    max_history: int = Field(default=10, ge=1)
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
     @field_validator("ratios")
@@ -168,8 +168,8 @@ class Encoder(Section):
 
     model: str = "minilm"
     pooling: Literal["default", "masked_mean"] = "default"
-    max_tokens: int = Field(256, ge=8)
-    batch_size: int = Field(64, ge=1)
+    max_tokens: int = Field(default=256, ge=8)
+    batch_size: int = Field(default=64, ge=1)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     normalize: bool = True
 
@@ -183,9 +183,9 @@ class Quantizer(Section):
     """
 
     kind: Literal["residual_kmeans", "published"] = "residual_kmeans"
-    levels: int = Field(3, ge=1, le=26)
-    size: int = Field(256, ge=2)
-    iterations: int = Field(50, ge=1)
+    levels: int = Field(default=3, ge=1, le=26)
+    size: int = Field(default=256, ge=2)
+    iterations: int = Field(default=50, ge=1)
     collisions: Literal["reassign", "share"] = "reassign"
     seed: int = 42
 
@@ -201,7 +201,7 @@ class Teacher(Section):
     kind: Literal["rules"] = "rules"
     item_narratives: bool = True
     user_narratives: bool = True
-    traces_per_user: int = Field(0, ge=0)
+    traces_per_user: int = Field(default=0, ge=0)
     seed: int = 42
 
 
@@ -219,22 +219,18 @@ class TinyModel(Section):
     intermediate_size: int = 384
     vocab_size: int = 2048
     max_positions: int = 2048
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     seed: int = 42
 
 
 class PretrainedModel(Section):
     """A Hugging Face id or a local folder; `trust_remote_code` does not exist here.
-
-    Args:
-        sid_init: how new rows start: vocabulary mean plus small noise.
     """
 
     kind: Literal["pretrained"]
     name: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    sid_init: Literal["mean_noise"] = "mean_noise"
     seed: int = 42
 
 
@@ -247,19 +243,18 @@ class Training(Section):
     Args:
         micro_batch: examples per forward pass; `batch_size` must be a multiple of it.
         select_rows: valid rows on which NDCG@10 is measured after each epoch; the best epoch is kept.
-        max_minutes: soft wall-clock cap; training ends after the step that passes it. None = no cap.
     """
 
-    epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(3e-4, gt=0)
-    batch_size: int = Field(64, ge=1)
-    micro_batch: int = Field(64, ge=1)
-    warmup_steps: int = Field(20, ge=0)
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    micro_batch: int = Field(default=64, ge=1)
+    warmup_steps: int = Field(default=20, ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    weight_decay: float = Field(0.0, ge=0)
-    max_length: int = Field(1024, ge=16)
-    select_rows: int = Field(500, ge=0)
-    patience: int = Field(3, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_length: int = Field(default=1024, ge=16)
+    select_rows: int = Field(default=500, ge=0)
+    patience: int = Field(default=3, ge=1)
     bf16: bool = False
     gradient_checkpointing: bool = False
     seed: int = 42
@@ -273,7 +268,8 @@ class Training(Section):
 
 class Sft(Training):
     """Stage 1. `tasks`: weight of each alignment task = share of its examples seen per epoch
-    (above 1: repeated). Unlisted tasks have weight 1."""
+    (above 1: repeated). Unlisted tasks have weight 1.
+    """
 
     tasks: dict[str, float] = Field(default_factory=dict)
 
@@ -291,8 +287,8 @@ class Sft(Training):
 class Activation(Training):
     """Stage 2. `replay`: share of stage-1 next-item examples mixed in, so direct mode is not lost."""
 
-    learning_rate: float = Field(1e-5, gt=0)
-    replay: float = Field(0.0, ge=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    replay: float = Field(default=0.0, ge=0)
 
 
 class Grpo(Section):
@@ -302,22 +298,20 @@ class Grpo(Section):
         select_every: steps between two measurements of valid NDCG@10 (0: only at the end).
     """
 
-    steps: int = Field(100, ge=1)
-    prompts_per_step: int = Field(256, ge=1)
-    generations: int = Field(16, ge=2)
-    micro_batch: int = Field(64, ge=1)
-    learning_rate: float = Field(5e-7, gt=0)
+    steps: int = Field(default=100, ge=1)
+    prompts_per_step: int = Field(default=256, ge=1)
+    generations: int = Field(default=16, ge=2)
+    micro_batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=5e-7, gt=0)
     weight_decay: float = 0.01
-    beta: float = Field(1e-3, ge=0)
-    epsilon: float = Field(0.2, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    max_thought_tokens: int = Field(1024, ge=4)
-    max_prompt_tokens: int = Field(1024, ge=16)
-    reward: Literal["step_rule"] = "step_rule"
+    beta: float = Field(default=1e-3, ge=0)
+    epsilon: float = Field(default=0.2, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_thought_tokens: int = Field(default=1024, ge=4)
     bf16: bool = False
     gradient_checkpointing: bool = False
-    select_rows: int = Field(300, ge=0)
-    select_every: int = Field(0, ge=0)
+    select_rows: int = Field(default=300, ge=0)
+    select_every: int = Field(default=0, ge=0)
     seed: int = 42
 
 
@@ -327,10 +321,10 @@ class Grpo(Section):
 class Decoding(Section):
     """How lists are made. `models` are `<model>/<mode>` pairs, in the order of the tables."""
 
-    beam_width: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=1)
-    max_thought_tokens: int = Field(1024, ge=1)
-    max_test_rows: int | None = Field(None, ge=1)
+    beam_width: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    max_thought_tokens: int = Field(default=1024, ge=1)
+    max_test_rows: int | None = Field(default=None, ge=1)
     models: tuple[str, ...] = (
         "sft/direct",
         "activation/thinking",
@@ -355,17 +349,17 @@ class Evaluation(Section):
     """Metrics at every k up to the beam width, with bootstrap intervals clustered by user."""
 
     ks: tuple[int, ...] = (1, 3, 5, 10, 20)
-    bootstrap: int = Field(2000, ge=100)
-    confidence: float = Field(0.95, gt=0, lt=1)
+    bootstrap: int = Field(default=2000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     seed: int = 42
 
 
 class ItemItem(Section):
     """Decayed item-item counter: co-occurrence weight `decay ** gap`, history weight `decay ** age`."""
 
-    decay: float = Field(0.7, gt=0, le=1)
-    window: int = Field(10, ge=1)
-    popularity_prior: float = Field(1e-3, ge=0)
+    decay: float = Field(default=0.7, gt=0, le=1)
+    window: int = Field(default=10, ge=1)
+    popularity_prior: float = Field(default=1e-3, ge=0)
 
 
 # -- dataset and profile --------------------------------------------------------------------------
@@ -574,7 +568,7 @@ def _siblings(location: tuple[Any, ...]) -> tuple[str, ...]:
     unions = {"source": Source, "base_model": BaseModelConfig}
     for depth, part in enumerate(location):
         if depth == 0 and part in unions:
-            kinds = {m.model_fields["kind"].annotation.__args__[0]: m for m in unions[part].__origin__.__args__}
+            kinds = {m.model_fields["kind"].annotation.__args__[0]: m for m in get_args(get_args(unions[part])[0])}
             model = kinds[location[1]] if len(location) > 1 else next(iter(kinds.values()))
         elif depth == 0:
             model = DatasetConfig.model_fields[part].annotation

@@ -30,9 +30,7 @@ class Outcome:
     started: str  # "warm from 2018-09", or why it started cold; "" for stages that never start warm
 
 
-def run_stage(
-    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress
-) -> Outcome:
+def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
     """Reuse or build the output of a stage, make it current, and refresh the catalog.
 
     Raises:
@@ -117,9 +115,7 @@ def main(argv: list[str]) -> int:
     profile = load_profile(spec.get("profile"))
     store = Store(Path(spec["home"] if "home" in spec else home()) / "store")
     try:
-        outcome = run_stage(
-            profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), store, Progress()
-        )
+        outcome = run_stage(profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), store, Progress())
     except SidrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

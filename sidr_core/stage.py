@@ -62,9 +62,7 @@ class Report:
 class StageFunction(Protocol):
     """The body of a stage."""
 
-    def __call__(
-        self, inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress
-    ) -> Report: ...
+    def __call__(self, inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report: ...
 
 
 @dataclass(frozen=True)
@@ -222,9 +220,7 @@ class Inputs(Mapping[str, StageInput]):
     def __len__(self) -> int:
         return len(self._stages)
 
-    def part(
-        self, name: str, version: str, key: Mapping[str, Any], build: Callable[[Path], Report | None]
-    ) -> Artifact:
+    def part(self, name: str, version: str, key: Mapping[str, Any], build: Callable[[Path], Report | None]) -> Artifact:
         """Build or reuse a piece of this stage's work that other stages or snapshots share.
 
         It is published by the same store under the same rules, with `key` in place of a config.

@@ -1,0 +1,1 @@
+"""The training corpus: prompts, alignment tasks, the teacher, and the guards against leaks."""

@@ -1,0 +1,84 @@
+"""User turns of every task, and the one way in which untrusted text enters them.
+
+Deviations from the paper: its turns are long, partly game-flavoured for every category, and drawn at
+random from eleven variants. Here each task has one short neutral turn, since a small model pays for
+every token, and the *same* next-item turn serves alignment, reasoning, RL and inference: direct and
+thinking mode differ by the assistant's prefill alone (`sidr_core.models.prompt`).
+
+A SID delimits itself (its first token is of level `a`), so histories are joined by one blank.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+SYSTEM = "Recommend items by semantic ID."
+
+#: Most characters of a title inside a history, and of a title that stands alone.
+HISTORY_TITLE_CHARS = 60
+TITLE_CHARS = 120
+
+UNTITLED = "untitled"
+
+_ANGLES = str.maketrans({"<": "‹", ">": "›"})
+# Invisible characters outside Unicode category C: joiners, fillers, blanks that show as nothing.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_BLANKS = re.compile(r"\s+")
+
+
+def neutralise(text: str, max_chars: int) -> str:
+    """Make untrusted text harmless: one visible line of at most `max_chars` characters.
+
+    Control, bidirectional, zero-width, surrogate and unassigned characters go; any run of blanks and
+    line ends becomes one blank; `<` and `>` become ‹ and ›, so nothing in it can be read as a special
+    token, a think tag or a SID. A cut falls on a blank where one is near. Applying it twice changes nothing.
+    """
+    one_line = _BLANKS.sub(" ", text)
+    visible = "".join(c for c in one_line if unicodedata.category(c)[0] != "C")
+    plain = unicodedata.normalize("NFC", _INVISIBLE.sub("", visible)).translate(_ANGLES)
+    return _cut(_BLANKS.sub(" ", plain).strip(), max_chars)
+
+
+def _cut(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    head = text[:max_chars]
+    blank = head.rfind(" ")
+    whole_words = text[max_chars] == " " or blank <= max_chars // 2
+    return (head if whole_words else head[:blank]).rstrip()
+
+
+def next_item(history_sids: Sequence[str]) -> str:
+    """The turn that asks for the next item; `history_sids` oldest first."""
+    return f"History: {' '.join(history_sids)}\nNext item?"
+
+
+def next_title(history_sids: Sequence[str]) -> str:
+    """Asks for the next item's title, given SIDs."""
+    return f"History: {' '.join(history_sids)}\nNext title?"
+
+
+def title_of(sid: str) -> str:
+    """Asks for the title of a SID."""
+    return f"Title of {sid}?"
+
+
+def item_titled(title: str) -> str:
+    """Asks for the SID of a (neutralised) title."""
+    return f"Item titled: {title}"
+
+
+def next_title_after(history_titles: Sequence[str]) -> str:
+    """Asks for the next title, given (neutralised) titles: one a line, so no title can forge another."""
+    return f"Titles:\n{_lines(history_titles)}\nNext title?"
+
+
+def next_item_after(history_titles: Sequence[str]) -> str:
+    """Asks for the next item's SID, given (neutralised) titles."""
+    return f"Titles:\n{_lines(history_titles)}\nNext item?"
+
+
+def _lines(titles: Sequence[str]) -> str:
+    return "\n".join(f"- {title}" for title in titles)

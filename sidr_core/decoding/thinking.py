@@ -1,0 +1,144 @@
+"""Free generation of thoughts: from an opened think block to its closing tag, an end token or the cap.
+
+Nothing of a model's generation_config is read: greedy at temperature 0, else plain sampling at that
+temperature, without top-k, top-p or penalties. The randomness of a row is drawn from (seed, row number)
+before any batch is made, so a sampled thought does not depend on the batch it was computed in.
+Deviation from the paper's code: a thought that was not closed is told apart, not scored as finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sidr_core.decoding.batching import batches, decoding, left_pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sidr_core.models.prompt import PromptRenderer
+    from sidr_core.stage import Progress
+
+#: Finished rows are dropped from the batch when this share of its rows is done.
+_COMPACT_AT = 0.25
+
+
+@dataclass(frozen=True)
+class Thought:
+    """One thought: `prompt + ids + renderer.close_ids` is where the answer begins.
+
+    Attributes:
+        ids: token ids after the opened think block, less the newline before the closing tag and the tag.
+        closed: the model wrote the closing tag itself, within the cap.
+    """
+
+    ids: tuple[int, ...]
+    closed: bool
+
+
+def generate_thoughts(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    batch_size: int,
+    renderer: PromptRenderer,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Thought]:
+    """One thought per prompt; repeat a prompt for several.
+
+    Args:
+        prompts: R lists of token ids that end in an opened think block.
+        max_tokens: cap on generated tokens, the closing tag included.
+        temperature: 0 = greedy.
+        seed: of the sampling; R and `max_tokens` being equal, equal seeds give equal thoughts.
+    """
+    draws = None
+    if temperature > 0:
+        generator = torch.Generator().manual_seed(seed)
+        draws = torch.rand(len(prompts), max_tokens, dtype=torch.float64, generator=generator)
+    thoughts: list[Thought | None] = [None] * len(prompts)
+    done = 0
+    with decoding(model):
+        for rows in batches(prompts, batch_size):
+            uniform = None if draws is None else draws[rows].to(model.device)
+            sampler = _Sampler(temperature, uniform)
+            written = _generate(model, [prompts[row] for row in rows], max_tokens, renderer, sampler)
+            for row, ids in zip(rows, written, strict=True):
+                thoughts[row] = _thought(ids, renderer)
+            done += len(rows)
+            if progress:
+                progress.tick(done, len(prompts), "thoughts written")
+    return [thought for thought in thoughts if thought is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampler:
+    """Picks the next token; `uniform` (R, max_tokens) holds each row's draws, None = greedy."""
+
+    temperature: float
+    uniform: torch.Tensor | None
+
+    def pick(self, logits: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """Next tokens (W,) for the batch rows `rows` (W,) from logits (W, V)."""
+        if self.uniform is None:
+            return logits.argmax(dim=1)
+        # Inverse transform: in double precision, for the sum over a large vocabulary to stay exact enough.
+        total = (logits.double() / self.temperature).softmax(dim=1).cumsum(dim=1)
+        point = self.uniform[rows, step, None] * total[:, -1:]
+        return torch.searchsorted(total, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompts: list[Sequence[int]],
+    max_tokens: int,
+    renderer: PromptRenderer,
+    sampler: _Sampler,
+) -> list[list[int]]:
+    """Generated ids per prompt, a stopping token included. Finished rows leave the batch."""
+    ids, mask, positions = left_pad(prompts, renderer.pad_id, model.device)
+    stops = torch.tensor([renderer.think_close_id, renderer.eos_id, renderer.pad_id], device=ids.device)
+    rows = torch.arange(len(prompts), device=ids.device)
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    written: list[list[int]] = [[] for _ in prompts]
+    last, cache = positions[:, -1:], None
+    for step in range(max_tokens):
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = output.past_key_values
+        token = sampler.pick(output.logits[:, -1].float(), rows, step)
+        for row, value, live in zip(rows.tolist(), token.tolist(), alive.tolist(), strict=True):
+            if live:
+                written[row].append(value)
+        alive = alive & ~torch.isin(token, stops)
+        if not bool(alive.any()):
+            break
+        if alive.float().mean() <= 1 - _COMPACT_AT:
+            keep = alive.nonzero().squeeze(1)
+            cache.batch_select_indices(keep)
+            rows, token, mask, last, alive = (tensor[keep] for tensor in (rows, token, mask, last, alive))
+        ids, positions = token[:, None], last + 1 + step
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    return written
+
+
+def _thought(ids: list[int], renderer: PromptRenderer) -> Thought:
+    closed = ids[-1:] == [renderer.think_close_id]
+    if ids and ids[-1] in (renderer.think_close_id, renderer.eos_id, renderer.pad_id):
+        ids = ids[:-1]
+    newline = renderer.close_ids[: renderer.close_ids.index(renderer.think_close_id)]
+    if closed and ids[-len(newline) :] == newline:
+        ids = ids[: -len(newline)]
+    return Thought(tuple(ids), closed)

@@ -1,0 +1,1 @@
+"""Recommendation lists, metrics, intervals and the tables made of them."""

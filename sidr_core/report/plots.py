@@ -1,0 +1,94 @@
+"""Small figures as PNG: training curves and a forest plot of metrics with their intervals.
+
+The same frame gives the same bytes: drawing is on the Agg canvas, without pyplot's global state, and
+the file carries neither a date nor the library's version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI = 110
+_COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b", "#a40000", "#555753")
+
+
+def curves(frame: pl.DataFrame, x: str, ys: Sequence[str], path: Path, title: str) -> None:
+    """Draw each column of `ys` over column `x`, one panel below another, and write a PNG.
+
+    Columns that the frame lacks, and rows where a value is null, are left out.
+
+    Args:
+        frame: one row per measurement, in any order.
+        x: column of the horizontal axis, a number such as the step.
+        ys: columns to draw; their names are the labels of the panels.
+        path: file to write.
+    """
+    shown = [name for name in ys if name in frame.columns] or [""]
+    figure = _figure(7.0, 0.7 + 1.7 * len(shown))
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, name, colour in zip(panels, shown, _COLOURS * len(shown), strict=False):
+        if name:
+            points = frame.select(pl.col(x).cast(pl.Float64), pl.col(name).cast(pl.Float64)).drop_nulls().sort(x)
+            marker = "o" if points.height < 40 else ""
+            panel.plot(points[x].to_list(), points[name].to_list(), color=colour, marker=marker, markersize=3)
+        panel.set_ylabel(name, fontsize=8)
+        panel.grid(alpha=0.3)
+    panels[-1].set_xlabel(x)
+    panels[0].set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def forest(
+    labels: Sequence[str],
+    values: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    path: Path,
+    title: str,
+    axis: str,
+    reference: float | None = None,
+) -> None:
+    """Draw one line per label: a dot at `values[i]`, a bar from `lows[i]` to `highs[i]`; write a PNG.
+
+    Args:
+        labels: from top to bottom; `values`, `lows` and `highs` have the same length.
+        axis: label of the horizontal axis.
+        reference: where to draw a dashed vertical line, such as 0 for differences.
+    """
+    figure = _figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
+    panel = figure.subplots()
+    places = list(range(len(labels)))[::-1]
+    for index, (place, value, low, high) in enumerate(zip(places, values, lows, highs, strict=True)):
+        colour = _COLOURS[index % len(_COLOURS)]
+        panel.plot([low, high], [place, place], color=colour, linewidth=2)
+        panel.plot([value], [place], "o", color=colour, markersize=6)
+    if reference is not None:
+        panel.axvline(reference, color="#888888", linestyle="--", linewidth=1)
+    panel.set_yticks(places, labels=list(labels), fontsize=8)
+    panel.set_ylim(-0.7, len(labels) - 0.3)
+    panel.set_xlabel(axis, fontsize=8)
+    panel.set_title(title, fontsize=10)
+    panel.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches on the Agg canvas."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    metadata: dict[str, Any] = {"Software": None}
+    figure.savefig(path, format="png", metadata=metadata)

@@ -1,0 +1,1 @@
+"""Semantic IDs: quantizers, collisions, the codebook stage, and the token format."""

@@ -1,0 +1,1 @@
+"""The three training stages, each a thin configuration of a TRL trainer."""

@@ -1,0 +1,127 @@
+"""What every training stage leaves behind: log table, curves, model card, checks; and its progress lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+from transformers import TrainerCallback
+
+from sidr_core.models import checkpoint
+from sidr_core.report.plots import curves
+from sidr_core.stage import Progress, Report
+
+#: Records of a trainer that depend on the clock; kept out of files, which are the same for the same seed.
+_TIMED = ("runtime", "samples_per_second", "steps_per_second", "flos", "step_time")
+
+
+class ProgressCallback(TrainerCallback):
+    """One line per logged record."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        shown = ("loss", "eval_loss", "eval_ndcg@10", "reward", "completions/mean_length", "frac_reward_zero_std")
+        text = ", ".join(f"{name} {logs[name]:.4f}" for name in shown if logs and name in logs)
+        if text:
+            self._progress.tick(state.global_step, max(state.max_steps, 1), "steps", text)
+
+
+def log_table(history: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """A trainer's log as a table: one row per step, sorted; clock-dependent records dropped."""
+    rows: dict[int, dict[str, float]] = {}
+    for record in history:
+        row = rows.setdefault(int(record["step"]), {})
+        for name, value in record.items():
+            if name != "step" and not any(word in name for word in _TIMED) and isinstance(value, (int, float)):
+                row[name] = float(value)
+    names = sorted({name for row in rows.values() for name in row})
+    return pl.DataFrame(
+        [{"step": step, **{name: row.get(name) for name in names}} for step, row in sorted(rows.items())],
+        schema={"step": pl.Int64, **dict.fromkeys(names, pl.Float64)},
+    )
+
+
+def finish(
+    out_dir: Path,
+    model: Any,
+    tokenizer: Any,
+    codebook: pl.DataFrame,
+    meta: dict[str, Any],
+    log: pl.DataFrame,
+    synthetic: bool,
+    figures: Sequence[str] = ("loss", "eval_loss", "eval_ndcg@10"),
+) -> Report:
+    """Write checkpoint, `training_log.parquet`, `curves.png` and card; verify what was written."""
+    meta = {**meta, "synthetic": synthetic, "seed": meta["recipe"]["seed"]}
+    card = model_card(meta, log)
+    checkpoint.save(out_dir, model, tokenizer, codebook, meta, card)
+    pq.write_table(log.to_arrow(), out_dir / "training_log.parquet", compression="zstd")
+    shown = [name for name in figures if name in log.columns]
+    curves(log, "step", shown, out_dir / "curves.png", f"{meta['stage']}: training curves")
+    checks = (checkpoint.check_loads_plain(out_dir), checkpoint.check_token_map(out_dir, codebook))
+    metrics: dict[str, Any] = {
+        "steps": int(log["step"].max() or 0),  # type: ignore[arg-type]
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seen_until": meta["seen_until"],
+    }
+    for name in shown:
+        values = log[name].drop_nulls()
+        metrics[f"first {name}"], metrics[f"last {name}"] = values[0], values[-1]
+        if "ndcg" in name:
+            metrics[f"best {name}"] = values.max()
+    return Report(metrics=metrics, checks=checks, markdown={"model card": card})
+
+
+def model_card(meta: Mapping[str, Any], log: pl.DataFrame) -> str:
+    """Markdown card: what it is, data, recipe, how training went, limits."""
+    lines = [f"# SIDR checkpoint: {meta['stage']}", ""]
+    if meta["synthetic"]:
+        lines += ["**Trained on synthetic sample data.** Its numbers say nothing about real shops.", ""]
+    lines += [
+        "Recommends the next item as a Semantic ID of three tokens, after an optional thought.",
+        "Load with `AutoModelForCausalLM.from_pretrained`; no remote code. Decode with the trie of",
+        "`sid_index.parquet`; free generation may name no item.",
+        "",
+        f"- trained on rows up to: {meta['seen_until']}",
+        f"- base: `{json.dumps(meta['base'], sort_keys=True)}`",
+        f"- seed: {meta['seed']}",
+        "",
+        "## Recipe",
+        "",
+        *(f"- {name}: {value}" for name, value in sorted(meta["recipe"].items())),
+        "",
+        *(
+            ["## Examples", "", *(f"- {k}: {v:,}" for k, v in meta["examples"].items()), ""]
+            if meta.get("examples")
+            else []
+        ),
+        "## Training",
+        "",
+        "| record | first | last |",
+        "| --- | --- | --- |",
+    ]
+    for name in log.columns:
+        values = log[name].drop_nulls()
+        if name != "step" and len(values):
+            lines.append(f"| {name} | {values[0]:.4f} | {values[-1]:.4f} |")
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Item-level metrics with intervals are in the `evaluation` asset of the same snapshot. A thought is a",
+        "text that helped or hurt the ranking; it is no proof of why a person buys.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def iso_date(timestamp: int | None) -> str:
+    """`YYYY-MM-DD` of a unix time in seconds, or `unknown`."""
+    return "unknown" if timestamp is None else datetime.fromtimestamp(timestamp, UTC).date().isoformat()

@@ -1,0 +1,251 @@
+"""Stage 3: GRPO on thinking rollouts, with TRL's GRPOTrainer.
+
+METHOD 7.1 in TRL's terms: token-level loss over the batch, rewards scaled per group, one on-policy
+update per batch, k3 KL against the stage-2 model. Rollouts are free: the model may write anything,
+and a rollout whose answer is no SID earns nothing. Deviations: checkpoints are measured and chosen
+on valid rows, never on test (METHOD 10.16); prompts are rebuilt from train rows under the same
+history cap (METHOD 10.19); the start is measured too, so RL that does not help is not kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from transformers import TrainerCallback
+
+from sidr_core import columns as c
+from sidr_core import tables
+from sidr_core.models import checkpoint
+from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.training import cards
+from sidr_core.training.examples import history_prompts, subset
+from sidr_core.training.rewards import Scored, step_rule
+from sidr_core.training.select import Selector
+
+if TYPE_CHECKING:
+    from sidr_core.profile import DatasetConfig, Grpo
+
+CURVES = ("reward", "thought_tokens", "frac_reward_zero_std", "eval_ndcg@10")
+
+
+def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Stage-2 checkpoint and train rows -> checkpoint rewarded for thoughts that lead to the item."""
+    settings = config.grpo
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
+    loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
+    train = tables.read(inputs["interactions"].path("train.parquet"))
+    valid = tables.read(inputs["interactions"].path("valid.parquet"))
+    rows = subset(train, settings.steps * settings.prompts_per_step, settings.seed)
+    selector = None
+    if settings.select_rows:
+        selector = Selector(
+            valid,
+            codebook,
+            loaded.renderer,
+            rows=settings.select_rows,
+            mode=c.THINKING,
+            max_thought_tokens=config.decoding.max_thought_tokens,
+            seed=settings.seed,
+        )
+    log = _train(loaded, rows, codebook, settings, selector, progress, out_dir)
+    newest = train[c.TARGET_TIME].max()
+    meta = {
+        "stage": "grpo",
+        "base": loaded.meta["base"],
+        "recipe": settings.model_dump(mode="json"),
+        "seen_until": cards.iso_date(newest),  # type: ignore[arg-type]
+        "made_from": {name: item.digest for name, item in inputs.items()},
+    }
+    return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic, CURVES)
+
+
+class Rewarder:
+    """The reward function given to the trainer; keeps the parts of each step for the log."""
+
+    __name__ = "step_rule"
+
+    def __init__(self, codebook: pl.DataFrame) -> None:
+        self._catalogue = {tuple(codes) for codes in codebook[c.CODES]}
+        self.last: list[Scored] = []
+
+    def __call__(self, completions: list[str], target_codes: list[list[int]], **_: Any) -> list[float]:
+        self.last = [
+            step_rule(text, tuple(codes), self._catalogue)
+            for text, codes in zip(completions, target_codes, strict=True)
+        ]
+        return [scored.reward for scored in self.last]
+
+    def parts(self) -> dict[str, float]:
+        """Means over the last batch: the reward's parts."""
+        return {
+            "parsed": float(np.mean([s.parsed for s in self.last])),
+            "valid": float(np.mean([s.valid for s in self.last])),
+            **{f"matched_{n}": float(np.mean([s.matched >= n for s in self.last])) for n in (1, 2, 3)},
+        }
+
+
+class Rollouts:
+    """Samples completions for the trainer through the one renderer; keeps thought lengths for the log."""
+
+    def __init__(self, renderer: Any, settings: Grpo) -> None:
+        self._renderer, self._settings = renderer, settings
+        self.lengths: list[int] = []
+        self.closed: list[bool] = []
+
+    def __call__(self, users: list[str], trainer: Any) -> dict[str, Any]:
+        import torch
+
+        prompts = [self._renderer.prompt(user, c.THINKING) for user in users]
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        training = model.training
+        model.eval()
+        completions: list[list[int]] = []
+        with torch.inference_mode():
+            for start in range(0, len(prompts), 256):
+                completions += self._sample(model, prompts[start : start + 256])
+        model.train(training)
+        close = self._renderer.think_close_id
+        self.closed = [close in ids for ids in completions]
+        self.lengths = [ids.index(close) if close in ids else len(ids) for ids in completions]
+        return {"prompt_ids": prompts, "completion_ids": completions, "logprobs": None}
+
+    def _sample(self, model: Any, prompts: list[list[int]]) -> list[list[int]]:
+        import torch
+        from transformers import GenerationConfig
+
+        pad, eos = self._renderer.pad_id, self._renderer.eos_id
+        width = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+        room = len(self._renderer.close_ids) + 8  # closing tag, answer, end of turn
+        settings = GenerationConfig(
+            do_sample=True,
+            temperature=self._settings.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self._settings.max_thought_tokens + room,
+            eos_token_id=eos,
+            pad_token_id=pad,
+        )
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
+        return [row[: row.index(eos) + 1] if eos in row else row for row in out]
+
+
+class Steps(TrainerCallback):
+    """Adds the parts of each step to the log, measures valid NDCG@10 on schedule and keeps the best."""
+
+    def __init__(self, trainer: Any, rewarder: Rewarder, rollouts: Rollouts, selector: Selector | None, every: int):
+        self._trainer, self._rewarder, self._rollouts = trainer, rewarder, rollouts
+        self._selector, self._every = selector, every
+        self.best = -1.0
+        self.best_state: dict[str, Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._measure(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        lengths = np.array(self._rollouts.lengths)
+        self._trainer.state.log_history.append(
+            {
+                "step": state.global_step,
+                **self._rewarder.parts(),
+                "thought_tokens": float(lengths.mean()),
+                "thought_tokens_p95": float(np.quantile(lengths, 0.95)),
+                "close_rate": float(np.mean(self._rollouts.closed)),
+            }
+        )
+        if state.global_step >= state.max_steps or (self._every and state.global_step % self._every == 0):
+            self._measure(state.global_step)
+
+    def _measure(self, step: int) -> None:
+        if self._selector is None:
+            return
+        found = self._selector(self._trainer.model)
+        self._trainer.state.log_history.append({"step": step, **{f"eval_{k}": v for k, v in found.items()}})
+        if found["ndcg@10"] > self.best:
+            self.best = found["ndcg@10"]
+            self.best_state = copy.deepcopy(self._trainer.accelerator.unwrap_model(self._trainer.model).state_dict())
+
+
+def _train(
+    loaded: Any,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    settings: Grpo,
+    selector: Selector | None,
+    progress: Progress,
+    out_dir: Path,
+) -> pl.DataFrame:
+    """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
+    from datasets import Dataset
+    from trl import GRPOTrainer
+
+    codes_of = dict(codebook.select(c.ITEM_ID, c.CODES).iter_rows())
+    data = Dataset.from_dict(
+        {
+            "prompt": history_prompts(rows, codebook),
+            "target_codes": [list(codes_of[item]) for item in rows[c.TARGET]],
+        }
+    )
+    rewarder, rollouts = Rewarder(codebook), Rollouts(loaded.renderer, settings)
+    scratch = tempfile.mkdtemp(prefix="sidr-grpo-", dir=out_dir.parent)
+    try:
+        trainer = GRPOTrainer(
+            model=loaded.model,
+            reward_funcs=[rewarder],
+            args=_arguments(settings, scratch),
+            train_dataset=data,
+            processing_class=loaded.tokenizer,
+            rollout_func=rollouts,
+            callbacks=[cards.ProgressCallback(progress)],
+        )
+        steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every)
+        trainer.add_callback(steps)
+        trainer.train()
+        if steps.best_state is not None:
+            loaded.model.load_state_dict(steps.best_state)
+        return cards.log_table(trainer.state.log_history)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _arguments(settings: Grpo, scratch: str) -> Any:
+    import torch
+    from trl import GRPOConfig
+
+    rollouts = settings.prompts_per_step * settings.generations
+    micro = min(settings.micro_batch, rollouts)
+    return GRPOConfig(
+        output_dir=scratch,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=1.0,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=rollouts // micro,
+        num_generations=settings.generations,
+        max_completion_length=settings.max_thought_tokens + 32,
+        temperature=settings.temperature,
+        beta=settings.beta,
+        epsilon=settings.epsilon,
+        loss_type="dapo",
+        scale_rewards="group",
+        num_iterations=1,
+        bf16=settings.bf16,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+    )

@@ -1,0 +1,79 @@
+"""Choosing a checkpoint: NDCG@10 on valid rows, measured the way a user would be served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from sidr_core import columns as c
+from sidr_core.decoding.beam import constrained_beam
+from sidr_core.decoding.index import SidIndex
+from sidr_core.decoding.thinking import Thought, generate_thoughts
+from sidr_core.training.examples import history_prompts, subset
+
+if TYPE_CHECKING:
+    from sidr_core.models.prompt import PromptRenderer
+
+K = 10
+
+
+class Selector:
+    """Measures NDCG@10 of a model on a fixed seeded subset of valid rows.
+
+    Args:
+        valid: the valid samples; test rows cannot come here, no training stage may open them.
+        mode: `direct` or `thinking`; max_thought_tokens bounds a thought of the latter.
+    """
+
+    def __init__(
+        self,
+        valid: pl.DataFrame,
+        codebook: pl.DataFrame,
+        renderer: PromptRenderer,
+        *,
+        rows: int,
+        mode: str,
+        max_thought_tokens: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.samples = subset(valid, rows, seed)
+        self.renderer, self.mode, self.max_thought_tokens = renderer, mode, max_thought_tokens
+        self.index = SidIndex.build(codebook, renderer.token_id)
+        self.users = history_prompts(self.samples, codebook)
+        sid_of = dict(codebook.select(c.ITEM_ID, c.SID).iter_rows())
+        leaf_of = {sid: leaf for leaf, sid in enumerate(self.index.sids)}
+        self.targets = np.array([leaf_of[sid_of[item]] for item in self.samples[c.TARGET]])
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """`ndcg@10` and `hr@10`; in thinking mode also `close_rate` and `thought_tokens` (mean)."""
+        training = model.training
+        model.eval()
+        prompts = [self.renderer.prompt(user, self.mode) for user in self.users]
+        extra: dict[str, float] = {}
+        if self.mode == c.THINKING:
+            thoughts = generate_thoughts(
+                model, prompts, max_tokens=self.max_thought_tokens, batch_size=128, renderer=self.renderer
+            )
+            prompts = with_thoughts(prompts, thoughts, self.renderer)
+            extra = {
+                "close_rate": float(np.mean([thought.closed for thought in thoughts])),
+                "thought_tokens": float(np.mean([len(thought.ids) for thought in thoughts])),
+            }
+        width = min(K, len(self.index.sids))
+        beams = constrained_beam(
+            model, prompts, self.index, beam_width=width, batch_size=128, pad_id=self.renderer.pad_id
+        )
+        model.train(training)
+        places = np.asarray(beams.leaf) == self.targets[:, None]
+        gains = (places / np.log2(np.arange(width) + 2)).sum(axis=1)
+        return {"ndcg@10": float(gains.mean()), "hr@10": float(places.any(axis=1).mean()), **extra}
+
+
+def with_thoughts(
+    prompts: Sequence[list[int]], thoughts: Sequence[Thought], renderer: PromptRenderer
+) -> list[list[int]]:
+    """Thinking prompts continued by their thought and the closing tag: where the answer begins."""
+    return [[*prompt, *thought.ids, *renderer.close_ids] for prompt, thought in zip(prompts, thoughts, strict=True)]

@@ -1,0 +1,220 @@
+"""Stages 1 and 2: supervised fine-tuning with TRL's SFTTrainer.
+
+Stage 1 (alignment, METHOD 5) teaches the SID vocabulary by the corpus' tasks, mixed by weight. Stage 2
+(reasoning activation, METHOD 6) teaches the form "thought, then SID". Deviations: the end-of-turn
+token is trained in both stages (METHOD 10.7); the epoch is chosen by NDCG@10 on valid rows in the
+mode that is trained, not by the loss of another task (METHOD 10.17).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from sidr_core import columns as c
+from sidr_core import tables
+from sidr_core.errors import InputError
+from sidr_core.models import base, checkpoint
+from sidr_core.profile import REASONING_TASK, Training
+from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.training import cards
+from sidr_core.training.examples import tokenise, weighted
+from sidr_core.training.select import Selector
+
+if TYPE_CHECKING:
+    from sidr_core.profile import DatasetConfig
+
+NEXT_ITEM_TASK = "sids_to_sid"
+
+
+def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Stage 1: base model and corpus -> checkpoint that recommends directly."""
+    settings = config.sft
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
+    corpus = tables.read(inputs["synthetic_corpus"].path("synthetic_corpus.parquet"))
+    rows = weighted(corpus.filter(pl.col(c.TASK) != REASONING_TASK), settings.tasks, settings.seed)
+    model, tokenizer = base.build_base(config.base_model, _texts(corpus), codebook)
+    renderer = base.renderer_of(tokenizer)
+    selector = _selector(inputs, codebook, renderer, settings, c.DIRECT)
+    log = _train(model, tokenizer, renderer, rows, settings, selector, progress, out_dir)
+    meta = {
+        "stage": "alignment",
+        "base": config.base_model.model_dump(mode="json"),
+        "recipe": settings.model_dump(mode="json"),
+        "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
+        **_provenance(inputs),
+    }
+    return cards.finish(out_dir, model, tokenizer, codebook, meta, log, inputs.synthetic)
+
+
+def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Stage 2: stage-1 checkpoint and reasoning traces -> checkpoint that thinks before it answers."""
+    settings = config.activation
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
+    corpus = tables.read(inputs["synthetic_corpus"].path("synthetic_corpus.parquet"))
+    loaded = checkpoint.load(inputs["sft_checkpoint"].folder())
+    traces = corpus.filter(pl.col(c.TASK) == REASONING_TASK)
+    if traces.is_empty():
+        raise InputError(
+            "the corpus holds no reasoning trace",
+            expected="rows of task 'reasoning'",
+            found="none",
+            do="let the teacher write traces (teacher section of the profile)",
+        )
+    replay = corpus.filter(pl.col(c.TASK) == NEXT_ITEM_TASK)
+    share = min(1.0, settings.replay * len(traces) / max(len(replay), 1))
+    rows = pl.concat([traces, weighted(replay, {NEXT_ITEM_TASK: share}, settings.seed)])
+    selector = _selector(
+        inputs, codebook, loaded.renderer, settings, c.THINKING, max_tokens=config.decoding.max_thought_tokens
+    )
+    log = _train(loaded.model, loaded.tokenizer, loaded.renderer, rows, settings, selector, progress, out_dir)
+    meta = {
+        "stage": "activation",
+        "base": loaded.meta["base"],
+        "recipe": settings.model_dump(mode="json"),
+        "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
+        **_provenance(inputs),
+    }
+    return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic)
+
+
+def _texts(corpus: pl.DataFrame) -> list[str]:
+    """What the tokenizer of a tiny model is trained on: everything the model will read or write."""
+    parts = [corpus[c.PROMPT], corpus[c.COMPLETION], corpus[c.THOUGHT].drop_nulls()]
+    return pl.concat([part.unique(maintain_order=True) for part in parts]).to_list()
+
+
+def _selector(
+    inputs: Inputs, codebook: pl.DataFrame, renderer: Any, settings: Training, mode: str, max_tokens: int = 0
+) -> Selector | None:
+    if settings.select_rows == 0:
+        return None
+    valid = tables.read(inputs["interactions"].path("valid.parquet"))
+    return Selector(
+        valid,
+        codebook,
+        renderer,
+        rows=settings.select_rows,
+        mode=mode,
+        max_thought_tokens=max_tokens,
+        seed=settings.seed,
+    )
+
+
+def _provenance(inputs: Inputs) -> dict[str, Any]:
+    """What a checkpoint has seen: newest train target, and the digests of what it was made from."""
+    train = tables.read(inputs["interactions"].path("train.parquet"), [c.TARGET_TIME])
+    newest = train[c.TARGET_TIME].max()
+    return {
+        "seen_until": cards.iso_date(newest),  # type: ignore[arg-type]
+        "made_from": {name: item.digest for name, item in inputs.items()},
+    }
+
+
+def _train(
+    model: Any,
+    tokenizer: Any,
+    renderer: Any,
+    rows: pl.DataFrame,
+    settings: Training,
+    selector: Selector | None,
+    progress: Progress,
+    out_dir: Path,
+) -> pl.DataFrame:
+    """Train `model` in place, leave it at its best epoch, and return the log (one row per record)."""
+    from datasets import Dataset
+    from transformers import EarlyStoppingCallback
+
+    data = Dataset.from_list(tokenise(rows, renderer, settings.max_length))
+    progress.say(f"{len(data):,} examples, {sum(data['length']):,} tokens per epoch")
+    scratch = tempfile.mkdtemp(prefix="sidr-sft-", dir=out_dir.parent)
+    try:
+        callbacks: list[Any] = [cards.ProgressCallback(progress)]
+        if selector is not None:
+            callbacks.append(EarlyStoppingCallback(settings.patience))
+        trainer = _trainer_class()(
+            model=model,
+            args=_arguments(settings, scratch, selector is not None),
+            train_dataset=data,
+            eval_dataset=_valid_examples(selector, renderer) if selector is not None else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.selector = selector
+        if selector is not None:
+            trainer.evaluate()  # before the first step: what training starts from
+        trainer.train()
+        return cards.log_table(trainer.state.log_history)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _valid_examples(selector: Selector, renderer: Any) -> Any:
+    """Direct next-item examples of the selector's valid rows: the evaluation loss of the log."""
+    from datasets import Dataset
+
+    examples = []
+    for user, leaf in zip(selector.users, selector.targets, strict=True):
+        head, tail = renderer.prompt(user, c.DIRECT), renderer.completion(selector.index.sids[leaf], None)
+        examples.append({"input_ids": head + tail, "labels": [-100] * len(head) + tail})
+    return Dataset.from_list(examples)
+
+
+def _arguments(settings: Training, scratch: str, select: bool) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    micro = min(settings.micro_batch, settings.batch_size)
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=128,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        warmup_steps=settings.warmup_steps,
+        lr_scheduler_type=settings.schedule,
+        weight_decay=settings.weight_decay,
+        max_length=settings.max_length,
+        train_sampling_strategy="group_by_length",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="epoch" if select else "no",
+        save_strategy="epoch" if select else "no",
+        save_total_limit=1,
+        save_only_model=True,
+        load_best_model_at_end=select,
+        metric_for_best_model="ndcg@10" if select else None,
+        greater_is_better=True if select else None,
+        bf16=settings.bf16,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def _trainer_class() -> Any:
+    """SFTTrainer whose evaluation also measures NDCG@10 on valid rows."""
+    from trl import SFTTrainer
+
+    class SelectingTrainer(SFTTrainer):
+        selector: Selector | None = None
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            metrics = super().evaluate(*args, **kwargs)
+            if self.selector is not None:
+                found = {f"eval_{name}": value for name, value in self.selector(self.model).items()}
+                self.log(found)
+                metrics.update(found)
+            return metrics
+
+    return SelectingTrainer

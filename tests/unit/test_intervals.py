@@ -1,0 +1,133 @@
+"""The clustered bootstrap against a plain loop, and against what an interval promises."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sidr_core.evaluation import intervals
+from sidr_core.evaluation.intervals import bootstrap, paired, verdicts
+
+OPTIONS = {"draws": 500, "confidence": 0.9, "seed": 5}
+
+
+def loop(values: np.ndarray, users: list[str], draws: int, confidence: float, seed: int):
+    """Draw users one by one, collect their rows, average, take percentiles."""
+    names = sorted(set(users))
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(len(names), size=(draws, len(names)))
+    means = []
+    for pick in picks:
+        rows = [row for p in pick for row, user in zip(values, users, strict=True) if user == names[p]]
+        means.append(np.mean(rows, axis=0))
+    return np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+
+
+def test_equals_a_loop_over_users():
+    values = np.random.default_rng(1).random((13, 3))
+    users = list("abbcccddddeee")
+    found = bootstrap(values, users, **OPTIONS)
+    low, high = loop(values, users, **OPTIONS)
+    np.testing.assert_allclose(found.value, values.mean(axis=0))
+    np.testing.assert_allclose(found.low, low)
+    np.testing.assert_allclose(found.high, high)
+
+
+def test_one_row_per_user_is_the_ordinary_bootstrap():
+    values = np.random.default_rng(2).random((40, 1))
+    found = bootstrap(values, [f"{i:02d}" for i in range(40)], **OPTIONS)
+    picks = np.random.default_rng(5).integers(40, size=(500, 40))
+    means = values[picks, 0].mean(axis=1)
+    np.testing.assert_allclose([found.low[0], found.high[0]], np.quantile(means, [0.05, 0.95]))
+
+
+def test_row_order_and_user_names_do_not_matter():
+    values = np.random.default_rng(3).random((30, 2))
+    users = np.repeat(np.arange(10), 3)
+    shuffle = np.random.default_rng(4).permutation(30)
+    a, b = bootstrap(values, users, **OPTIONS), bootstrap(values[shuffle], users[shuffle], **OPTIONS)
+    np.testing.assert_allclose([a.low, a.high], [b.low, b.high])
+    assert not np.array_equal(a.low, bootstrap(values, users, **{**OPTIONS, "seed": 6}).low)
+
+
+def test_blocks_only_bound_the_memory(monkeypatch):
+    values = np.random.default_rng(3).random((30, 2))
+    users = np.repeat(np.arange(10), 3)
+    whole = bootstrap(values, users, **OPTIONS)
+    monkeypatch.setattr(intervals, "_BLOCK", 70)  # 7 draws at a time
+    parts = bootstrap(values, users, **OPTIONS)
+    np.testing.assert_allclose([whole.low, whole.high], [parts.low, parts.high])
+
+
+def test_clustering_widens_the_interval_of_users_whose_rows_agree():
+    """Every user's ten rows are equal, so there are 20 observations, not 200."""
+    each = np.random.default_rng(0).random(20)
+    values = np.repeat(each, 10)[:, None]
+    clustered = bootstrap(values, np.repeat(np.arange(20), 10), **OPTIONS)
+    naive = bootstrap(values, np.arange(200), **OPTIONS)
+    ratio = (clustered.high - clustered.low)[0] / (naive.high - naive.low)[0]
+    assert 2.5 < ratio < 4  # sqrt(10) = 3.16
+
+
+def test_coverage_is_near_the_confidence():
+    """80 users of unequal size with a random effect each; the truth is 0.3."""
+    generator = np.random.default_rng(11)
+    sizes = generator.integers(1, 6, 80)
+    users = np.repeat(np.arange(80), sizes)
+    covered = 0
+    for trial in range(300):
+        effect = generator.beta(3, 7, 80)  # mean 0.3
+        values = (generator.random(len(users)) < effect[users]).astype(float)[:, None]
+        found = bootstrap(values, users, draws=300, confidence=0.9, seed=trial)
+        covered += found.low[0] <= 0.3 <= found.high[0]
+    assert 0.84 <= covered / 300 <= 0.95
+
+
+def test_paired_counts_and_verdicts():
+    users = np.arange(60)
+    b = np.zeros((60, 3))
+    a = np.zeros((60, 3))
+    a[:50, 0] = 1  # helps 50 of 60
+    b[:50, 1] = 1  # harms 50 of 60
+    a[:5, 2], b[5:10, 2] = 1, 1  # helps 5, harms 5
+    found = paired(a, b, users, **OPTIONS)
+    np.testing.assert_allclose(found.interval.value, [50 / 60, -50 / 60, 0])
+    assert found.helped.tolist() == [50, 0, 5]
+    assert found.harmed.tolist() == [0, 50, 5]
+    assert found.same.tolist() == [10, 10, 50]
+    assert found.verdict == ("higher", "lower", "not distinguishable")
+
+
+def test_equal_models_are_not_distinguishable():
+    a = np.random.default_rng(1).random((20, 1))
+    found = paired(a, a, np.arange(20), **OPTIONS)
+    assert (found.interval.low[0], found.interval.high[0], found.verdict) == (0, 0, ("not distinguishable",))
+
+
+def test_an_interval_that_touches_zero_excludes_nothing():
+    assert verdicts(np.array([0.0, -0.1]), np.array([0.2, 0.0])) == ("not distinguishable",) * 2
+
+
+def test_pairing_is_narrower_than_two_separate_intervals():
+    generator = np.random.default_rng(8)
+    common = generator.random((200, 1))
+    a, b = common + 0.02 + 0.01 * generator.random((200, 1)), common
+    found = paired(a, b, np.arange(200), **OPTIONS)
+    alone = bootstrap(a, np.arange(200), **OPTIONS)
+    assert found.verdict == ("higher",)
+    assert (found.interval.high - found.interval.low)[0] < 0.2 * (alone.high - alone.low)[0]
+
+
+def test_refuses_what_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2"):
+        bootstrap(np.ones((3, 1)), ["u", "u", "u"], **OPTIONS)
+    with pytest.raises(ValueError, match="must match"):
+        paired(np.ones((3, 1)), np.ones((2, 1)), ["u", "v", "w"], **OPTIONS)
+
+
+def test_the_size_of_a_real_split_takes_seconds():
+    generator = np.random.default_rng(0)
+    values = generator.random((5000, 20))
+    started = time.monotonic()
+    bootstrap(values, generator.integers(2000, size=5000), draws=10_000, confidence=0.95, seed=1)
+    assert time.monotonic() - started < 20
