@@ -1,8 +1,10 @@
 """Snapshots as Dagster partitions. Their keys are exactly `Snapshots.keys()`, on any day."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
-from sidr_core.profile import MONTHS_PER_WINDOW, Snapshots
+from sidr_core.profile import Snapshots
 
 KEY_FORMAT = "%Y-%m"
 
@@ -12,7 +14,7 @@ def snapshot_partitions(snapshots: Snapshots) -> dg.TimeWindowPartitionsDefiniti
     keys = snapshots.keys()
     return dg.TimeWindowPartitionsDefinition(
         start=keys[0],
-        end=_month_after(keys[-1], snapshots),
+        end=_month_after(snapshots, keys[-1]).strftime(KEY_FORMAT),
         fmt=KEY_FORMAT,
         cron_schedule=f"0 0 1 {_cron_months(snapshots)} *",
         # Dagster hides windows that have not ended yet. The profile says which snapshots exist, not the
@@ -26,15 +28,15 @@ def previous_snapshot() -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
 
 
-def _cron_months(snapshots: Snapshots) -> str:
-    """Months of the year in which windows begin, for a cron line."""
-    first = int(snapshots.start.split("-")[1])
-    months = range(first, first + 12, MONTHS_PER_WINDOW[snapshots.cadence])
-    return ",".join(str(month) for month in sorted((m - 1) % 12 + 1 for m in months))
-
-
-def _month_after(key: str, snapshots: Snapshots) -> str:
+def _month_after(snapshots: Snapshots, key: str) -> datetime:
     """First month that the window called `key` does not cover."""
-    year, month = (int(part) for part in key.split("-"))
-    count = year * 12 + month - 1 + MONTHS_PER_WINDOW[snapshots.cadence]
-    return f"{count // 12:04d}-{count % 12 + 1:02d}"
+    return datetime.fromtimestamp(snapshots.window(key).cutoff, UTC)
+
+
+def _cron_months(snapshots: Snapshots) -> str:
+    """Months of the year in which a window begins, for a cron line."""
+    first = datetime.strptime(snapshots.start, KEY_FORMAT)
+    after = _month_after(snapshots, snapshots.start)
+    step = (after.year - first.year) * 12 + after.month - first.month
+    months = {(first.month - 1 + offset) % 12 + 1 for offset in range(0, 12, step)}
+    return "*" if len(months) == 12 else ",".join(map(str, sorted(months)))

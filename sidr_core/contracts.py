@@ -86,7 +86,7 @@ class Samples(Contract):
 
 
 class Embeddings(Contract):
-    """One vector per item; `text_digest` is the sha256 of the encoded text."""
+    """One vector per item; `text_digest` is the sha256 of the encoded text and of the encoder's settings."""
 
     item_id: str = pa.Field(unique=True)
     text_digest: str
@@ -162,9 +162,17 @@ class RecommendedModels(Contract):
     seen_until: str  # ISO date of the newest train target, or "unknown"
     beam_width: pl.Int32
     seed: pl.Int64
-    seconds: float = pa.Field(ge=0)
     close_rate: float = pa.Field(nullable=True)
     mean_thought_tokens: float = pa.Field(nullable=True)
+
+
+class Thoughts(Contract):
+    """How one thought ended: `closed` by the model itself, or cut at the limit of tokens."""
+
+    row_id: str
+    model: str
+    closed: bool
+    n_tokens: pl.Int32 = pa.Field(ge=0)
 
 
 class EvaluationTable(Contract):

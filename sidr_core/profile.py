@@ -224,8 +224,7 @@ class TinyModel(Section):
 
 
 class PretrainedModel(Section):
-    """A Hugging Face id or a local folder; `trust_remote_code` does not exist here.
-    """
+    """A Hugging Face id or a local folder; `trust_remote_code` does not exist here."""
 
     kind: Literal["pretrained"]
     name: str
@@ -355,9 +354,12 @@ class Evaluation(Section):
 
 
 class ItemItem(Section):
-    """Decayed item-item counter: co-occurrence weight `decay ** gap`, history weight `decay ** age`."""
+    """Decayed item-item counter: co-occurrence weight `decay ** gap`, history weight `decay ** age`.
 
-    decay: float = Field(default=0.7, gt=0, le=1)
+    Gaps and ages count from 0. 0.6 had the best valid NDCG@10 of 0.3 … 0.9 on the published Office rows.
+    """
+
+    decay: float = Field(default=0.6, gt=0, le=1)
     window: int = Field(default=10, ge=1)
     popularity_prior: float = Field(default=1e-3, ge=0)
 

@@ -30,12 +30,23 @@ class Outcome:
     started: str  # "warm from 2018-09", or why it started cold; "" for stages that never start warm
 
 
-def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
-    """Reuse or build the output of a stage, make it current, and refresh the catalog.
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would read now; `key` with the stage's code version determines its fingerprint."""
+
+    inputs: Inputs
+    config: StageConfig
+    key: dict[str, Any]
+    started: str
+    lineage: dict[str, str]
+
+
+def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> Plan:
+    """Resolve a stage's inputs and settings from the profile and the current outputs upstream.
 
     Raises:
         NotMaterialized: an upstream output is missing.
-        SidrError: wrong input; nothing is published.
+        SidrError: the profile, the snapshot or a source file is wrong.
     """
     config = profile.dataset(dataset)
     window = config.snapshots.window(snapshot)
@@ -52,9 +63,21 @@ def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
         files = load_object(stage.sources)(config.source)
         key["sources"] = {name: _source_digest(path, store) for name, path in files.items()}
         key["config"]["source"] = _without_paths(key["config"]["source"])
+    lineage = {name: item.fingerprint for name, item in stages.items()}
+    return Plan(inputs, scoped, key, started, lineage)
+
+
+def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
+    """Reuse or build the output of a stage, make it current, and refresh the catalog.
+
+    Raises:
+        NotMaterialized: an upstream output is missing.
+        SidrError: wrong input; nothing is published.
+    """
+    planned = plan(profile, dataset, snapshot, stage, store)
 
     def build(out_dir: Path) -> Report:
-        report = stage.load()(inputs, scoped, out_dir, progress)  # type: ignore[arg-type]
+        report = stage.load()(planned.inputs, planned.config, out_dir, progress)  # type: ignore[arg-type]
         missing = {spec.name for spec in stage.checks} - {check.name for check in report.checks}
         assert not missing, f"{stage.name} did not report on {missing}"
         return report
@@ -62,16 +85,16 @@ def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
     artifact, reused = store.obtain(
         stage.name,
         stage.code_version,
-        key,
+        planned.key,
         build,
-        synthetic=synthetic,
+        synthetic=planned.inputs.synthetic,
         say=progress.say,
-        extra={"lineage": {name: item.fingerprint for name, item in stages.items()}, "started": started},
-        finish=lambda: {"parts": inputs.parts},
+        extra={"lineage": planned.lineage, "started": planned.started},
+        finish=lambda: {"parts": planned.inputs.parts},
     )
     store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
     catalog.refresh(store, profile)
-    return Outcome(artifact, reused, started)
+    return Outcome(artifact, reused, planned.started)
 
 
 def _previous(

@@ -59,8 +59,11 @@ def constrained_beam(
     Args:
         model: a causal LM with `sdpa` or `eager` attention.
         prompts: R lists of token ids, each not empty.
+        index: the legal SIDs.
+        beam_width: B, beams kept per prompt and length of its list.
         batch_size: prompts per forward pass (each carries `beam_width` beams).
         pad_id: any token id; padding is masked.
+        progress: told how many prompts are done.
 
     Raises:
         SidrError: fewer SIDs than `beam_width` (lists must be full), or the model's scores are not numbers.

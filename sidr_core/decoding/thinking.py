@@ -53,10 +53,14 @@ def generate_thoughts(
     """One thought per prompt; repeat a prompt for several.
 
     Args:
+        model: a causal LM.
         prompts: R lists of token ids that end in an opened think block.
         max_tokens: cap on generated tokens, the closing tag included.
+        batch_size: prompts per forward pass.
+        renderer: of the model's tokenizer; names the closing tag and the end tokens.
         temperature: 0 = greedy.
         seed: of the sampling; R and `max_tokens` being equal, equal seeds give equal thoughts.
+        progress: told how many thoughts are written.
     """
     draws = None
     if temperature > 0:

@@ -22,13 +22,8 @@ _COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b", "#a40000", "#555753")
 def curves(frame: pl.DataFrame, x: str, ys: Sequence[str], path: Path, title: str) -> None:
     """Draw each column of `ys` over column `x`, one panel below another, and write a PNG.
 
-    Columns that the frame lacks, and rows where a value is null, are left out.
-
-    Args:
-        frame: one row per measurement, in any order.
-        x: column of the horizontal axis, a number such as the step.
-        ys: columns to draw; their names are the labels of the panels.
-        path: file to write.
+    `frame` has one row per measurement, in any order; `x` is a number such as the step. Columns that the
+    frame lacks, and rows where a value is null, are left out.
     """
     shown = [name for name in ys if name in frame.columns] or [""]
     figure = _figure(7.0, 0.7 + 1.7 * len(shown))
@@ -57,10 +52,8 @@ def forest(
 ) -> None:
     """Draw one line per label: a dot at `values[i]`, a bar from `lows[i]` to `highs[i]`; write a PNG.
 
-    Args:
-        labels: from top to bottom; `values`, `lows` and `highs` have the same length.
-        axis: label of the horizontal axis.
-        reference: where to draw a dashed vertical line, such as 0 for differences.
+    Labels go from top to bottom and are as many as `values`, `lows` and `highs`; `axis` is the label of the
+    horizontal axis; a dashed vertical line stands at `reference`, such as 0 for differences.
     """
     figure = _figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
     panel = figure.subplots()

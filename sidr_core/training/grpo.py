@@ -184,6 +184,7 @@ def _train(
 ) -> pl.DataFrame:
     """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import GRPOTrainer
 
     codes_of = dict(codebook.select(c.ITEM_ID, c.CODES).iter_rows())
@@ -207,6 +208,7 @@ def _train(
         )
         steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every)
         trainer.add_callback(steps)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         if steps.best_state is not None:
             loaded.model.load_state_dict(steps.best_state)

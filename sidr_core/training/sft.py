@@ -19,6 +19,7 @@ from sidr_core import columns as c
 from sidr_core import tables
 from sidr_core.errors import InputError
 from sidr_core.models import base, checkpoint
+from sidr_core.models.prompt import PromptRenderer
 from sidr_core.profile import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
@@ -38,7 +39,7 @@ def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progre
     corpus = tables.read(inputs["synthetic_corpus"].path("synthetic_corpus.parquet"))
     rows = weighted(corpus.filter(pl.col(c.TASK) != REASONING_TASK), settings.tasks, settings.seed)
     model, tokenizer = base.build_base(config.base_model, _texts(corpus), codebook)
-    renderer = base.renderer_of(tokenizer)
+    renderer = PromptRenderer(tokenizer)
     selector = _selector(inputs, codebook, renderer, settings, c.DIRECT)
     log = _train(model, tokenizer, renderer, rows, settings, selector, progress, out_dir)
     meta = {
@@ -127,7 +128,7 @@ def _train(
 ) -> pl.DataFrame:
     """Train `model` in place, leave it at its best epoch, and return the log (one row per record)."""
     from datasets import Dataset
-    from transformers import EarlyStoppingCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback
 
     data = Dataset.from_list(tokenise(rows, renderer, settings.max_length))
     progress.say(f"{len(data):,} examples, {sum(data['length']):,} tokens per epoch")
@@ -145,6 +146,7 @@ def _train(
             callbacks=callbacks,
         )
         trainer.selector = selector
+        trainer.remove_callback(PrinterCallback)
         if selector is not None:
             trainer.evaluate()  # before the first step: what training starts from
         trainer.train()
@@ -209,12 +211,10 @@ def _trainer_class() -> Any:
     class SelectingTrainer(SFTTrainer):
         selector: Selector | None = None
 
-        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-            metrics = super().evaluate(*args, **kwargs)
+        def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().evaluation_loop(*args, **kwargs)
             if self.selector is not None:
-                found = {f"eval_{name}": value for name, value in self.selector(self.model).items()}
-                self.log(found)
-                metrics.update(found)
-            return metrics
+                output.metrics.update({f"eval_{k}": v for k, v in self.selector(self.model).items()})
+            return output
 
     return SelectingTrainer

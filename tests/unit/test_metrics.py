@@ -39,7 +39,6 @@ def truth(**targets: str) -> pl.DataFrame:
     )
 
 
-
 def codebook(**sids: str) -> pl.DataFrame:
     return pl.DataFrame({"item_id": list(sids), "sid": list(sids.values())})
 

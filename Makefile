@@ -1,0 +1,60 @@
+# make setup | run | test | lint | ui | screenshot | clean
+# Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
+# On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export DAGSTER_HOME ?= $(CURDIR)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+# Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
+SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
+
+.PHONY: setup run test lint ui screenshot clean instance
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make setup PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch (1 of 2)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@echo "installing sidr and what it needs (2 of 2)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Two Dagster processes that meet a new SQLite home at the same time break its schema: one makes it first.
+instance: setup
+	@test -d .sidr/dagster/history || $(BIN)/dagster run list --limit 1 > /dev/null
+
+run: instance
+	@set -o pipefail; \
+	snapshot=$$($(BIN)/sidr newest) && \
+	dataset=$$($(BIN)/python -c 'from sidr_core.profile import load_profile; print(load_profile().default_dataset)') && \
+	echo "materializing $$dataset/* for $$snapshot (profile $${SIDR_PROFILE:-quickstart})" && \
+	PYTHONWARNINGS=ignore $(BIN)/dagster asset materialize -m sidr_assets --select "$$dataset/*" --partition "$$snapshot" 2>&1 | $(SHORT) && \
+	$(BIN)/sidr show
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+# Reads workspace.yaml; stop it with Ctrl-C.
+ui: instance
+	@env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --host 127.0.0.1
+
+# The picture of the graph in the README; needs Debian's chromium.
+screenshot: instance
+	@$(BIN)/python scripts/screenshot.py docs/images/graph.png
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_* *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,101 @@
+"""What the UI shows about an output: counts, cost, origin, tables, pictures. Plain numbers are plotted
+over snapshots.
+"""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+import sidr_core
+from sidr_core.profile import Profile
+from sidr_core.run import Outcome
+from sidr_core.stage import Stage
+from sidr_core.store import Artifact
+
+PREVIEW_ROWS = 5
+PREVIEW_CHARACTERS = 120
+#: Bytes of a picture that is still put into the event log.
+LARGEST_PICTURE = 400_000
+
+
+def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, Any]:
+    """Metadata known before any run: the profile, the label of generated data, where the code is."""
+    return {"profile": profile.name, "synthetic": synthetic, **_code_reference(stage)}
+
+
+def of_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Metadata of one materialization."""
+    artifact, manifest = outcome.artifact, outcome.artifact.manifest
+    found: dict[str, Any] = {
+        "seconds": manifest["seconds"],
+        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+        "peak_memory_bytes": manifest["peak_memory_bytes"],
+        "fingerprint": artifact.fingerprint,
+        "reused": outcome.reused,
+        "synthetic": artifact.synthetic,
+        "folder": dg.MetadataValue.path(str(artifact.folder)),
+    }
+    if outcome.started:
+        found["started"] = outcome.started
+    found |= {f"rows/{name}": count for name, count in row_counts(artifact).items()}
+    found |= manifest["metrics"]
+    found |= {title: dg.MetadataValue.md(text) for title, text in manifest["markdown"].items()}
+    found |= _pictures(artifact)
+    return found | _main_table(artifact)
+
+
+def row_counts(artifact: Artifact) -> dict[str, int]:
+    """Rows per Parquet file, without the suffix."""
+    files: Mapping[str, Any] = artifact.manifest["files"]
+    return {name.removesuffix(".parquet"): entry["rows"] for name, entry in sorted(files.items()) if "rows" in entry}
+
+
+def _main_table(artifact: Artifact) -> dict[str, Any]:
+    """Row count, column schema and first rows of `<stage>.parquet`, where there is one."""
+    name = f"{artifact.stage}.parquet"
+    if name not in artifact.files:
+        return {}
+    import pyarrow.parquet as pq
+
+    path = artifact.path(name)
+    schema = pq.read_schema(path)
+    columns = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in schema])
+    batches = pq.ParquetFile(path).iter_batches(batch_size=PREVIEW_ROWS)
+    rows = next(batches).to_pylist() if artifact.manifest["files"][name]["rows"] else []
+    records = [dg.TableRecord({column: _short(value) for column, value in row.items()}) for row in rows]
+    preview_schema = dg.TableSchema([dg.TableColumn(field.name) for field in schema])
+    return {
+        "dagster/row_count": artifact.manifest["files"][name]["rows"],
+        "dagster/column_schema": columns,
+        "preview": dg.MetadataValue.table(records, schema=preview_schema),
+    }
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]}…"
+
+
+def _pictures(artifact: Artifact) -> dict[str, dg.MarkdownMetadataValue]:
+    """Every PNG of the output as an inline picture: the UI serves no files."""
+    shown: dict[str, dg.MarkdownMetadataValue] = {}
+    for name in artifact.files:
+        if name.endswith(".png") and artifact.manifest["files"][name]["bytes"] <= LARGEST_PICTURE:
+            data = base64.b64encode(artifact.path(name).read_bytes()).decode()
+            shown[name.removesuffix(".png")] = dg.MetadataValue.md(f"![{name}](data:image/png;base64,{data})")
+    return shown
+
+
+def _code_reference(stage: Stage) -> dict[str, Any]:
+    """Where the body of the stage is defined. The file is read, not imported: that may load a model library."""
+    module, _, function = stage.run.partition(":")
+    source = Path(sidr_core.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    if not source.is_file():
+        return {}
+    lines = source.read_text().splitlines()
+    line = next((n for n, text in enumerate(lines, 1) if text.startswith(f"def {function}(")), 1)
+    reference = dg.LocalFileCodeReference(file_path=str(source), line_number=line, label=stage.run)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}

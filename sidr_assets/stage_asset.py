@@ -1,0 +1,112 @@
+"""The one adapter from a Stage to a Dagster asset: key `[dataset, stage]`, partitioned by snapshot."""
+
+import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._utils.error import SerializableErrorInfo
+
+from sidr_assets import metadata
+from sidr_assets.partitions import previous_snapshot
+from sidr_core.errors import SidrError
+from sidr_core.profile import DatasetConfig, Profile, StageConfig, home
+from sidr_core.run import Outcome, run_stage
+from sidr_core.stage import Progress, Stage
+from sidr_core.store import Store, fingerprint
+
+OWNER = "team:sidr"
+
+
+class UserMistake(dg.Failure, DagsterUserCodeProcessError):
+    """A :class:`SidrError` as a failed step that is not tried again: trying again changes nothing.
+
+    Dagster prints a failure with thirty lines of its own stack, in which the message drowns. It shows an
+    error that comes from another process as it was told, so this one is told without a stack.
+    """
+
+    def __init__(self, error: SidrError) -> None:
+        Exception.__init__(self, str(error))  # the two bases' own __init__ do not chain
+        self.description, self.metadata, self.allow_retries = str(error), {}, False
+        told = SerializableErrorInfo(message=f"{error}\n", stack=[], cls_name=type(error).__name__)
+        self.user_code_process_error_infos = [told]
+
+
+def stage_asset(
+    profile: Profile, dataset: str, stage: Stage, partitions: dg.PartitionsDefinition
+) -> dg.AssetsDefinition:
+    """The asset of one stage of one dataset. Its body is :func:`sidr_core.run.run_stage`."""
+    config = profile.dataset(dataset)
+    key = dg.AssetKey([dataset, stage.name])
+    synthetic = config.source.kind == "sample"
+
+    @dg.asset(
+        key=key,
+        description=f"**Synthetic sample data.** {stage.description}" if synthetic else stage.description,
+        group_name=dataset,
+        partitions_def=partitions,
+        deps=_deps(dataset, stage),
+        code_version=_code_version(config, dataset, stage),
+        kinds=set(stage.kinds),
+        owners=[OWNER],
+        tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
+        metadata=metadata.of_definition(profile, stage, synthetic),
+        check_specs=[
+            dg.AssetCheckSpec(spec.name, asset=key, description=spec.description, blocking=spec.blocking)
+            for spec in stage.checks
+        ],
+    )
+    def body(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        progress = Progress(context.log.info)
+        try:
+            outcome = run_stage(profile, dataset, context.partition_key, stage, Store(home() / "store"), progress)
+        except SidrError as error:
+            raise UserMistake(error) from None
+        progress.say(_closing_line(outcome))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(outcome.artifact.digest),
+            metadata=metadata.of_outcome(outcome),
+            check_results=_check_results(stage, outcome),
+        )
+
+    return body
+
+
+def _deps(dataset: str, stage: Stage) -> list[dg.AssetDep]:
+    """The stages it reads, snapshot by snapshot, and itself one snapshot earlier if it starts warm."""
+    same = [dg.AssetDep([dataset, name], partition_mapping=dg.IdentityPartitionMapping()) for name in stage.inputs]
+    earlier = [dg.AssetDep([dataset, stage.name], partition_mapping=previous_snapshot())] if stage.warm else []
+    return same + earlier
+
+
+def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:
+    """The stage's code version and a digest of the profile fields it reads, so that the UI marks an asset
+    stale when either changed."""
+    sections = tuple(name for name in stage.sections if name != "snapshot")
+    window = config.snapshots.window(config.snapshots.start)
+    fields = StageConfig(config, sections, dataset, window).key()
+    return f"{stage.code_version}.{fingerprint(stage.name, stage.code_version, fields)[:8]}"
+
+
+def _check_results(stage: Stage, outcome: Outcome) -> list[dg.AssetCheckResult]:
+    blocking = {spec.name: spec.blocking for spec in stage.checks}
+    return [
+        dg.AssetCheckResult(
+            check_name=check["name"],
+            passed=check["passed"],
+            severity=dg.AssetCheckSeverity.ERROR if blocking[check["name"]] else dg.AssetCheckSeverity.WARN,
+            description=check["detail"] or None,
+        )
+        for check in outcome.artifact.manifest["checks"]
+    ]
+
+
+def _closing_line(outcome: Outcome) -> str:
+    manifest = outcome.artifact.manifest
+    rows = ", ".join(f"{name} {count:,} rows" for name, count in metadata.row_counts(outcome.artifact).items())
+    cost = f"{manifest['seconds']:.1f} s, peak {manifest['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    failed = [check["name"] for check in manifest["checks"] if not check["passed"]]
+    parts = [
+        f"reused (built in {cost})" if outcome.reused else f"built in {cost}",
+        rows,
+        outcome.started,
+        f"checks failed: {', '.join(failed)}" if failed else "",
+    ]
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,1 @@
+"""Count models: what a trained recommender has to beat."""

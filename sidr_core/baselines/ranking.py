@@ -1,0 +1,54 @@
+"""Lists from scores, for every count model: the best k items of each row, ties in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+
+from sidr_core.columns import ITEM_ID, RANK, ROW_ID, SCORE
+from sidr_core.errors import InputError
+
+
+def by_popularity(popularity: pl.DataFrame) -> pl.DataFrame:
+    """The popularity table in the order that breaks ties: most popular first, then by item id."""
+    return popularity.sort([SCORE, ITEM_ID], descending=[True, False])
+
+
+def top_k(blocks: Iterable[np.ndarray], row_ids: pl.Series, item_ids: pl.Series, k: int) -> pl.DataFrame:
+    """The k items of highest score of each row.
+
+    Args:
+        blocks: scores (R_b, N) of consecutive rows, R_b summing to R; N items in tie-break order.
+        row_ids: (R,); item_ids: (N,); k: length of each list.
+
+    Returns:
+        row_id, rank (from 1), item_id, score; R × k rows, in the order of `row_ids`.
+
+    Raises:
+        InputError: the catalogue holds fewer than k items.
+    """
+    if k > len(item_ids):
+        raise InputError(
+            "the catalogue is smaller than a list",
+            expected=f"at least {k} items",
+            found=f"{len(item_ids)}",
+            do="lower `decoding.beam_width`, or keep more items in `filters`",
+        )
+    best, scores = [np.zeros((0, k), dtype=np.int64)], [np.zeros((0, k))]
+    for block in blocks:
+        # a stable sort keeps the order of the columns among equal scores
+        order = np.argsort(-block, axis=1, kind="stable")[:, :k]
+        best.append(order)
+        scores.append(np.take_along_axis(block, order, axis=1))
+    picked = np.concatenate(best)
+    return pl.DataFrame(
+        {
+            ROW_ID: np.repeat(row_ids.to_numpy(), k),
+            RANK: np.tile(np.arange(1, k + 1, dtype=np.int32), len(picked)),
+            ITEM_ID: item_ids.gather(picked.ravel()),
+            SCORE: np.concatenate(scores).ravel(),
+        },
+        schema_overrides={ROW_ID: pl.String},
+    )

@@ -1,0 +1,83 @@
+"""`sidr sql`: one statement against the catalog, opened read-only."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from sidr_core import catalog
+from sidr_core.cli_status import open_store
+from sidr_core.errors import NotMaterialized, SidrError
+from sidr_core.report.terminal import console, printable
+
+if TYPE_CHECKING:
+    import duckdb
+
+FORMATS = ("table", "csv", "json")
+_BLOCK = 10_000
+_SHOWN = 100
+
+
+def sql(query: str, form: str) -> None:
+    """Print the result of `query` as a table (the first 100 rows), CSV or a JSON array of objects."""
+    import duckdb
+
+    if form not in FORMATS:
+        raise SidrError(
+            f"unknown format {form!r}", expected=" or ".join(FORMATS), found=repr(form), do="name one of these"
+        )
+    path = catalog.path(open_store())
+    if not path.is_file():
+        raise NotMaterialized(
+            "nothing is published yet, so there is no catalog",
+            expected=f"a catalog at {path}",
+            found="none",
+            do="run: make run   (or materialize an asset, or set SIDR_HOME)",
+        )
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            result = connection.execute(query)
+            columns = [column[0] for column in result.description or ()]
+            {"table": _table, "csv": _csv, "json": _json}[form](result, columns)
+    except duckdb.Error as error:
+        raise SidrError(
+            "the query failed",
+            expected="one SQL statement on published tables",
+            found=str(error).strip().replace("\n", "\n            "),
+            do="list the tables with: sidr sql 'show all tables'",
+        ) from None
+
+
+def _table(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(Text(name), overflow="fold")
+    rows = result.fetchmany(_SHOWN + 1)
+    for row in rows[:_SHOWN]:
+        table.add_row(*(Text(printable(value)) for value in row))
+    console().print(table)
+    if len(rows) > _SHOWN:
+        console().print(f"the first {_SHOWN} rows; --format csv or json gives all")
+
+
+def _csv(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    while rows := result.fetchmany(_BLOCK):
+        writer.writerows(rows)
+
+
+def _json(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
+    separator = "[\n"
+    while rows := result.fetchmany(_BLOCK):
+        for row in rows:
+            record = dict(zip(columns, row, strict=True))
+            print(separator + json.dumps(record, ensure_ascii=False, default=str), end="")
+            separator = ",\n"
+    print("[]" if separator == "[\n" else "\n]")

@@ -1,0 +1,128 @@
+"""The catalogue as the corpus sees it: one record per item, and the words of untrusted text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from sidr_core.columns import CODES, ITEM_ID, SID
+from sidr_core.corpus.prompts import HISTORY_TITLE_CHARS, TITLE_CHARS, UNTITLED, neutralise
+from sidr_core.errors import InputError
+from sidr_core.sids.tokens import SID_PATTERN
+
+_ENTITY = re.compile(r"&#?\w+;")
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_TEXT_CHARS = 2000
+_LONGEST_WORD = 20
+_LONGEST_WITH_DIGIT = 5
+
+#: Words that say nothing about an item.
+_STOPWORDS = """
+a an and are as at be by can for from has have if in into is it its more no not of on or our per so than that the their
+this to up use used uses using was we will with you your new set pack count piece pieces each
+"""
+STOPWORDS = frozenset(_STOPWORDS.split())
+
+
+def all_words(text: str) -> list[str]:
+    """Every word and number of `text`, lower case, in order; SIDs and HTML entities count as blanks.
+
+    Only letters and digits, inner hyphens and apostrophes remain, so no word can forge a token.
+    """
+    return _WORD.findall(_ENTITY.sub(" ", SID_PATTERN.sub(" ", text)).lower())
+
+
+def content_words(text: str) -> list[str]:
+    """The distinct words of `text` that can describe an item, in order of first use.
+
+    Stopwords, bare numbers, part numbers (digits in a long word) and overlong words are left out.
+    """
+    return [word for word in dict.fromkeys(all_words(text[:_TEXT_CHARS])) if _describes(word)]
+
+
+def _describes(word: str) -> bool:
+    if not 2 <= len(word) <= _LONGEST_WORD or word in STOPWORDS or not any(c.isalpha() for c in word):
+        return False
+    return len(word) <= _LONGEST_WITH_DIGIT or not any(c.isdigit() for c in word)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item; text fields are untrusted and as they came. `codes` are those of its SID."""
+
+    item_id: str
+    sid: str
+    codes: tuple[int, ...]
+    title: str
+    brand: str = ""
+    category: str = ""
+    description: str = ""
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Content words of title, brand and category: what a thought may say about the item."""
+        return tuple(content_words(f"{self.title} {self.brand} {self.category}"))
+
+    @cached_property
+    def full_title(self) -> str:
+        """The neutralised title where it stands alone; empty if nothing of it can be shown."""
+        return neutralise(self.title, TITLE_CHARS)
+
+    @cached_property
+    def short_title(self) -> str:
+        """The neutralised title inside a history."""
+        return neutralise(self.title, HISTORY_TITLE_CHARS) or UNTITLED
+
+
+class Catalogue(Mapping[str, Item]):
+    """item_id -> :class:`Item`, in the order of the items table."""
+
+    def __init__(self, items: Mapping[str, Item]) -> None:
+        self._items = dict(items)
+
+    @classmethod
+    def read(cls, items: pl.DataFrame, codebook: pl.DataFrame) -> Catalogue:
+        """Join the items table with the codebook.
+
+        Raises:
+            InputError: an item has no SID.
+        """
+        table = items.join(codebook.select(ITEM_ID, SID, CODES), on=ITEM_ID, how="left", maintain_order="left")
+        if (lacking := table.filter(pl.col(SID).is_null())).height:
+            raise InputError(
+                f"{lacking.height} of {table.height} items have no SID",
+                expected="every item of items.parquet in sid_codebook.parquet",
+                found=f"none for item {lacking[ITEM_ID][0]!r}",
+                do="materialize sid_codebook again for this snapshot",
+            )
+        names = ("title", "brand", "category", "description")
+        return cls(
+            {
+                row[ITEM_ID]: Item(row[ITEM_ID], row[SID], tuple(row[CODES]), *(row[name] for name in names))
+                for row in table.iter_rows(named=True)
+            }
+        )
+
+    def __getitem__(self, item_id: str) -> Item:
+        try:
+            return self._items[item_id]
+        except KeyError:
+            raise InputError(
+                "a train row names an item that is not in the catalogue",
+                expected="only items of items.parquet",
+                found=repr(item_id),
+                do="materialize interactions again for this snapshot",
+            ) from None
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)

@@ -1,0 +1,174 @@
+"""What must never be in the corpus, checked on the finished table and not on the code that made it.
+
+The paper lets its teacher see the true next item and its narratives end with it. That is hindsight, and
+acceptable on train rows only (METHOD 10, pitfalls 13 and 15). Each guard returns the example ids that
+break its promise, with the reason; an empty list is a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import polars as pl
+
+from sidr_core.columns import COMPLETION, PROMPT, THOUGHT
+from sidr_core.corpus.catalogue import STOPWORDS, Catalogue, Item, all_words
+from sidr_core.corpus.prompts import item_titled, title_of
+from sidr_core.corpus.tasks import ITEM_TASKS, Example, Row
+from sidr_core.sids.tokens import SID_PATTERN
+
+Violation = tuple[str, str]  # example id, reason
+
+
+def examples_of(corpus: pl.DataFrame) -> Iterator[Example]:
+    """The rows of a corpus table."""
+    return (Example(**row) for row in corpus.iter_rows(named=True))
+
+
+def not_from_train(corpus: pl.DataFrame, rows: Iterable[Row], catalogue: Catalogue) -> list[Violation]:
+    """Examples that do not come from a train row, or tell of more than that row.
+
+    An example about a user must carry the user, position and target of one train row; its SIDs and its
+    titles must be those of that row's history and target. An example without a user must belong to a task
+    about items alone and hold no SID but its own item's.
+    """
+    known = _by_key(rows)
+    found: list[Violation] = []
+    for example in examples_of(corpus):
+        row = known.get(_key(example))
+        if example.task in ITEM_TASKS:
+            reason = _foreign_to_item(example, catalogue)
+        else:
+            reason = _foreign_to_row(example, row) if row else "no train row has this user, position and target"
+        if reason:
+            found.append((example.example_id, reason))
+    return found
+
+
+def _foreign_to_item(example: Example, catalogue: Catalogue) -> str:
+    if example.user_id is not None or example.position is not None:
+        return "an example about an item names a user"
+    if example.item_id is None or example.item_id not in catalogue:
+        return "the item is not in the catalogue"
+    foreign = set(_sids(_whole_text(example))) - {catalogue[example.item_id].sid}
+    return f"{min(foreign)} is another item's" if foreign else ""
+
+
+def _foreign_to_row(example: Example, row: Row) -> str:
+    history, target = {item.sid for item in row.history}, row.target.sid
+    if foreign := set(_sids(example.prompt)) - history:
+        return f"the prompt holds {min(foreign)}, which is not in the history"
+    if foreign := set(_sids(_whole_text(example))) - history - {target}:
+        return f"{min(foreign)} is neither in the history nor the target"
+    listed = [line[2:] for line in example.prompt.split("\n") if line.startswith("- ")]
+    if set(listed) - {item.short_title for item in row.history}:
+        return "the prompt lists a title that is not in the history"
+    if example.task in ("sids_to_title", "titles_to_title") and example.completion != row.target.full_title:
+        return "the answer is not the target's title"
+    return ""
+
+
+def leaks(corpus: pl.DataFrame, rows: Iterable[Row], frame_words: frozenset[str]) -> list[Violation]:
+    """Thoughts that hold more of the target than the history does, and translations that hold their answer.
+
+    Args:
+        frame_words: the fixed wording of the teacher's thoughts.
+    """
+    known = _by_key(rows)
+    found: list[Violation] = []
+    for example in examples_of(corpus):
+        reason = _translation_leak(example)
+        if example.thought is not None:
+            row = known.get(_key(example))
+            reason = _thought_leak(example.thought, row, frame_words) if row else "a thought without a train row"
+        if reason:
+            found.append((example.example_id, reason))
+    return found
+
+
+def _by_key(rows: Iterable[Row]) -> dict[tuple[str | None, int | None, str | None], Row]:
+    return {(row.user_id, row.position, row.target.item_id): row for row in rows}
+
+
+def _key(example: Example) -> tuple[str | None, int | None, str | None]:
+    return example.user_id, example.position, example.item_id
+
+
+def _translation_leak(example: Example) -> str:
+    """A translation prompt holds its fixed wording and the one thing to translate, nothing else."""
+    if example.task == "sid_to_title":
+        sids = _sids(example.prompt)
+        if len(sids) != 1 or example.prompt != title_of(sids[0]):
+            return "the prompt holds more than the SID"
+    if example.task == "title_to_sid":
+        if _sids(example.prompt):
+            return "the prompt holds a SID"
+        if not example.prompt.startswith(item_titled("")):
+            return "the prompt has another form"
+    return ""
+
+
+def _thought_leak(thought: str, row: Row, frame_words: frozenset[str]) -> str:
+    if foreign := set(_sids(thought)) - {item.sid for item in row.history}:
+        return f"the thought names {min(foreign)}, which is not in the history"
+    if words := hindsight_words(thought, row.history, row.target, frame_words):
+        return f"the thought says {words[0]!r}, which only the target has"
+    return ""
+
+
+def hindsight_words(
+    thought: str, history: Sequence[Item], target: Item, frame_words: frozenset[str] = frozenset()
+) -> list[str]:
+    """Words of the thought that the target has and no history item has."""
+    return sorted(_beyond(history, target) & set(all_words(thought)) - frame_words)
+
+
+def hindsight_share(
+    thought: str, history: Sequence[Item], target: Item, frame_words: frozenset[str] = frozenset()
+) -> float:
+    """Share of the target's content words beyond the history's that the thought tells; 0 is a clean thought."""
+    beyond = _beyond(history, target) - frame_words
+    return len(beyond & set(all_words(thought))) / len(beyond) if beyond else 0.0
+
+
+def _beyond(history: Sequence[Item], target: Item) -> set[str]:
+    known = {word for item in history for word in _facts(item)}
+    return set(_facts(target)) - known - STOPWORDS
+
+
+def _facts(item: Item) -> list[str]:
+    return all_words(f"{item.title} {item.brand} {item.category}")
+
+
+def unknown_sids(corpus: pl.DataFrame, sids: Iterable[str]) -> list[Violation]:
+    """Examples in which any angle bracket is not part of a whole SID of the codebook.
+
+    That covers SIDs of no item, torn SIDs, think tags and other special tokens from untrusted text.
+    """
+    known = set(sids)
+    found: list[Violation] = []
+    for column in (PROMPT, THOUGHT, COMPLETION):
+        for example_id, text in corpus.select("example_id", column).drop_nulls().iter_rows():
+            rest = SID_PATTERN.sub(lambda match: "" if match[0] in known else match[0], text)
+            if "<" in rest or ">" in rest:
+                found.append((example_id, f"{column} holds {_bracketed(rest)!r}"))
+    return found
+
+
+def _bracketed(text: str) -> str:
+    start = max(0, min(place for place in (text.find("<"), text.find(">")) if place >= 0))
+    return text[start : start + 40]
+
+
+def names_title(narrative: str, item: Item) -> bool:
+    """Whether an item narrative spells out the title that its SID stands for."""
+    title = " ".join(all_words(item.title))
+    return bool(title) and f" {title} " in f" {' '.join(all_words(narrative))} "
+
+
+def _sids(text: str) -> list[str]:
+    return SID_PATTERN.findall(text)
+
+
+def _whole_text(example: Example) -> str:
+    return "\n".join((example.prompt, example.thought or "", example.completion))

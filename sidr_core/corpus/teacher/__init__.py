@@ -1,0 +1,1 @@
+"""Who writes the narratives and the reasoning traces."""

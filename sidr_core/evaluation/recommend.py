@@ -1,0 +1,283 @@
+"""The stage `recommendations`: lists of every model and mode on the test rows, and the thoughts behind them.
+
+Each model's lists are one piece of work, published on its own: an unchanged checkpoint is not decoded
+again, and variants of a dataset share it. Test rows are opened here and in `evaluation` only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from sidr_core import tables
+from sidr_core.columns import (
+    DATASET,
+    ITEM_ID,
+    MODE,
+    MODEL,
+    RANK,
+    REASONING,
+    ROW_ID,
+    SID,
+    SNAPSHOT,
+    SPLIT,
+    TARGET,
+    TARGET_TIME,
+    TEST,
+    THINKING,
+    USER_ID,
+)
+from sidr_core.contracts import Recommendations, RecommendedModels, Thoughts
+from sidr_core.evaluation.lists import CLOSED, N_TOKENS, PLACES, Lists, counted, neural
+from sidr_core.evaluation.protocol import NEURAL, chosen_rows, history_sids, split_name
+from sidr_core.items.text import markdown_text
+from sidr_core.stage import Check, Inputs, Progress, Report
+
+if TYPE_CHECKING:
+    from sidr_core.profile import DatasetConfig
+    from sidr_core.store import Artifact
+
+#: Raise when the same checkpoint and rows should give other lists.
+DECODED_VERSION = "1"
+
+_LEAST_CLOSED = 0.95
+
+
+def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Decode what is not decoded yet; write `recommendations`, `models` and `thoughts` as Parquet."""
+    rows = chosen_rows(tables.read(inputs["interactions"].path("test.parquet")), config.decoding.max_test_rows)
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
+    history_sids(rows, codebook)  # refuses rows that cannot be prompted, before anything costs time
+    parts: dict[str, Artifact] = {}
+    for name in config.decoding.models:
+        parts[name] = _part(name, inputs, config, rows, codebook, progress.named(name))
+    joined = _recommendations(parts, rows, config)  # type: ignore[arg-type]
+    models, thoughts = _models(parts, inputs, config), _thoughts(parts)
+    tables.write(joined, out_dir / "recommendations.parquet", Recommendations)
+    tables.write(models, out_dir / "models.parquet", RecommendedModels)
+    tables.write(thoughts, out_dir / "thoughts.parquet", Thoughts)
+    metrics: dict[str, Any] = {"test_rows": rows.height, "test_users": rows[USER_ID].n_unique()}
+    for name, part in parts.items():
+        metrics[f"{name.replace('/', '_')}_seconds"] = part.manifest["seconds"]
+    for row in models.filter(pl.col("close_rate").is_not_null()).iter_rows(named=True):
+        metrics[f"{row[MODEL]}_close_rate"] = row["close_rate"]
+        metrics[f"{row[MODEL]}_thought_tokens"] = row["mean_thought_tokens"]
+    return Report(
+        metrics=metrics,
+        checks=(
+            only_real_items(joined, codebook),
+            distinct(joined, rows, codebook, config.decoding.models, config.decoding.beam_width),
+            close_rate(models),
+        ),
+        markdown={"Example lists": _examples(joined)},
+    )
+
+
+# -- one model's lists -------------------------------------------------------------------------------
+
+
+def _part(
+    name: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, codebook: pl.DataFrame, progress: Progress
+) -> Artifact:
+    """Lists of one model and mode, decoded or found in the store."""
+    model, mode = split_name(name)
+    decoding = config.decoding
+    key: dict[str, Any] = {
+        "name": name,
+        "made_by": {source: inputs[source].digest for source in _sources(model)},
+        "interactions": inputs["interactions"].digest,
+        "codebook": inputs["sid_codebook"].digest,
+        "beam_width": decoding.beam_width,
+        "max_test_rows": decoding.max_test_rows,
+    }
+    if model in NEURAL:
+        key["batch_size"] = decoding.batch_size  # padding differs, and with it the last bits of a score
+    if mode == THINKING:
+        key["max_thought_tokens"] = decoding.max_thought_tokens
+    if model == "item_item":
+        key["item_item"] = config.item_item.model_dump(mode="json")
+
+    def build_part(folder: Path) -> None:
+        make: Callable[..., Lists] = _from_checkpoint if model in NEURAL else _from_counter
+        progress.say(f"{rows.height:,} test rows")
+        lists = make(model, mode, inputs, config, rows, codebook, progress)
+        pq.write_table(lists.places.sort(ROW_ID, RANK).to_arrow(), folder / "places.parquet", compression="zstd")
+        if lists.thoughts is not None:
+            pq.write_table(lists.thoughts.sort(ROW_ID).to_arrow(), folder / "thoughts.parquet", compression="zstd")
+
+    return inputs.part("decoded", DECODED_VERSION, key, build_part)
+
+
+def _sources(model: str) -> tuple[str, ...]:
+    """The stages whose output makes a model's lists."""
+    if model in NEURAL:
+        return (f"{model}_checkpoint",)
+    return ("baseline_popularity",) if model == "popularity" else ("baseline_item_item", "baseline_popularity")
+
+
+def _from_checkpoint(
+    model: str,
+    mode: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    progress: Progress,
+) -> Lists:
+    from sidr_core.models import checkpoint
+
+    loaded = checkpoint.load(inputs[f"{model}_checkpoint"].folder())
+    return neural(loaded, rows[ROW_ID].to_list(), history_sids(rows, codebook), mode, config.decoding, progress)
+
+
+def _from_counter(
+    model: str,
+    mode: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    progress: Progress,
+) -> Lists:
+    from sidr_core.baselines import item_item, popularity
+
+    counts = tables.read(inputs["baseline_popularity"].path("baseline_popularity.parquet"))
+    width = config.decoding.beam_width
+    sharing = codebook.height - codebook[SID].n_unique()  # at most so many places repeat a SID
+    k = min(width + sharing, counts.height)
+    if model == "popularity":
+        ranked = popularity.rank(counts, rows, max(k, width))
+    else:
+        weights = tables.read(inputs["baseline_item_item"].path("baseline_item_item.parquet"))
+        ranked = item_item.rank(weights, counts, rows, max(k, width), config.item_item)
+    return counted(ranked, codebook, width)
+
+
+# -- joining -----------------------------------------------------------------------------------------
+
+
+def _recommendations(parts: dict[str, Artifact], rows: pl.DataFrame, config: Any) -> pl.DataFrame:
+    """All lists under one contract, in the order of the profile's models, then row_id and rank."""
+    truth = rows.select(ROW_ID, USER_ID, TARGET)
+    frames = []
+    for name, part in parts.items():
+        model, mode = split_name(name)
+        places = tables.read(part.path("places.parquet"), PLACES).join(truth, on=ROW_ID, how="inner")
+        reasoning = pl.lit(None, pl.String).alias(REASONING)
+        if "thoughts.parquet" in part.files:
+            said = tables.read(part.path("thoughts.parquet"), [ROW_ID, REASONING])
+            places = places.join(said, on=ROW_ID, how="left")
+            reasoning = pl.col(REASONING)
+        frames.append(
+            places.sort(ROW_ID, RANK).with_columns(
+                reasoning,
+                pl.lit(config.dataset).alias(DATASET),
+                pl.lit(config.snapshot.key).alias(SNAPSHOT),
+                pl.lit(TEST).alias(SPLIT),
+                pl.lit(model).alias(MODEL),
+                pl.lit(mode).alias(MODE),
+            )
+        )
+    return pl.concat(frames, how="diagonal")
+
+
+def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -> pl.DataFrame:
+    """What is behind each list, by the contract `RecommendedModels`."""
+    train = tables.read(inputs["interactions"].path("train.parquet"), [TARGET_TIME])
+    newest: Any = train[TARGET_TIME].max()
+    found = []
+    for name, part in parts.items():
+        model, mode = split_name(name)
+        source = inputs[_sources(model)[0]]
+        seed = json.loads(source.path("meta.json").read_text())["seed"] if model in NEURAL else 0
+        rate, length = None, None
+        if "thoughts.parquet" in part.files:
+            thoughts = tables.read(part.path("thoughts.parquet"), [CLOSED, N_TOKENS])
+            rate, length = thoughts[CLOSED].mean(), thoughts[N_TOKENS].mean()
+        found.append(
+            {
+                MODEL: model,
+                MODE: mode,
+                "checkpoint": source.digest,
+                "seen_until": iso_date(newest),
+                "beam_width": config.decoding.beam_width,
+                "seed": seed,
+                "close_rate": rate,
+                "mean_thought_tokens": length,
+            }
+        )
+    types = {"beam_width": pl.Int32, "seed": pl.Int64, "close_rate": pl.Float64, "mean_thought_tokens": pl.Float64}
+    return pl.DataFrame(found, schema_overrides=types)
+
+
+def _thoughts(parts: dict[str, Artifact]) -> pl.DataFrame:
+    """How each thought ended, by the contract `Thoughts`."""
+    empty = pl.DataFrame(schema={ROW_ID: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32, MODEL: pl.String})
+    frames = [
+        tables.read(part.path("thoughts.parquet"), [ROW_ID, CLOSED, N_TOKENS]).with_columns(
+            pl.lit(split_name(name)[0]).alias(MODEL)
+        )
+        for name, part in parts.items()
+        if "thoughts.parquet" in part.files
+    ]
+    return pl.concat([empty, *frames]).sort(MODEL, ROW_ID)
+
+
+def iso_date(seconds: int | None) -> str:
+    """`YYYY-MM-DD` (UTC) of a unix time in seconds; "unknown" where the source has no times."""
+    return "unknown" if seconds is None else datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+# -- checks ------------------------------------------------------------------------------------------
+
+
+def only_real_items(recommendations: pl.DataFrame, codebook: pl.DataFrame) -> Check:
+    """Every (item, SID) of a list is one of the codebook's."""
+    invalid = recommendations.join(codebook.select(ITEM_ID, SID), on=[ITEM_ID, SID], how="anti").height
+    return Check("only_real_items", invalid == 0, f"{invalid:,} of {recommendations.height:,} places are no real item")
+
+
+def distinct(
+    recommendations: pl.DataFrame,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    models: tuple[str, ...],
+    beam_width: int,
+) -> Check:
+    """Every model has a list for every row, of `beam_width` distinct SIDs and without a repeated item."""
+    full = min(beam_width, codebook[SID].n_unique())
+    lists = recommendations.group_by(MODEL, MODE, ROW_ID).agg(
+        (pl.col(ITEM_ID).n_unique() < pl.len()).alias("repeats"), (pl.col(SID).n_unique() < full).alias("short")
+    )
+    missing = len(models) * rows.height - lists.height
+    repeats, short = int(lists["repeats"].sum()), int(lists["short"].sum())
+    detail = (
+        f"{lists.height:,} lists: {repeats:,} repeat an item, {short:,} are short of {full} SIDs, {missing:,} missing"
+    )
+    return Check("distinct", not (repeats or short or missing), detail)
+
+
+def close_rate(models: pl.DataFrame) -> Check:
+    """Thoughts that the model closed itself, of each thinking model."""
+    rates = models.filter(pl.col("close_rate").is_not_null()).select(MODEL, "close_rate").rows()
+    detail = ", ".join(f"{model} {rate:.1%}" for model, rate in rates) or "no model thinks"
+    return Check("close_rate", all(rate >= _LEAST_CLOSED for _, rate in rates), detail)
+
+
+def _examples(recommendations: pl.DataFrame, rows: int = 2, places: int = 3) -> str:
+    """The first places of a few rows, as a Markdown table."""
+    some = recommendations[ROW_ID].unique().sort().head(rows).to_list()
+    shown = recommendations.filter(pl.col(ROW_ID).is_in(some) & (pl.col(RANK) <= places))
+    lines = ["| row | model | rank | item | SID | score | thought |", "| --- | --- | --: | --- | --- | --: | --- |"]
+    for row in shown.sort(ROW_ID, maintain_order=True).iter_rows(named=True):
+        thought = row[REASONING] if row[RANK] == 1 and row[REASONING] else ""
+        cells = [row[ROW_ID], f"{row[MODEL]}/{row[MODE]}", str(row[RANK]), row[ITEM_ID], row[SID]]
+        cells += [f"{row['score']:.3f}", thought]
+        lines.append(f"| {' | '.join(markdown_text(text, 160) for text in cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The items' text and its vectors."""

@@ -1,0 +1,215 @@
+"""Checkpoints: plain Hugging Face folders that also hold their token map.
+
+    config.json  generation_config.json  model.safetensors  tokenizer files
+    sid_index.parquet   item -> SID -> token ids, as the model was trained
+    meta.json           stage, base, seed, seen_until, synthetic, codebook digest
+    README.md           model card
+
+Deviation from the paper's release, where checkpoints came without their tokenizer or with an index
+that another tokenizer had made: here the map lies in the folder and is verified at every load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandera.polars as pa
+import polars as pl
+import torch
+
+from sidr_core import tables
+from sidr_core.columns import CODES, ITEM_ID, SID
+from sidr_core.contracts import Contract
+from sidr_core.decoding.index import SidIndex
+from sidr_core.errors import SidrError
+from sidr_core.models.prompt import PromptRenderer
+from sidr_core.models.quiet import quiet
+from sidr_core.sids.tokens import format_sid, sid_tokens
+from sidr_core.stage import Check
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS, INDEX, META, CARD = "model.safetensors", "sid_index.parquet", "meta.json", "README.md"
+TOKEN_IDS = "token_ids"  # noqa: S105
+#: What the caller of :func:`save` must tell; the codebook digest is added.
+META_FIELDS = ("stage", "base", "seed", "seen_until", "synthetic")
+_CODE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5", "*.py")
+
+
+class TokenMap(Contract):
+    """One item with its SID and the vocabulary ids of the SID's tokens, sorted by item_id."""
+
+    item_id: str = pa.Field(unique=True)
+    sid: str
+    codes: pl.List(pl.Int32)  # type: ignore[valid-type]
+    token_ids: pl.List(pl.Int32)  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A checkpoint ready to decode. `model` is in evaluation mode."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    renderer: PromptRenderer
+    index: SidIndex
+    meta: dict[str, Any]
+
+
+def save(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    codebook: pl.DataFrame,
+    meta: Mapping[str, Any],
+    card: str,
+) -> None:
+    """Write a checkpoint; equal arguments give equal bytes.
+
+    Args:
+        folder: made if absent.
+        model: as `build_base` made or a training changed it.
+        tokenizer: with all SID tokens of the codebook.
+        codebook: table with `item_id` and `codes`.
+        meta: at least `META_FIELDS`; plain values.
+        card: text of the model card.
+
+    Raises:
+        SidrError: a SID token of the codebook is not one vocabulary entry.
+    """
+    assert not (missing := [name for name in META_FIELDS if name not in meta]), f"meta lacks {missing}"
+    folder.mkdir(parents=True, exist_ok=True)
+    token_map = _token_map(codebook, tokenizer)
+    # One file whatever the size: the layout is part of the contract.
+    with quiet():
+        model.save_pretrained(folder, max_shard_size="1TB")
+    tokenizer.save_pretrained(folder)
+    tables.write(token_map, folder / INDEX, TokenMap)
+    complete = {**meta, "codebook_digest": codebook_digest(codebook)}
+    (folder / META).write_text(json.dumps(complete, sort_keys=True, indent=2, allow_nan=False) + "\n")
+    (folder / CARD).write_text(card.rstrip() + "\n")
+
+
+def load(folder: Path, device: str | None = None) -> Loaded:
+    """Read a checkpoint and verify its token map.
+
+    Args:
+        folder: written by :func:`save`.
+        device: default is `cuda` where there is one, else `cpu`.
+
+    Raises:
+        SidrError: it is not a checkpoint, holds weights that are no safetensors, or its map is broken.
+    """
+    folder = Path(folder)
+    _refuse_foreign(folder)
+    tokenizer, model = _read(folder)
+    token_map = tables.read(folder / INDEX)
+    if problem := _map_problem(token_map, tokenizer):
+        raise _broken(folder, "a token map that agrees with the tokenizer", problem)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()  # type: ignore[arg-type]
+    vocabulary = tokenizer.get_vocab()
+    index = SidIndex.build(token_map, vocabulary.__getitem__)
+    return Loaded(model, tokenizer, PromptRenderer(tokenizer), index, json.loads((folder / META).read_text()))
+
+
+def codebook_digest(codebook: pl.DataFrame) -> str:
+    """sha256 over the sorted (item_id, codes) pairs of a codebook."""
+    pairs = sorted((item, list(codes)) for item, codes in codebook.select(ITEM_ID, CODES).iter_rows())
+    return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_loads_plain(folder: Path) -> Check:
+    """Whether the folder loads by the library alone and gives finite logits: the check `loads_plain`."""
+    try:
+        _refuse_foreign(folder)
+        tokenizer, model = _read(folder)
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[tokenizer.eos_token_id]])).logits
+    except (SidrError, OSError, ValueError, ImportError, RuntimeError) as error:
+        return Check("loads_plain", False, f"{type(error).__name__}: {error}"[:500])
+    finite = bool(torch.isfinite(logits).all())
+    detail = (
+        f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens, logits {'' if finite else 'not '}finite"
+    )
+    return Check("loads_plain", finite, detail)
+
+
+def check_token_map(folder: Path, codebook: pl.DataFrame) -> Check:
+    """Whether the folder's map equals the codebook and each SID token is one entry: the check `token_map`."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    token_map = tables.read(folder / INDEX)
+    problem = _map_problem(token_map, tokenizer)
+    if not problem and codebook_digest(token_map) != codebook_digest(codebook):
+        problem = "the items and SIDs differ from the codebook's"
+    if problem:
+        return Check("token_map", False, problem)
+    used = {token for ids in token_map[TOKEN_IDS] for token in ids}
+    return Check("token_map", True, f"{len(token_map):,} items, {len(used):,} SID tokens, each one entry")
+
+
+def _token_map(codebook: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pl.DataFrame:
+    vocabulary = tokenizer.get_vocab()
+    ordered = codebook.select(ITEM_ID, CODES).sort(ITEM_ID)
+    tokens = [sid_tokens(codes) for codes in ordered[CODES]]
+    if missing := sorted({token for sid in tokens for token in sid if token not in vocabulary}):
+        raise SidrError(
+            "the checkpoint cannot be saved",
+            expected="each SID token of the codebook in the vocabulary",
+            found=f"{len(missing)} missing, the first {missing[0]}",
+            do="extend the vocabulary with the tokens of this snapshot's codebook before training",
+        )
+    return ordered.with_columns(
+        pl.Series(SID, ["".join(sid) for sid in tokens]),
+        pl.Series(TOKEN_IDS, [[vocabulary[token] for token in sid] for sid in tokens], dtype=pl.List(pl.Int32)),
+    )
+
+
+def _map_problem(token_map: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What is wrong with a token map, None if nothing."""
+    if token_map.is_empty():
+        return "no items"
+    vocabulary = tokenizer.get_vocab()
+    renderer = PromptRenderer(tokenizer)
+    for item, sid, codes, ids in token_map.select(ITEM_ID, SID, CODES, TOKEN_IDS).iter_rows():
+        if sid != format_sid(codes):
+            return f"item {item}: SID {sid} is not that of the codes {codes}"
+        if [vocabulary.get(token) for token in sid_tokens(codes)] != ids or renderer.encode(sid) != ids:
+            return f"item {item}: {sid} has the ids {renderer.encode(sid)}, recorded are {ids}"
+    return None
+
+
+def _read(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto", **local)
+    except (OSError, ValueError, ImportError) as error:
+        raise _broken(folder, "a model and a tokenizer that transformers can read", str(error)[:300]) from error
+    return tokenizer, model
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if missing := [name for name in (WEIGHTS, INDEX, META, "config.json") if not (folder / name).is_file()]:
+        raise _broken(folder, f"{WEIGHTS}, {INDEX}, {META} and config.json", f"no {missing[0]}")
+    if foreign := sorted(path.name for pattern in _CODE_FILES for path in folder.glob(pattern)):
+        raise _broken(folder, "safetensors only: other weight formats can run code when read", foreign[0])
+
+
+def _broken(folder: Path, expected: str, found: str) -> SidrError:
+    return SidrError(
+        f"{folder} is not a sound checkpoint",
+        expected=expected,
+        found=found,
+        do="materialize the checkpoint's asset again, or name another folder",
+    )

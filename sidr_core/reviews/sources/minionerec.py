@@ -1,0 +1,220 @@
+"""MiniOneRec's published CSV split: its rows, their order, items and SIDs are kept as they are.
+
+Every row's SIDs are compared with the info file, so a mixture of files of two categories or two
+codebooks is found. The rows carry no time, so a snapshot cannot cut them.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from sidr_core.errors import InputError
+from sidr_core.reviews import text
+from sidr_core.reviews.files import one
+from sidr_core.reviews.layouts import identify
+from sidr_core.reviews.lines import line_batches, read_whole
+from sidr_core.reviews.parsed import QUARANTINE_SCHEMA, TEXT_LIMIT, Parsed, combined, load_part
+from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.store import sha256_file
+
+if TYPE_CHECKING:
+    from sidr_core.profile import MiniOneRecSource
+
+#: Raise it when the same files should parse to other rows.
+PARSER_VERSION = "1"
+
+_SPLITS = ("train", "valid", "test")
+_COLUMNS = ("user_id", "history_item_id", "item_id", "history_item_sid", "item_sid")
+_SID = re.compile(r"(<[a-z]_\d{1,6}>)+")
+#: Longest list cell, in characters (ten items need some 300), and longest history.
+_MAX_CELL, _MAX_ITEMS = 100_000, 1_000
+
+_ROWS = {"line": pl.Int64, "user_id": pl.String, "item_id": pl.String, "history_item_ids": pl.List(pl.String)}
+
+
+def review_files(source: MiniOneRecSource) -> dict[str, Path]:
+    """The three CSV files and the info file as `<role>/<file name>`."""
+    roles = {split: getattr(source, split) for split in _SPLITS} | {"info": source.info}
+    return {f"{role}/{path.name}": path for role, path in ((r, one(p, r)) for r, p in roles.items())}
+
+
+def item_files(source: MiniOneRecSource) -> dict[str, Path]:
+    """The info file and, if named, the JSON of descriptions, as `<role>/<file name>`."""
+    roles = {"info": source.info} | ({"items": source.items} if source.items else {})
+    return {f"{role}/{path.name}": path for role, path in ((r, one(p, r)) for r, p in roles.items())}
+
+
+def reviews(inputs: Inputs, source: MiniOneRecSource, progress: Progress) -> Parsed:
+    """Rows (line, user_id, item_id, history_item_ids, split, file), train first, in file order."""
+    files = review_files(source)
+    info = _by_role(files, "info")[1]
+    sids: dict[str, str] = dict(_info(info).records.select("item_id", "published_sid").iter_rows())
+    pieces = []
+    for split in _SPLITS:
+        name, path = _by_role(files, split)
+        part = inputs.part(
+            "parsed_reviews",
+            PARSER_VERSION,
+            {"layout": "minionerec", "sha256": sha256_file(path), "info": sha256_file(info)},
+            lambda folder, path=path: _write_rows(path, sids, folder),
+        )
+        parsed = load_part(part)
+        progress.say(f"{name}: {len(parsed.records):,} rows")
+        rows = parsed.records.with_columns(pl.lit(split).alias("split"))
+        pieces.append((name, Parsed(rows, parsed.refused, parsed.lines)))
+    return combined(pieces)
+
+
+def items(inputs: Inputs, source: MiniOneRecSource, progress: Progress) -> Parsed:
+    """Records (line, item_id, title, description, brand, category, published_sid, text, file) in info order."""
+    files = item_files(source)
+    name, path = _by_role(files, "info")
+    parsed = _info(path)
+    details = {key: p for key, p in files.items() if key.startswith("items/")}
+    described = _details(next(iter(details.values()))) if details else {}
+    fields = [described.get(item, {}) for item in parsed.records["item_id"]]
+    records = parsed.records.with_columns(
+        pl.Series("description", [text.clean_value(f.get("description")) for f in fields], dtype=pl.String),
+        pl.Series("brand", [text.clean_value(f.get("brand")) for f in fields], dtype=pl.String),
+        pl.Series("category", [text.clean_value(f.get("categories")) for f in fields], dtype=pl.String),
+    )
+    progress.say(f"{name}: {len(records):,} items, {len(described):,} described")
+    return combined([(name, Parsed(records, parsed.refused, parsed.lines))])
+
+
+def _by_role(files: Mapping[str, Path], role: str) -> tuple[str, Path]:
+    return next((name, path) for name, path in files.items() if name.startswith(f"{role}/"))
+
+
+def _info(path: Path) -> Parsed:
+    """The info file: SID, title and item id per line, separated by tabs."""
+    rows: list[tuple[int, str, str, str, str]] = []
+    refused: list[tuple[str, int, str, str]] = []
+    for batch in line_batches(path):
+        for line, raw, fault in batch.iter_rows():
+            if not raw.strip():
+                continue
+            cells = [cell.strip() for cell in raw.split("\t")]
+            reason = fault or (None if len(cells) == 3 and all(cells) else "wrong_columns")
+            if reason is None and not _SID.fullmatch(cells[0]):
+                reason = "bad_sid"
+            if reason:
+                refused.append(("", line, reason, raw[:TEXT_LIMIT]))
+            else:
+                rows.append((line, cells[2], text.clean_title(cells[1]), cells[0], raw[:TEXT_LIMIT]))
+    if not rows:
+        raise InputError(
+            f"{path} is no info file of MiniOneRec",
+            expected="lines of SID, title and item id, separated by tabs",
+            found=f"{len(refused)} lines, the first: {refused[0][3][:80]!r}" if refused else "an empty file",
+            do="name <category>.txt of the published `info` folder under `source.info`",
+        )
+    schema = {"line": pl.Int64, "item_id": pl.String, "title": pl.String, "published_sid": pl.String, "text": pl.String}
+    return Parsed(
+        pl.DataFrame(rows, schema=schema, orient="row"),
+        pl.DataFrame(refused, schema=QUARANTINE_SCHEMA, orient="row"),
+        lines=len(rows) + len(refused),
+    )
+
+
+def _details(path: Path) -> dict[str, dict[str, Any]]:
+    """Item id -> its fields, from `<category>.item.json`."""
+    try:
+        value = json.loads(read_whole(path))
+    except (ValueError, RecursionError) as error:
+        value = str(error)
+    if not isinstance(value, dict) or not value or not all(isinstance(v, dict) for v in value.values()):
+        raise InputError(
+            f"{path} is no item file of MiniOneRec",
+            expected="one JSON object: item id -> {title, description, …}",
+            found=value[:200] if isinstance(value, str) else f"{type(value).__name__} of another form",
+            do="name <category>.item.json of the published `index` folder under `source.items`",
+        )
+    return value
+
+
+def _write_rows(path: Path, sids: Mapping[str, str], folder: Path) -> Report:
+    rows: list[tuple[int, str, str, list[str]]] = []
+    refused: list[tuple[str, int, str, str]] = []
+    for line, cells in _records(path):
+        reason, row = _row(cells, sids)
+        if reason:
+            raw = ",".join(value or "" for value in cells.values())
+            refused.append(("", line, reason, raw.encode(errors="replace").decode()[:TEXT_LIMIT]))
+        else:
+            rows.append((line, *row))
+    pl.DataFrame(rows, schema=_ROWS, orient="row").write_parquet(folder / "records.parquet")
+    pl.DataFrame(refused, schema=QUARANTINE_SCHEMA, orient="row").write_parquet(folder / "quarantine.parquet")
+    return Report(metrics={"lines": len(rows) + len(refused)})
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(first physical line, cells by column) of each CSV record; an unreadable one has no cells."""
+    # Undecodable bytes become lone surrogates, which no valid text holds: _row refuses them.
+    content = read_whole(path).decode("utf-8-sig", errors="surrogateescape")
+    reader = csv.reader(io.StringIO(content, newline=""), strict=False)
+    header = next(reader, None)
+    if header is None or not set(_COLUMNS) <= set(header):
+        raise InputError(
+            f"{path} is of another layout than MiniOneRec's published split",
+            expected=f"a CSV with the columns {', '.join(_COLUMNS)}",
+            found=identify(content[:100_000].splitlines()[:20]) if content.strip() else "an empty file",
+            do="name the right file under `source`, or the right `source.kind`",
+        )
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            cells = []
+        if cells or line <= reader.line_num:
+            yield (
+                line,
+                dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {"row": ",".join(cells)},
+            )
+
+
+def _row(cells: Mapping[str, str], sids: Mapping[str, str]) -> tuple[str | None, tuple[str, str, list[str]]]:
+    """The reason why a record is refused (None: it is not) and (user, target, history)."""
+    nothing = ("", "", [])
+    if not set(_COLUMNS) <= set(cells):
+        return "wrong_columns", nothing
+    joined = "".join(cells[name] for name in _COLUMNS)
+    if "\0" in joined or any("\ud800" <= char <= "\udfff" for char in joined):
+        return "nul_byte" if "\0" in joined else "bad_encoding", nothing
+    user, item = cells["user_id"].strip(), cells["item_id"].strip()
+    if not user or not item:
+        return "missing_field", nothing
+    history, history_sids = _list(cells["history_item_id"]), _list(cells["history_item_sid"])
+    if not history or not history_sids or len(history) != len(history_sids):
+        return "bad_list", nothing
+    if any(known not in sids for known in (*history, item)):
+        return "unknown_item", nothing
+    if [sids[known] for known in (*history, item)] != [*history_sids, cells["item_sid"].strip()]:
+        return "sid_mismatch", nothing
+    return None, (user, item, history)
+
+
+def _list(cell: str) -> list[str] | None:
+    """A list cell's values as strings; None if it is no short list of strings and whole numbers."""
+    if len(cell) > _MAX_CELL:
+        return None
+    try:
+        value = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(value, list) or len(value) > _MAX_ITEMS:
+        return None
+    good = all(isinstance(entry, (str, int)) and not isinstance(entry, bool) for entry in value)
+    return [str(entry) for entry in value] if good else None

@@ -1,0 +1,147 @@
+"""The built-in sample: seeded, invented shops in the Amazon 2018 layout, with some dirt.
+
+It writes the files that `amazon_2018` reads, so the sample runs through the same parser as real data.
+What it makes is synthetic and labelled so in every table. The same configuration gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidr_core.reviews.parsed import Parsed
+from sidr_core.reviews.sources import amazon_2018
+from sidr_core.reviews.sources.sample_users import Crowd, walk
+from sidr_core.reviews.sources.sample_worlds import Thing, build_world
+from sidr_core.stage import Inputs, Progress
+from sidr_core.store import Artifact
+
+if TYPE_CHECKING:
+    from sidr_core.profile import SampleSource
+
+#: Raise it when the same configuration should give other files.
+GENERATOR_VERSION = "1"
+
+REVIEWS, ITEMS = "reviews.jsonl.gz", "meta.jsonl.gz"
+FIRST_DAY, LAST_DAY = date(2018, 3, 1), date(2018, 10, 31)
+_MEAN_GAP_DAYS = 9.0
+
+
+def review_files(source: SampleSource) -> dict[str, Path]:
+    """None: the files are generated."""
+    return {}
+
+
+item_files = review_files
+
+
+def reviews(inputs: Inputs, source: SampleSource, progress: Progress) -> Parsed:
+    """Records of the generated reviews; see `amazon_2018.parse_reviews`."""
+    return amazon_2018.parse_reviews(inputs, {REVIEWS: _files(inputs, source).path(REVIEWS)}, progress)
+
+
+def items(inputs: Inputs, source: SampleSource, progress: Progress) -> Parsed:
+    """Records of the generated items; see `amazon_2018.parse_items`."""
+    return amazon_2018.parse_items(inputs, {ITEMS: _files(inputs, source).path(ITEMS)}, progress)
+
+
+def _files(inputs: Inputs, source: SampleSource) -> Artifact:
+    key = source.model_dump(mode="json")
+    return inputs.part("sample_source", GENERATOR_VERSION, key, lambda folder: generate(source, folder))
+
+
+def generate(config: SampleSource, folder: Path) -> None:
+    """Write `reviews.jsonl.gz` and `meta.jsonl.gz` for `config.users` users and `config.items` items."""
+    rng = random.Random(f"{config.category}/{config.seed}")
+    world = build_world(config.category, config.items, rng)
+    numbers = rng.sample(range(100_000), len(world.things))  # so that an id tells nothing about its item
+    ids = {thing: f"S{number:05d}" for thing, number in zip(world.things, numbers, strict=True)}
+    crowd = Crowd(world, rng)
+    events: list[tuple[date, int, int, Thing]] = []
+    for user in range(config.users):
+        history = walk(world, crowd, rng)
+        for place, (day, thing) in enumerate(zip(_days(len(history), rng), history, strict=True)):
+            events.append((day, user, place, thing))
+    events.sort(key=lambda event: event[:3])
+    lines = [json.dumps(_review(day, user, ids[thing], rng)) for day, user, _, thing in events]
+    records = [json.dumps(_record(ids[thing], thing)) for thing in world.things]
+    _write(folder / REVIEWS, _dirty_reviews(lines, rng))
+    _write(folder / ITEMS, _dirty_items(records, rng))
+
+
+def _days(count: int, rng: random.Random) -> list[date]:
+    """Days of one user's purchases: gaps of about nine days, the whole inside the months of the sample."""
+    span = (LAST_DAY - FIRST_DAY).days
+    gaps = [1 + int(rng.expovariate(1 / (_MEAN_GAP_DAYS - 1))) for _ in range(count - 1)]
+    while sum(gaps) > span:
+        gaps = [max(1, gap // 2) for gap in gaps]
+    day = FIRST_DAY + timedelta(days=rng.randint(0, span - sum(gaps)))
+    days = [day]
+    for gap in gaps:
+        days.append(days[-1] + timedelta(days=gap))
+    return days
+
+
+def _review(day: date, user: int, item_id: str, rng: random.Random) -> dict[str, Any]:
+    return {
+        "overall": float(rng.choices((5, 4, 3, 2, 1), weights=(60, 22, 9, 4, 5))[0]),
+        "verified": True,
+        "reviewTime": f"{day:%m} {day.day}, {day.year}",
+        "reviewerID": f"U{user:06d}",
+        "asin": item_id,
+        "unixReviewTime": int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()),
+    }
+
+
+def _record(item_id: str, thing: Thing) -> dict[str, Any]:
+    return {
+        "category": list(thing.category),
+        "description": [thing.description],
+        "title": thing.title,
+        "brand": thing.brand,
+        "asin": item_id,
+    }
+
+
+def _dirty_reviews(lines: list[str], rng: random.Random) -> list[str]:
+    """A few lines of each kind of damage that real files have: together well below one per cent."""
+    out = []
+    for line in lines:
+        chance = rng.random()
+        out.append(line)
+        if chance < 0.002:
+            out.append(line)  # an exact duplicate
+        elif chance < 0.003:
+            out.append(line[: len(line) // 2])
+        elif chance < 0.004:
+            out.append(_changed(line, unixReviewTime=json.loads(line)["unixReviewTime"] * 1000))
+        elif chance < 0.005:
+            out.append(_changed(line, overall="five stars"))
+        elif chance < 0.006:
+            out.append(_changed(line, asin="S-UNKNOWN"))  # sound, but no such item
+    return out
+
+
+def _dirty_items(records: list[str], rng: random.Random) -> list[str]:
+    """Scraped markup for a title, ids that come twice, and one unreadable line per thousand."""
+    out = list(records)
+    for number in range(max(1, len(records) // 50)):
+        title = '<span class="a-size-medium a-color-secondary"'
+        out.append(_changed(rng.choice(records), asin=f"S-HTML-{number}", title=title))
+        out.append(_changed(rng.choice(records), title="A second record of one item"))
+    out += [rng.choice(records)[:40] for _ in range(len(records) // 1000)]
+    return out
+
+
+def _changed(line: str, **fields: Any) -> str:
+    return json.dumps(json.loads(line) | fields)
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    """Gzip with no name and no time in it, so that equal lines are equal bytes."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        packed.write("".join(f"{line}\n" for line in lines).encode())

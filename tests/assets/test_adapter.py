@@ -1,0 +1,167 @@
+"""The adapter: reuse, data versions, early cut-off, warm starts, checks, errors and metadata."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
+
+from sidr_assets.definitions import build_definitions
+from sidr_core.profile import Profile
+from sidr_core.store import Store
+
+TOYS_NUMBERS, TOYS_TOTAL = dg.AssetKey(["toys", "numbers"]), dg.AssetKey(["toys", "total"])
+
+
+class Toys:
+    """A Dagster instance and a store; `run` materializes one snapshot of everything."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
+        self.store, self.instance = Store(home / "store"), instance
+
+    def run(
+        self, profile: Profile | None = None, stages=STAGES, snapshot: str = "2018-10"
+    ) -> dg.ExecuteInProcessResult:
+        job = build_definitions(profile or fake_profile(), stages).resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(partition_key=snapshot, instance=self.instance, raise_on_error=False)
+
+    def digest(self, stage: str, snapshot: str = "2018-10") -> str:
+        return self.store.require("toys", snapshot, stage).digest
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SIDR_HOME", str(tmp_path))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Toys(tmp_path, instance)
+
+
+def events(result: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, dg.AssetMaterialization]:
+    found = [event.materialization for event in result.get_asset_materialization_events()]
+    return {materialization.asset_key: materialization for materialization in found}
+
+
+def reused(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    assert result.success
+    return {key.path[1]: made.metadata["reused"].value for key, made in events(result).items()}
+
+
+def test_second_run_reuses_everything(toys: Toys) -> None:
+    assert reused(toys.run()) == {"numbers": False, "total": False}
+    assert reused(toys.run()) == {"numbers": True, "total": True}
+
+
+def test_data_version_is_the_content_digest(toys: Toys) -> None:
+    made = events(toys.run())
+    assert made[TOYS_NUMBERS].tags["dagster/data_version"] == toys.digest("numbers")
+    assert made[TOYS_TOTAL].tags["dagster/data_version"] == toys.digest("total")
+
+
+def test_code_version_bump_with_equal_bytes_stops_there(toys: Toys) -> None:
+    before = events(toys.run())
+    bumped = toys.run(stages=(replace(NUMBERS, code_version="2"), TOTAL))
+    assert reused(bumped) == {"numbers": False, "total": True}
+    after = events(bumped)
+    assert after[TOYS_NUMBERS].tags["dagster/code_version"] != before[TOYS_NUMBERS].tags["dagster/code_version"]
+    assert after[TOYS_NUMBERS].tags["dagster/data_version"] == before[TOYS_NUMBERS].tags["dagster/data_version"]
+    assert after[TOYS_TOTAL].metadata["fingerprint"] == before[TOYS_TOTAL].metadata["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"evaluation": {"seed": 43}}, {"numbers": True, "total": False}),
+        ({"quantizer": {"size": 5}}, {"numbers": False, "total": False}),
+        ({"sft": {"learning_rate": 0.1}}, {"numbers": True, "total": True}),
+    ],
+)
+def test_a_changed_field_recomputes_its_reader_and_what_lies_below(toys: Toys, section, expected) -> None:
+    toys.run()
+    assert reused(toys.run(fake_profile(**section))) == expected
+
+
+def test_a_changed_field_changes_the_code_version_of_its_reader_only() -> None:
+    def versions(profile: Profile) -> list[str | None]:
+        graph = build_definitions(profile, STAGES).resolve_asset_graph()
+        return [graph.get(key).code_version for key in (TOYS_NUMBERS, TOYS_TOTAL)]
+
+    before, after = versions(fake_profile()), versions(fake_profile(evaluation={"seed": 43}))
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+
+
+def test_warm_stage_starts_cold_without_its_previous_snapshot(toys: Toys) -> None:
+    made = events(toys.run(snapshot="2018-12"))
+    assert made[TOYS_TOTAL].metadata["started"].value == "cold: 2018-11 was never materialized"
+    assert "started" not in made[TOYS_NUMBERS].metadata
+
+
+def test_warm_stage_reads_its_previous_snapshot(toys: Toys) -> None:
+    first, second = toys.run(snapshot="2018-10"), toys.run(snapshot="2018-11")
+    assert events(first)[TOYS_TOTAL].metadata["started"].value == "cold: this is the first snapshot"
+    assert events(second)[TOYS_TOTAL].metadata["started"].value == "warm from 2018-10"
+    read = [toys.store.require("toys", key, "total").path("total.txt").read_text() for key in ("2018-10", "2018-11")]
+    assert read == ["6", "12"]  # 0 + 1 + 2 + 3, and once more on top of the previous
+
+
+def test_first_snapshot_needs_no_earlier_one() -> None:
+    graph = build_definitions(fake_profile(), STAGES).resolve_asset_graph()
+    partitions = graph.get(TOYS_TOTAL).partitions_def
+    assert partitions is not None
+    mapping = graph.get_partition_mapping(TOYS_TOTAL, TOYS_TOTAL)
+    for key, earlier in (("2018-10", []), ("2018-11", ["2018-10"]), ("2018-12", ["2018-11"])):
+        found = mapping.get_upstream_mapped_partitions_result_for_partitions(
+            partitions.subset_with_partition_keys([key]), partitions, partitions
+        )
+        assert list(found.partitions_subset.get_partition_keys()) == earlier
+        assert not list(found.required_but_nonexistent_subset.get_partition_keys())
+
+
+def test_failed_blocking_check_stops_what_lies_below(toys: Toys) -> None:
+    result = toys.run(fake_profile(quantizer={"size": 2}))
+    assert not result.success
+    assert TOYS_TOTAL not in events(result)
+    outcome = {e.check_name: (e.passed, e.severity, e.description) for e in result.get_asset_check_evaluations()}
+    assert outcome["enough"] == (False, dg.AssetCheckSeverity.ERROR, "2 numbers")
+
+
+def test_failed_warning_stops_nothing(toys: Toys) -> None:
+    result = toys.run()
+    outcome = {e.check_name: (e.passed, e.severity) for e in result.get_asset_check_evaluations()}
+    assert outcome == {"enough": (True, dg.AssetCheckSeverity.ERROR), "many": (False, dg.AssetCheckSeverity.WARN)}
+    assert TOYS_TOTAL in events(result)
+
+
+def test_user_mistake_is_one_message_and_publishes_nothing(toys: Toys) -> None:
+    result = toys.run(fake_profile(quantizer={"size": 13}))
+    failure = result.failure_data_for_node("toys__numbers")
+    assert failure is not None and failure.error is not None
+    assert failure.error.to_string().strip() == (
+        "thirteen numbers\n  expected: another size\n  found:    13\n  do:       choose another"
+    )
+    assert failure.user_failure_data is not None  # a dg.Failure, not a crash
+    assert not events(result)
+    assert toys.store.current("toys", "2018-10", "numbers") is None
+
+
+def test_metadata(toys: Toys) -> None:
+    found = events(toys.run())[TOYS_NUMBERS].metadata
+    assert found["dagster/row_count"].value == 4
+    assert found["rows/numbers"].value == 4
+    assert found["largest"] == dg.IntMetadataValue(3)
+    assert found["synthetic"].value is True
+    assert found["card"] == dg.MetadataValue.md("# Numbers")
+    assert found["curve"].value.startswith("![curve.png](data:image/png;base64,iVBOR")
+    assert [column.name for column in found["dagster/column_schema"].value.columns] == ["number", "text"]
+    preview = found["preview"].records
+    assert [record.data["number"] for record in preview] == ["0", "1", "2", "3"]
+    assert len(preview[0].data["text"]) == 121
+    artifact = toys.store.require("toys", "2018-10", "numbers")
+    assert found["folder"].value == str(artifact.folder)
+    assert found["fingerprint"].value == artifact.fingerprint
+    assert found["bytes"].value == sum(path.stat().st_size for path in map(artifact.path, artifact.files))
+    assert found["seconds"].value >= 0 and found["peak_memory_bytes"].value > 1_000_000
+
+
+def test_preview_is_five_rows(toys: Toys) -> None:
+    assert len(events(toys.run(fake_profile(quantizer={"size": 50})))[TOYS_NUMBERS].metadata["preview"].records) == 5

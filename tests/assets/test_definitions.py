@@ -1,0 +1,110 @@
+"""The definition set: keys, groups, tags, partitions, checks, and a snapshot of the graph."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
+from sidr_assets.definitions import build_definitions
+from sidr_core.graph import STAGES
+from sidr_core.profile import PROFILES, load_profile
+
+SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
+HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "trl", "matplotlib", "pandas", "polars")
+
+
+@pytest.fixture(scope="module")
+def graph() -> AssetGraph:
+    return build_definitions(load_profile("quickstart")).resolve_asset_graph()
+
+
+def test_graph_is_as_reviewed() -> None:
+    """Keys, dependencies and checks. After a change on purpose: `SIDR_UPDATE_SNAPSHOTS=1 make test`."""
+    graph = build_definitions(load_profile("quickstart")).resolve_asset_graph()
+    found = {
+        key.to_user_string(): {
+            "deps": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            "checks": sorted(check.name for check in graph.get(key).check_keys),
+        }
+        for key in sorted(graph.materializable_asset_keys)
+        if key.path[0] == "games"
+    }
+    if os.environ.get("SIDR_UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(json.dumps(found, indent=1) + "\n")
+    assert found == json.loads(SNAPSHOT.read_text())
+
+
+def test_one_asset_per_dataset_and_stage(graph: AssetGraph) -> None:
+    expected = {dg.AssetKey([d, s.name]) for d in ("games", "office", "industrial") for s in STAGES}
+    assert graph.materializable_asset_keys == expected
+
+
+def test_every_asset_says_what_it_is(graph: AssetGraph) -> None:
+    for key in graph.materializable_asset_keys:
+        node = graph.get(key)
+        dataset, stage = key.path[0], next(s for s in STAGES if s.name == key.path[1])
+        assert node.group_name == dataset
+        assert node.tags["dataset"] == dataset
+        assert node.kinds == set(stage.kinds)
+        assert node.owners
+        assert node.code_version is not None and node.code_version.startswith(f"{stage.code_version}.")
+        assert node.description is not None and node.description.endswith(stage.description)
+
+
+def test_generated_data_are_labelled(graph: AssetGraph) -> None:
+    node = graph.get(dg.AssetKey(["games", "evaluation"]))
+    assert node.tags["data"] == "synthetic"
+    assert node.metadata["synthetic"] is True
+    assert node.description is not None and node.description.startswith("**Synthetic sample data.**")
+
+
+def test_real_data_are_not() -> None:
+    graph = build_definitions(load_profile("real")).resolve_asset_graph()
+    for key in graph.materializable_asset_keys:
+        assert graph.get(key).tags["data"] == "real"
+        assert "Synthetic" not in (graph.get(key).description or "")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_snapshots_are_shared_by_all_assets_of_a_dataset(name: str) -> None:
+    profile = load_profile(name)
+    graph = build_definitions(profile).resolve_asset_graph()
+    for dataset, config in profile.datasets.items():
+        definitions = {graph.get(dg.AssetKey([dataset, stage.name])).partitions_def for stage in STAGES}
+        assert len(definitions) == 1
+        (partitions,) = definitions
+        assert partitions is not None
+        assert partitions.get_partition_keys() == config.snapshots.keys()
+
+
+def test_checks_carry_their_blocking_flag(graph: AssetGraph) -> None:
+    for stage in STAGES:
+        for spec in stage.checks:
+            key = dg.AssetCheckKey(dg.AssetKey(["games", stage.name]), spec.name)
+            found = graph.get_check_spec(key)
+            assert (found.blocking, found.description) == (spec.blocking, spec.description)
+
+
+def test_warm_stages_alone_depend_on_themselves(graph: AssetGraph) -> None:
+    for stage in STAGES:
+        key = dg.AssetKey(["games", stage.name])
+        assert (key in graph.get(key).parent_keys) == stage.warm
+
+
+def test_loading_imports_no_model_library() -> None:
+    code = f"import sys, sidr_assets; print([name for name in {HEAVY!r} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_module_holds_one_definitions_object() -> None:
+    import sidr_assets
+
+    found = [name for name, value in vars(sidr_assets).items() if isinstance(value, dg.Definitions)]
+    assert found == ["defs"]
+    dg.Definitions.validate_loadable(sidr_assets.defs)
