@@ -57,4 +57,5 @@ screenshot: instance
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_* *.egg-info
+	@rmdir logs .logs_queue 2> /dev/null || true  # the UI leaves them behind, empty
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

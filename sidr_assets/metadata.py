@@ -40,11 +40,10 @@ def of_outcome(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.started:
         found["started"] = outcome.started
-    found |= {f"rows/{name}": count for name, count in row_counts(artifact).items()}
-    found |= manifest["metrics"]
-    found |= {title: dg.MetadataValue.md(text) for title, text in manifest["markdown"].items()}
-    found |= _pictures(artifact)
-    return found | _main_table(artifact)
+    found |= {f"rows/{name}": count for name, count in row_counts(artifact).items()} | _main_table(artifact)
+    told = dict(manifest["metrics"])
+    told |= {title: dg.MetadataValue.md(text) for title, text in manifest["markdown"].items()}
+    return found | {name: value for name, value in (told | _pictures(artifact)).items() if name not in found}
 
 
 def row_counts(artifact: Artifact) -> dict[str, int]:

@@ -14,7 +14,8 @@ _FOLDER_WILDCARD = re.compile(r"[\w./-]+/\*")
 
 def install() -> None:
     """Wrap `AssetSelection.from_string`, once per process. The command line imports the code location
-    before it parses `--select`, so importing `sidr_assets` is early enough."""
+    before it parses `--select`, so importing `sidr_assets` is early enough.
+    """
     stock = dg.AssetSelection.from_string
     if getattr(stock, "knows_folder_wildcard", False):
         return

@@ -2,7 +2,7 @@
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from sidr_assets import metadata
 from sidr_assets.partitions import previous_snapshot
@@ -78,7 +78,8 @@ def _deps(dataset: str, stage: Stage) -> list[dg.AssetDep]:
 
 def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:
     """The stage's code version and a digest of the profile fields it reads, so that the UI marks an asset
-    stale when either changed."""
+    stale when either changed.
+    """
     sections = tuple(name for name in stage.sections if name != "snapshot")
     window = config.snapshots.window(config.snapshots.start)
     fields = StageConfig(config, sections, dataset, window).key()

@@ -129,6 +129,7 @@ def _tiny(config: TinyModel, texts: Iterable[str]) -> tuple[PreTrainedModel, Pre
 
 
 def _pretrained(config: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local = Path(config.name).is_dir()
@@ -138,11 +139,20 @@ def _pretrained(config: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTok
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(config.name, **source)
-            model = AutoModelForCausalLM.from_pretrained(
-                config.name, dtype=config.dtype, attn_implementation="sdpa", use_safetensors=True, **source
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                config.name,
+                dtype=config.dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                output_loading_info=True,
+                **source,
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unreadable(config.name, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    model, info = loaded
+    # The library fills what the file lacks with random numbers and only warns.
+    if lacking := sorted(info["missing_keys"]):
+        raise _unreadable(config.name, f"weights without {lacking[0]}")
     return model, tokenizer
 
 

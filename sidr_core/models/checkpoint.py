@@ -187,15 +187,22 @@ def _map_problem(token_map: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _read(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto", **local)
-    except (OSError, ValueError, ImportError) as error:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, dtype="auto", output_loading_info=True, **local
+            )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _broken(folder, "a model and a tokenizer that transformers can read", str(error)[:300]) from error
+    model, info = loaded
+    # The library fills what the file lacks with random numbers and only warns.
+    if lacking := sorted(info["missing_keys"]):
+        raise _broken(folder, f"every tensor of the model in {WEIGHTS}", f"no {lacking[0]}")
     return tokenizer, model
 
 

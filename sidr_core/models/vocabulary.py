@@ -48,7 +48,9 @@ def extend_vocabulary(
     old_ids = torch.tensor(sorted(known.values()))
     add_tokens(tokenizer, new)
     if len(tokenizer) > len(_weight(model.get_input_embeddings())):
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        # The library draws values that are replaced below; the caller's random state is not spent on them.
+        with torch.random.fork_rng():
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tables = [_weight(model.get_input_embeddings())]
     head = model.get_output_embeddings()
     if head is not None and _weight(head) is not tables[0]:

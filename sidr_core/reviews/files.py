@@ -42,9 +42,13 @@ def resolve(patterns: Iterable[str], what: str) -> dict[str, Path]:
     for pattern in patterns:
         found = [download(pattern)] if _is_url(pattern) else _local(pattern, what)
         paths += [path for path in found if path not in paths]
-    names = [path.name for path in paths]
-    # Two files of one name (train/x.csv, test/x.csv) are told apart by their folders.
-    return {path.name if names.count(path.name) == 1 else str(path): path for path in paths}
+    # Names are part of the output, so no folder of this machine may show in them; files of one name
+    # (train/x.csv, test/x.csv) are told apart by the last folder, or by number.
+    for name in (lambda i: paths[i].name, lambda i: f"{paths[i].parent.name}/{paths[i].name}"):
+        names = [name(i) for i in range(len(paths))]
+        if len(set(names)) == len(paths):
+            return dict(zip(names, paths, strict=True))
+    return {f"{number}/{path.name}": path for number, path in enumerate(paths, 1)}
 
 
 def one(pattern: str, what: str) -> Path:

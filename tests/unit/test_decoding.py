@@ -172,6 +172,29 @@ def test_equal_scores_are_ordered_by_sid() -> None:
     np.testing.assert_allclose(beams.scores, -3 * np.log(VOCAB), rtol=1e-6)
 
 
+class TwoPaths(torch.nn.Module):
+    """After the prompt <a_1> beats <a_0> by one; after these, <a_0>'s child gains that one back."""
+
+    config, device, dtype = SimpleNamespace(_attn_implementation="sdpa"), torch.device("cpu"), torch.float32
+
+    def forward(self, input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
+        a0, a1, b0, b1 = (token_id(t) for t in ("<a_0>", "<a_1>", "<b_0>", "<b_1>"))
+        then = {a0: (b0, b1), a1: (b0, b1)}
+        logits = torch.full((*input_ids.shape, VOCAB), -torch.inf)
+        for row, col in np.ndindex(*input_ids.shape):
+            best, second = then.get(int(input_ids[row, col]), (a1, a0))
+            logits[row, col, best], logits[row, col, second] = 1.0, 0.0
+        return SimpleNamespace(logits=logits, past_key_values=None)
+
+
+def test_a_tie_of_two_branches_is_settled_by_sid_whichever_led_before() -> None:
+    """<a_0><b_0> scores 0 + 1 and <a_1><b_1> scores 1 + 0: equal, though <a_1> led at the first level."""
+    index = index_of([(0, 0), (1, 1)])
+    beams = constrained_beam(TwoPaths(), [[6]], index, beam_width=2, batch_size=1, pad_id=2)  # type: ignore[arg-type]
+    assert beams.scores[0, 0] == beams.scores[0, 1]
+    assert beams.leaf.tolist() == [[0, 1]]
+
+
 def test_the_number_of_forward_passes_is_the_number_of_levels() -> None:
     index, prompts = random_case(4)
     calls = []

@@ -345,3 +345,17 @@ def test_evaluation_refuses_a_single_user(world):
     world.run("recommendations", one)
     with pytest.raises(InputError, match="at least 2 users"):
         world.run("evaluation", one)
+
+
+def test_figures_are_the_same_bytes_and_skip_absent_columns(tmp_path):
+    from sidr_core.report import plots
+
+    frame = pl.DataFrame({"step": [2, 1, 3], "reward": [0.2, 0.1, None], "length": [5, 4, 6]})
+    for name in ("a", "b"):
+        plots.curves(frame, "step", ["reward", "absent", "length"], tmp_path / f"{name}.png", "t")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    plots.curves(frame, "step", ["reward", "length"], tmp_path / "c.png", "t")
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    plots.curves(frame.with_columns(reward=pl.lit(0.9)), "step", ["reward", "length"], tmp_path / "d.png", "t")
+    assert (tmp_path / "d.png").read_bytes() != (tmp_path / "a.png").read_bytes()
+    assert b"matplotlib" not in (tmp_path / "a.png").read_bytes().lower()

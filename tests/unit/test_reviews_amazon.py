@@ -77,12 +77,7 @@ def test_every_bad_line_is_quarantined_with_its_reason(tmp_path):
     out = bench(tmp_path, lines, **LENIENT).run("raw_reviews")
     assert rows(out, "raw_reviews")["user_id"].to_list() == ["U1", "U2"]
     expected = {2: "bad_encoding"} | dict(enumerate(BAD.values(), 3))
-    found = refused(out)
-    # A lone NaN or an overflowing number may be refused by the JSON reader already.
-    for line, text in enumerate(BAD, 3):
-        if "NaN" in text or "1e999" in text:
-            assert found.pop(line) in ("bad_json", expected.pop(line), "wrong_type")
-    assert found == expected
+    assert refused(out) == expected
     quarantine = rows(out, "quarantine")
     assert quarantine["text"].str.len_chars().max() == 500
     assert set(quarantine["file"]) == {"reviews.json.gz"}
@@ -132,7 +127,9 @@ def test_several_files_are_joined_in_order(tmp_path):
     assert rows(out, "quarantine").select("file", "line").rows() == [("a.json.gz", 2)]
 
 
-AMAZON_2023 = json.dumps({"rating": 5.0, "title": "t", "asin": "I1", "parent_asin": "I1", "user_id": "U", "timestamp": 1})
+AMAZON_2023 = json.dumps(
+    {"rating": 5.0, "title": "t", "asin": "I1", "parent_asin": "I1", "user_id": "U", "timestamp": 1}
+)
 OTHER_LAYOUTS = [
     ("reviews", item("I1"), "Amazon 2014/2018 metadata"),
     ("reviews", AMAZON_2023, "Amazon 2023 reviews"),

@@ -236,7 +236,7 @@ def _office_family(number: int, rng: random.Random) -> list[Thing]:
     title, text = f"{family} Refill, Pack of {pack}", f"Refill for {family}: {pack} pieces for {taste}."
     things.append(Thing("extra", title, text, brand, shelf, taste, family, order=1))
     text = f"{companion} that goes with {family}, for {taste}."
-    things.append(Thing("companion", f"{brand} {companion} for {line}", text, brand, shelf, taste, family))
+    things.append(Thing("companion", f"{companion} for {family}", text, brand, shelf, taste, family))
     return things
 
 
@@ -292,7 +292,7 @@ def _industrial_family(number: int, rng: random.Random) -> list[Thing]:
             Thing("main", f"{family}, {size}, Pack of {pack}", text, brand, shelf, taste, family, order=order)
         )
     text = f"{companion} to go with {family}."
-    things.append(Thing("companion", f"{material} {companion} for {part}", text, brand, shelf, taste, family))
+    things.append(Thing("companion", f"{companion} for {family}", text, brand, shelf, taste, family))
     return things
 
 

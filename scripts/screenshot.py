@@ -1,0 +1,107 @@
+"""Takes the picture of the asset graph in the README: starts the web server, opens the graph of the default
+dataset in headless chromium, saves a PNG.
+
+    .venv/bin/python scripts/screenshot.py docs/images/graph.png
+
+Needs chromium (on Debian: `apt-get install chromium`); `CHROMIUM` names another path to it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sidr_core.graph import STAGES
+from sidr_core.profile import load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+VIEW = {"width": 1500, "height": 1840}
+START_SECONDS = 90
+
+
+def browser() -> str | None:
+    """Path of the installed chromium, or None."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def web_server() -> Iterator[str]:
+    """Serve `workspace.yaml` on a free port of this machine; yields the address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_MODULE_NAME"}
+    environment.setdefault("DAGSTER_HOME", str(ROOT))
+    command = [Path(sys.executable).with_name("dagster-webserver"), "--host", "127.0.0.1", "--port", str(port)]
+    # A session of its own: the server and its code server end together, whatever the caller's shell ignores.
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(f"{address}/server_info", server)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(f"dagster-webserver ended with exit code {server.returncode}; try `make ui` to see why")
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 (our own server)
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit(f"dagster-webserver did not answer within {START_SECONDS} s")
+
+
+def picture(address: str, dataset: str, target: Path, chromium: str) -> None:
+    """Save the graph of one dataset once it is drawn."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        window = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = window.new_page(viewport=VIEW)  # type: ignore[arg-type]
+        page.add_init_script("""localStorage.setItem("asset-graph-direction", '"vertical"')""")
+        page.goto(f"{address}/locations/__repository__@sidr_assets/asset-groups/{dataset}/lineage")
+        page.get_by_text("Hide navigation").click(timeout=60_000)
+        page.reload()  # the graph fits itself to the window when it is drawn
+        for stage in STAGES:
+            page.get_by_text(stage.name, exact=True).first.wait_for(timeout=60_000)
+        page.wait_for_timeout(3_000)  # it glides into place, and states are fetched
+        target.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=target)
+        window.close()
+
+
+def main(argv: list[str]) -> int:
+    """Take the picture; 1 if there is no chromium."""
+    target = Path(argv[0] if argv else "docs/images/graph.png")
+    chromium = browser()
+    if chromium is None:
+        print("error: no chromium found; on Debian: apt-get install chromium", file=sys.stderr)
+        return 1
+    with web_server() as address:
+        picture(address, load_profile().default_dataset, target, chromium)
+    print(f"{target}: {target.stat().st_size:,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
