@@ -19,13 +19,13 @@ from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
 from sidr_core.models.quiet import quiet
-from sidr_core.models.vocabulary import add_tokens, extend_vocabulary
+from sidr_core.models.vocabulary import NOISE, add_tokens, extend_vocabulary
 from sidr_core.profile import PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
 
 if TYPE_CHECKING:
     import polars as pl
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _ADDED = re.compile("|".join([SID_TOKEN.pattern, *map(re.escape, FORMAT_TOKENS)]), re.ASCII)
 
@@ -43,9 +43,14 @@ def build_base(
     Raises:
         SidrError: a pretrained model cannot be read.
     """
-    model, tokenizer = _tiny(config, texts) if isinstance(config, TinyModel) else _pretrained(config)
-    extend_vocabulary(model, tokenizer, FORMAT_TOKENS, config.seed)
-    extend_vocabulary(model, tokenizer, used_tokens(codebook), config.seed)
+    if isinstance(config, TinyModel):
+        # Rows of an untrained model are all draws of one distribution, and new ones should be too: on Office SIDs the
+        # valid loss after 150 steps was 3.50 with this noise and 3.73 with that for trained vocabularies.
+        (model, tokenizer), noise = _tiny(config, texts), 1.0
+    else:
+        (model, tokenizer), noise = _pretrained(config), NOISE
+    extend_vocabulary(model, tokenizer, FORMAT_TOKENS, config.seed, noise)
+    extend_vocabulary(model, tokenizer, used_tokens(codebook), config.seed, noise)
     _settle(model, tokenizer)
     return model, tokenizer
 
@@ -168,11 +173,14 @@ def _unreadable(name: str, found: str) -> SidrError:
 
 def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make the tokenizer and the model's own settings say what the renderer does."""
-    from transformers import GenerationConfig
-
     tokenizer.eos_token, tokenizer.pad_token = TURN_END, PAD
     tokenizer.chat_template = CHAT_TEMPLATE
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.config.update(ids)
-    # From scratch: a chat model's sampling settings must not leak into decoding.
-    model.generation_config = GenerationConfig(do_sample=False, **ids)
+    model.config.update({"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id})
+    model.generation_config = plain_generation(tokenizer)
+
+
+def plain_generation(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Generation settings from scratch: a chat model's sampling must not leak into decoding (METHOD.md 10.1)."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)

@@ -27,6 +27,7 @@ from sidr_core.columns import CODES, ITEM_ID, SID
 from sidr_core.contracts import Contract
 from sidr_core.decoding.index import SidIndex
 from sidr_core.errors import SidrError
+from sidr_core.models.base import plain_generation
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
 from sidr_core.sids.tokens import format_sid, sid_tokens
@@ -74,7 +75,7 @@ def save(
 
     Args:
         folder: made if absent.
-        model: as `build_base` made or a training changed it.
+        model: as `build_base` made or a training changed it; its generation settings are made anew.
         tokenizer: with all SID tokens of the codebook.
         codebook: table with `item_id` and `codes`.
         meta: at least `META_FIELDS`; plain values.
@@ -86,6 +87,7 @@ def save(
     assert not (missing := [name for name in META_FIELDS if name not in meta]), f"meta lacks {missing}"
     folder.mkdir(parents=True, exist_ok=True)
     token_map = _token_map(codebook, tokenizer)
+    model.generation_config = plain_generation(tokenizer)
     # One file whatever the size: the layout is part of the contract.
     with quiet():
         model.save_pretrained(folder, max_shard_size="1TB")

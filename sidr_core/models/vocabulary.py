@@ -19,12 +19,16 @@ from sidr_core.models.prompt import SPECIAL_TOKENS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Standard deviation of a new row around the vocabulary's mean, in units of the vocabulary's own, per dimension.
+#: Default noise of a new row: near the mean of a trained vocabulary, yet no two rows alike.
 NOISE = 0.1
 
 
 def extend_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Sequence[str],
+    seed: int,
+    noise: float = NOISE,
 ) -> list[int]:
     """Make each of `tokens` one vocabulary entry and initialise the rows of those that are new.
 
@@ -37,6 +41,7 @@ def extend_vocabulary(
             stripping blanks around them), so that they are found in any context.
         tokens: texts of the tokens, distinct.
         seed: of the noise.
+        noise: standard deviation of a new row around the vocabulary's mean, in units of the vocabulary's own.
 
     Returns:
         The ids of the tokens that are new.
@@ -60,7 +65,7 @@ def extend_vocabulary(
     new_ids = [tokenizer.get_vocab()[token] for token in new]
     generator = torch.Generator().manual_seed(seed)
     for table in tables:
-        _initialise(table, old_ids, torch.tensor(new_ids), generator)
+        _initialise(table, old_ids, torch.tensor(new_ids), noise, generator)
     return new_ids
 
 
@@ -77,9 +82,11 @@ def _weight(module: torch.nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _initialise(table: torch.Tensor, old: torch.Tensor, new: torch.Tensor, generator: torch.Generator) -> None:
-    """Set the rows `new` of a table (V, H) or bias (V,) to the mean of the rows `old` plus noise."""
+def _initialise(
+    table: torch.Tensor, old: torch.Tensor, new: torch.Tensor, noise: float, generator: torch.Generator
+) -> None:
+    """Set the rows `new` of a table (V, H) or bias (V,) to the mean of the rows `old` plus noise per dimension."""
     known = table[old.to(table.device)].float()
     mean, spread = known.mean(dim=0).cpu(), known.std(dim=0).cpu()
-    noise = torch.randn(len(new), *mean.shape, generator=generator)
-    table[new.to(table.device)] = (mean + NOISE * spread * noise).to(table)
+    draws = torch.randn(len(new), *mean.shape, generator=generator)
+    table[new.to(table.device)] = (mean + noise * spread * draws).to(table)

@@ -103,6 +103,13 @@ def test_an_impossible_tiny_model_is_refused(field: dict) -> None:
         build_base(TINY.model_copy(update=field), TEXTS, CODEBOOK)
 
 
+def test_new_rows_of_a_tiny_model_are_spread_like_its_others() -> None:
+    model, tokenizer = build_base(TINY, TEXTS, CODEBOOK)
+    rows = model.get_input_embeddings().weight.detach()
+    sids = rows[tokenizer.convert_tokens_to_ids(USED)]
+    assert 0.8 < float(sids.std() / rows[:300].std()) < 1.2  # 224 values
+
+
 # -- vocabulary --------------------------------------------------------------------------------
 
 
@@ -222,6 +229,7 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     model, tokenizer = build_base(TINY, TEXTS, CODEBOOK)
+    model.generation_config.update(do_sample=True, temperature=0.6, top_k=20)  # as a trainer may leave it
     checkpoint.save(tmp_path / "c", model, tokenizer, CODEBOOK, META, "# A model card")
     return tmp_path / "c"
 
