@@ -1,0 +1,139 @@
+"""The whole graph on a tiny sample with real models: reuse, early cut-off, determinism, sealed test rows."""
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sidr_core import tables
+from sidr_core.errors import SealedInput
+from sidr_core.graph import STAGES, stage_named
+from sidr_core.profile import load_profile
+from sidr_core.run import plan, run_stage
+from sidr_core.stage import Progress
+from sidr_core.store import Store
+
+PROFILE = str(Path(__file__).resolve().parent.parent / "profiles" / "tiny.yaml")
+SNAPSHOT = "2018-10"
+TRAINING = ("synthetic_corpus", "sft_checkpoint", "activation_checkpoint", "grpo_checkpoint")
+
+
+def run_all(store, dataset="games", stages=STAGES, snapshot=SNAPSHOT):
+    profile = load_profile(PROFILE)
+    silent = Progress(lambda line: None)
+    return {stage.name: run_stage(profile, dataset, snapshot, stage, store, silent) for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("home") / "store")
+    return store, run_all(store)
+
+
+def table(outcome, name):
+    return tables.read(outcome.artifact.path(name))
+
+
+def test_every_stage_is_published_with_its_checks(built):
+    _, outcomes = built
+    for stage in STAGES:
+        manifest = outcomes[stage.name].artifact.manifest
+        assert {check["name"] for check in manifest["checks"]} == {spec.name for spec in stage.checks}
+        blocking = {spec.name for spec in stage.checks if spec.blocking}
+        assert [c for c in manifest["checks"] if c["name"] in blocking and not c["passed"]] == []
+        assert manifest["synthetic"]
+
+
+def test_recommendations_are_real_items_in_full_lists(built):
+    _, outcomes = built
+    recommended = table(outcomes["recommendations"], "recommendations.parquet")
+    items = set(table(outcomes["interactions"], "items.parquet")["item_id"])
+    assert set(recommended["item_id"]) <= items
+    lists = recommended.group_by("model", "mode", "row_id").agg(pl.len(), pl.col("item_id").n_unique().alias("distinct"))
+    assert lists["len"].min() == lists["distinct"].min() == 20
+    n_test = len(table(outcomes["interactions"], "test.parquet"))
+    assert set(lists.group_by("model", "mode").len()["len"]) == {n_test}
+    thinking = recommended.filter(pl.col("mode") == "thinking")
+    assert thinking["reasoning"].null_count() == 0
+
+
+def test_evaluation_has_every_model_metric_and_level(built):
+    _, outcomes = built
+    evaluation = table(outcomes["evaluation"], "evaluation.parquet")
+    models = {("sft", "direct"), ("activation", "thinking"), ("grpo", "direct"), ("grpo", "thinking")}
+    models |= {("popularity", "direct"), ("item_item", "direct")}
+    assert set(evaluation.select("model", "mode").iter_rows()) == models
+    assert len(evaluation) == len(models) * 2 * 5 * 2  # metrics × ks × levels
+    assert (evaluation["ci_low"] <= evaluation["value"]).all()
+    assert (evaluation["value"] <= evaluation["ci_high"]).all()
+
+
+def test_the_same_again_is_reused(built):
+    store, _ = built
+    assert all(outcome.reused for outcome in run_all(store).values())
+
+
+def test_a_variant_pays_only_below_its_difference(built):
+    store, _ = built
+    outcomes = run_all(store, "games_fast_rl")
+    assert [name for name, outcome in outcomes.items() if not outcome.reused] == [
+        "grpo_checkpoint",
+        "recommendations",
+        "evaluation",
+    ]
+
+
+def test_a_code_bump_with_equal_bytes_stops_there(built):
+    store, before = built
+    bumped = [
+        dataclasses.replace(stage, code_version="next") if stage.name == "sid_codebook" else stage for stage in STAGES
+    ]
+    outcomes = run_all(store, stages=bumped)
+    assert [name for name, outcome in outcomes.items() if not outcome.reused] == ["sid_codebook"]
+    assert outcomes["sid_codebook"].artifact.digest == before["sid_codebook"].artifact.digest
+    run_all(store)
+
+
+def test_two_runs_with_one_seed_give_the_same_table(built, tmp_path):
+    _, first = built
+    second = run_all(Store(tmp_path / "store"))
+    for name, outcome in second.items():
+        if name != "evaluation":
+            assert outcome.artifact.digest == first[name].artifact.digest, name
+    one, two = (
+        table(outcomes["evaluation"], "evaluation.parquet").drop("evaluated_at") for outcomes in (first, second)
+    )
+    assert one.equals(two)
+
+
+def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_path):
+    upstream = [stage for stage in STAGES if stage.name not in TRAINING + ("recommendations", "evaluation")]
+    store = Store(tmp_path / "store")
+    early = run_all(store, stages=upstream, snapshot="2018-09")
+    late = run_all(store, stages=upstream)
+    assert early["sid_codebook"].started.startswith("cold")
+    assert late["sid_codebook"].started == "warm from 2018-09"
+    old, new = (table(o["sid_codebook"], "sid_codebook.parquet") for o in (early, late))
+    same = old.join(new, on=("item_id", "text_digest"))
+    assert len(same) > 0
+    assert (same["sid"] == same["sid_right"]).all()
+    assert len(table(early["raw_reviews"], "raw_reviews.parquet")) < len(table(late["raw_reviews"], "raw_reviews.parquet"))
+
+
+def test_only_recommendations_and_evaluation_declare_test_rows():
+    for stage in STAGES:
+        for upstream, files in stage.inputs.items():
+            if upstream in ("interactions", "raw_reviews") and stage.name != "interactions":
+                opened = set(files) & {"test.parquet", "interactions.parquet", "raw_reviews.parquet", "*"}
+                allowed = {"test.parquet"} if stage.name in ("recommendations", "evaluation") else set()
+                assert opened <= allowed, (stage.name, upstream, files)
+
+
+@pytest.mark.parametrize("name", ["synthetic_corpus", "sft_checkpoint", "grpo_checkpoint", "baseline_item_item"])
+@pytest.mark.parametrize("file", ["test.parquet", "interactions.parquet", "../test.parquet"])
+def test_training_cannot_open_test_rows(built, name, file):
+    store, _ = built
+    inputs = plan(load_profile(PROFILE), "games", SNAPSHOT, stage_named(name), store).inputs
+    with pytest.raises(SealedInput, match="may not open"):
+        inputs["interactions"].path(file)
