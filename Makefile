@@ -1,4 +1,4 @@
-# make setup | run | test | lint | ui | screenshot | clean
+# make setup | run | test | lint | ui | faults | screenshot | clean
 # Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
 # On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
 SHELL := /bin/bash
@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
 SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
 
-.PHONY: setup run test lint ui screenshot clean instance
+.PHONY: setup run test lint ui faults screenshot clean instance
 
 setup: $(STAMP)
 
@@ -50,6 +50,10 @@ lint: setup
 # Reads workspace.yaml; stop it with Ctrl-C.
 ui: instance
 	@env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --host 127.0.0.1
+
+# Kills whole runs at random moments (about ten minutes); KILLS=n for another number.
+faults: setup
+	@$(BIN)/python scripts/faults.py --kills $(or $(KILLS),10)
 
 # The picture of the graph in the README; needs Debian's chromium.
 screenshot: instance

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -36,6 +36,7 @@ class Section(BaseModel):
 class SampleSource(Section):
     """A seeded generator of Amazon-layout files with learnable tastes. Its data are synthetic."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ()
     kind: Literal["sample"]
     category: Literal["games", "office", "industrial"]
     items: int = Field(default=800, ge=50)
@@ -46,6 +47,7 @@ class SampleSource(Section):
 class Amazon2018Source(Section):
     """Amazon Reviews 2018 (UCSD v2): JSON lines, gzip or plain. Paths, globs or http(s) URLs."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("reviews", "items")  # fields that name files
     kind: Literal["amazon_2018"]
     reviews: tuple[str, ...] = Field(min_length=1)
     items: tuple[str, ...] = Field(min_length=1)
@@ -54,6 +56,7 @@ class Amazon2018Source(Section):
 class MiniOneRecSource(Section):
     """MiniOneRec's published CSV split: its rows, items and SIDs are kept as they are."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("train", "valid", "test", "info", "items")
     kind: Literal["minionerec"]
     train: str
     valid: str
@@ -555,7 +558,8 @@ def _dataset(profile: str, name: str, fields: Mapping[str, Any]) -> DatasetConfi
     try:
         return DatasetConfig.model_validate(_expand(fields))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt required key is also a missing one: the misspelling is what helps.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         where = f"profile {profile!r}, dataset {name!r}, {'.'.join(str(p) for p in first['loc']) or 'fields'}"
         if first["type"] == "extra_forbidden":
             raise _unknown(where, str(first["loc"][-1]), _siblings(first["loc"][:-1])) from None

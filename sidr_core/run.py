@@ -62,13 +62,16 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     if stage.sources:
         files = load_object(stage.sources)(config.source)
         key["sources"] = {name: _source_digest(path, store) for name, path in files.items()}
-        key["config"]["source"] = _without_paths(key["config"]["source"])
+        # Where a file lies does not matter, its content does.
+        key["config"]["source"] = config.source.model_dump(mode="json", exclude=set(config.source.PATHS))
     lineage = {name: item.fingerprint for name, item in stages.items()}
     return Plan(inputs, scoped, key, started, lineage)
 
 
 def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
     """Reuse or build the output of a stage, make it current, and refresh the catalog.
+
+    An output that failed a blocking check is kept for a look but not made current: the one before stays.
 
     Raises:
         NotMaterialized: an upstream output is missing.
@@ -92,9 +95,16 @@ def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
         extra={"lineage": planned.lineage, "started": planned.started},
         finish=lambda: {"parts": planned.inputs.parts},
     )
-    store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
-    catalog.refresh(store, profile)
+    if not blocked_by(stage, artifact):
+        store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
+        catalog.refresh(store, profile)
     return Outcome(artifact, reused, planned.started)
+
+
+def blocked_by(stage: Stage, artifact: Artifact) -> list[str]:
+    """Names of the blocking checks that an output failed. Such an output never becomes current."""
+    blocking = {spec.name for spec in stage.checks if spec.blocking}
+    return [check["name"] for check in artifact.manifest["checks"] if check["name"] in blocking and not check["passed"]]
 
 
 def _previous(
@@ -109,13 +119,6 @@ def _previous(
     if artifact is None:
         return None, f"cold: {earlier} was never materialized"
     return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
-
-
-def _without_paths(source: dict[str, Any]) -> dict[str, Any]:
-    """The source section less where its files lie: their content is fingerprinted instead."""
-    return {k: v for k, v in source.items() if k not in ("reviews", "items", "train", "valid", "test", "info")} | (
-        {k: v for k, v in source.items() if k == "items" and isinstance(v, int)}
-    )
 
 
 def _source_digest(path: Path, store: Store) -> str:

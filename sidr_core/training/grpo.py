@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,7 @@ class Rewarder:
         self._catalogue = {tuple(codes) for codes in codebook[c.CODES]}
         self.last: list[Scored] = []
 
-    def __call__(self, completions: list[str], target_codes: list[list[int]], **_: Any) -> list[float]:
+    def __call__(self, completions: list[str], target_codes: list[list[int]], **_: Any) -> list[float | None]:
         self.last = [
             step_rule(text, tuple(codes), self._catalogue)
             for text, codes in zip(completions, target_codes, strict=True)
@@ -185,7 +184,7 @@ def _train(
     """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     codes_of = dict(codebook.select(c.ITEM_ID, c.CODES).iter_rows())
     data = Dataset.from_dict(
@@ -195,12 +194,12 @@ def _train(
         }
     )
     rewarder, rollouts = Rewarder(codebook), Rollouts(loaded.renderer, settings)
-    scratch = tempfile.mkdtemp(prefix="sidr-grpo-", dir=out_dir.parent)
+    scratch = out_dir / ".trainer"  # inside the unpublished folder: a killed run leaves no litter elsewhere
     try:
         trainer = GRPOTrainer(
             model=loaded.model,
             reward_funcs=[rewarder],
-            args=_arguments(settings, scratch),
+            args=_arguments(settings, str(scratch)),
             train_dataset=data,
             processing_class=loaded.tokenizer,
             rollout_func=rollouts,
@@ -219,7 +218,7 @@ def _train(
 
 def _arguments(settings: Grpo, scratch: str) -> Any:
     import torch
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
     rollouts = settings.prompts_per_step * settings.generations
     micro = min(settings.micro_batch, rollouts)

@@ -41,7 +41,7 @@ class Selector:
     ) -> None:
         self.samples = subset(valid, rows, seed)
         self.renderer, self.mode, self.max_thought_tokens = renderer, mode, max_thought_tokens
-        self.index = SidIndex.build(codebook, renderer.tokenizer.convert_tokens_to_ids)
+        self.index = SidIndex.build(codebook, renderer.tokenizer.get_vocab().__getitem__)
         self.users = history_prompts(self.samples, codebook)
         sid_of = dict(codebook.select(c.ITEM_ID, c.SID).iter_rows())
         leaf_of = {sid: leaf for leaf, sid in enumerate(self.index.sids)}

@@ -9,7 +9,6 @@ mode that is trained, not by the loss of another task (METHOD 10.17).
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,14 +131,14 @@ def _train(
 
     data = Dataset.from_list(tokenise(rows, renderer, settings.max_length))
     progress.say(f"{len(data):,} examples, {sum(data['length']):,} tokens per epoch")
-    scratch = tempfile.mkdtemp(prefix="sidr-sft-", dir=out_dir.parent)
+    scratch = out_dir / ".trainer"  # inside the unpublished folder: a killed run leaves no litter elsewhere
     try:
         callbacks: list[Any] = [cards.ProgressCallback(progress)]
         if selector is not None:
             callbacks.append(EarlyStoppingCallback(settings.patience))
         trainer = _trainer_class()(
             model=model,
-            args=_arguments(settings, scratch, selector is not None),
+            args=_arguments(settings, str(scratch), selector is not None),
             train_dataset=data,
             eval_dataset=_valid_examples(selector, renderer) if selector is not None else None,
             processing_class=tokenizer,
@@ -168,7 +167,7 @@ def _valid_examples(selector: Selector, renderer: Any) -> Any:
 
 def _arguments(settings: Training, scratch: str, select: bool) -> Any:
     import torch
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     micro = min(settings.micro_batch, settings.batch_size)
     return SFTConfig(
@@ -206,15 +205,15 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
 
 def _trainer_class() -> Any:
     """SFTTrainer whose evaluation also measures NDCG@10 on valid rows."""
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
     class SelectingTrainer(SFTTrainer):
         selector: Selector | None = None
 
         def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
             output = super().evaluation_loop(*args, **kwargs)
-            if self.selector is not None:
-                output.metrics.update({f"eval_{k}": v for k, v in self.selector(self.model).items()})
-            return output
+            measured = self.selector(self.model) if self.selector is not None else {}
+            metrics = {**(output.metrics or {}), **{f"eval_{name}": value for name, value in measured.items()}}
+            return output._replace(metrics=metrics)
 
     return SelectingTrainer

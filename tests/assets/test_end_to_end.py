@@ -50,7 +50,9 @@ def test_recommendations_are_real_items_in_full_lists(built):
     recommended = table(outcomes["recommendations"], "recommendations.parquet")
     items = set(table(outcomes["interactions"], "items.parquet")["item_id"])
     assert set(recommended["item_id"]) <= items
-    lists = recommended.group_by("model", "mode", "row_id").agg(pl.len(), pl.col("item_id").n_unique().alias("distinct"))
+    lists = recommended.group_by("model", "mode", "row_id").agg(
+        pl.len(), pl.col("item_id").n_unique().alias("distinct")
+    )
     assert lists["len"].min() == lists["distinct"].min() == 20
     n_test = len(table(outcomes["interactions"], "test.parquet"))
     assert set(lists.group_by("model", "mode").len()["len"]) == {n_test}
@@ -108,7 +110,7 @@ def test_two_runs_with_one_seed_give_the_same_table(built, tmp_path):
 
 
 def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_path):
-    upstream = [stage for stage in STAGES if stage.name not in TRAINING + ("recommendations", "evaluation")]
+    upstream = [stage for stage in STAGES if stage.name not in (*TRAINING, "recommendations", "evaluation")]
     store = Store(tmp_path / "store")
     early = run_all(store, stages=upstream, snapshot="2018-09")
     late = run_all(store, stages=upstream)
@@ -118,7 +120,9 @@ def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_pat
     same = old.join(new, on=("item_id", "text_digest"))
     assert len(same) > 0
     assert (same["sid"] == same["sid_right"]).all()
-    assert len(table(early["raw_reviews"], "raw_reviews.parquet")) < len(table(late["raw_reviews"], "raw_reviews.parquet"))
+    assert len(table(early["raw_reviews"], "raw_reviews.parquet")) < len(
+        table(late["raw_reviews"], "raw_reviews.parquet")
+    )
 
 
 def test_only_recommendations_and_evaluation_declare_test_rows():
