@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sidr_core.errors import InputError
+from sidr_core.models.quiet import quiet
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -66,12 +67,13 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
 
     name = _packaged_folder() if config.model == PACKAGED else config.model
     try:
-        model = SentenceTransformer(
-            name,
-            trust_remote_code=False,
-            local_files_only=Path(name).is_dir(),
-            model_kwargs={"dtype": getattr(torch, config.dtype)},
-        )
+        with quiet():
+            model = SentenceTransformer(
+                name,
+                trust_remote_code=False,
+                local_files_only=Path(name).is_dir(),
+                model_kwargs={"dtype": getattr(torch, config.dtype)},
+            )
     except (OSError, ValueError) as error:
         raise InputError(
             f"the item encoder {config.model!r} cannot be loaded",

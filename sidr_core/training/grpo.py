@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from sidr_core import columns as c
 from sidr_core import tables
 from sidr_core.models import checkpoint
+from sidr_core.models.quiet import quiet
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
 from sidr_core.training.examples import history_prompts, subset
@@ -71,6 +72,7 @@ class Rewarder:
 
     def __init__(self, codebook: pl.DataFrame) -> None:
         self._catalogue = {tuple(codes) for codes in codebook[c.CODES]}
+        self._levels = len(codebook[c.CODES][0])
         self.last: list[Scored] = []
 
     def __call__(self, completions: list[str], target_codes: list[list[int]], **_: Any) -> list[float | None]:
@@ -85,7 +87,7 @@ class Rewarder:
         return {
             "parsed": float(np.mean([s.parsed for s in self.last])),
             "valid": float(np.mean([s.valid for s in self.last])),
-            **{f"matched_{n}": float(np.mean([s.matched >= n for s in self.last])) for n in (1, 2, 3)},
+            **{f"matched_{n}": float(np.mean([s.matched >= n for s in self.last])) for n in range(1, self._levels + 1)},
         }
 
 
@@ -139,9 +141,17 @@ class Rollouts:
 class Steps(TrainerCallback):
     """Adds the parts of each step to the log, measures valid NDCG@10 on schedule and keeps the best."""
 
-    def __init__(self, trainer: Any, rewarder: Rewarder, rollouts: Rollouts, selector: Selector | None, every: int):
+    def __init__(
+        self,
+        trainer: Any,
+        rewarder: Rewarder,
+        rollouts: Rollouts,
+        selector: Selector | None,
+        every: int,
+        progress: Progress,
+    ) -> None:
         self._trainer, self._rewarder, self._rollouts = trainer, rewarder, rollouts
-        self._selector, self._every = selector, every
+        self._selector, self._every, self._progress = selector, every, progress
         self.best = -1.0
         self.best_state: dict[str, Any] | None = None
 
@@ -166,6 +176,7 @@ class Steps(TrainerCallback):
         if self._selector is None:
             return
         found = self._selector(self._trainer.model)
+        self._progress.say(f"step {step}: valid " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         self._trainer.state.log_history.append({"step": step, **{f"eval_{k}": v for k, v in found.items()}})
         if found["ndcg@10"] > self.best:
             self.best = found["ndcg@10"]
@@ -205,10 +216,11 @@ def _train(
             rollout_func=rollouts,
             callbacks=[cards.ProgressCallback(progress)],
         )
-        steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every)
+        steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every, progress)
         trainer.add_callback(steps)
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with quiet():
+            trainer.train()
         if steps.best_state is not None:
             loaded.model.load_state_dict(steps.best_state)
         return cards.log_table(trainer.state.log_history)
@@ -240,7 +252,7 @@ def _arguments(settings: Grpo, scratch: str) -> Any:
         scale_rewards="group",
         num_iterations=1,
         bf16=settings.bf16,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         seed=settings.seed,
         data_seed=settings.seed,
         use_cpu=not torch.cuda.is_available(),

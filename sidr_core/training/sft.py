@@ -19,6 +19,7 @@ from sidr_core import tables
 from sidr_core.errors import InputError
 from sidr_core.models import base, checkpoint
 from sidr_core.models.prompt import PromptRenderer
+from sidr_core.models.quiet import quiet
 from sidr_core.profile import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
@@ -148,7 +149,8 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         if selector is not None:
             trainer.evaluate()  # before the first step: what training starts from
-        trainer.train()
+        with quiet():
+            trainer.train()
         return cards.log_table(trainer.state.log_history)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -191,7 +193,7 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
         metric_for_best_model="ndcg@10" if select else None,
         greater_is_better=True if select else None,
         bf16=settings.bf16,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         seed=settings.seed,
         data_seed=settings.seed,
         use_cpu=not torch.cuda.is_available(),
