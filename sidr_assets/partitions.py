@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from sidr_core.profile import Snapshots
+from sidr_core.settings import Snapshots
 
 KEY_FORMAT = "%Y-%m"
 

@@ -7,8 +7,9 @@ from dagster_shared.error import SerializableErrorInfo
 from sidr_assets import metadata
 from sidr_assets.partitions import previous_snapshot
 from sidr_core.errors import SidrError
-from sidr_core.profile import DatasetConfig, Profile, StageConfig, home
+from sidr_core.profile import Profile, StageConfig, home
 from sidr_core.run import Outcome, run_stage
+from sidr_core.settings import DatasetConfig
 from sidr_core.stage import Progress, Stage
 from sidr_core.store import Store, fingerprint
 

@@ -30,8 +30,9 @@ from sidr_core.columns import (
     USER_ID,
 )
 from sidr_core.errors import SidrError
-from sidr_core.profile import DatasetConfig, load_profile
+from sidr_core.profile import load_profile
 from sidr_core.report.terminal import console, printable
+from sidr_core.settings import DatasetConfig
 
 if TYPE_CHECKING:
     from sidr_core.store import Artifact, Store

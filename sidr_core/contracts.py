@@ -106,7 +106,7 @@ class Corpus(Contract):
     """One training example.
 
     `kind` is `chat` (prompt -> [thought ->] completion) or `text` (plain text in `completion`).
-    `task` is one of `profile.TASKS` or `profile.REASONING_TASK`.
+    `task` is one of `settings.TASKS` or `settings.REASONING_TASK`.
     """
 
     example_id: str = pa.Field(unique=True)

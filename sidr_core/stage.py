@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sidr_core.errors import SealedInput
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig
+    from sidr_core.settings import DatasetConfig
     from sidr_core.store import Artifact, Store
 
 #: Sections a stage may name besides those of the profile: the dataset's name and the snapshot window.

@@ -31,7 +31,7 @@ from sidr_core.contracts import ItemItem as ItemItemTable
 from sidr_core.stage import Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, ItemItem
+    from sidr_core.settings import DatasetConfig, ItemItem
 
 NEIGHBOUR = "neighbour_id"
 # Rows scored at once: 512 rows × 20,000 items × 8 bytes = 80 MB.

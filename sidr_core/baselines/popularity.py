@@ -22,7 +22,7 @@ from sidr_core.items.text import markdown_text
 from sidr_core.stage import Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig
+    from sidr_core.settings import DatasetConfig
 
 _COUNT = """
     SELECT i.item_id, count(t.target_item_id)::DOUBLE AS score, any_value(i.title) AS title

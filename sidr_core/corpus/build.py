@@ -23,12 +23,12 @@ from sidr_core.corpus.teacher.base import Teacher
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
-from sidr_core.profile import REASONING_TASK
+from sidr_core.settings import REASONING_TASK
 from sidr_core.sids.tokens import SID_PATTERN
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig
+    from sidr_core.settings import DatasetConfig
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:

@@ -21,7 +21,7 @@ from sidr_core.contracts import Corpus
 from sidr_core.corpus import prompts
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.teacher.base import Teacher
-from sidr_core.profile import REASONING_TASK, TASKS
+from sidr_core.settings import REASONING_TASK, TASKS
 from sidr_core.stage import Progress
 
 #: More right answers than this and a title or SID is left out of translation.
@@ -162,7 +162,7 @@ def corpus(
     narrate_items: bool,
     progress: Progress,
 ) -> pl.DataFrame:
-    """All examples, by task in the order of `profile.TASKS` and then by row.
+    """All examples, by task in the order of `settings.TASKS` and then by row.
 
     Args:
         traced: rows that get a reasoning trace. narrated: rows that get a narrative; None for none.

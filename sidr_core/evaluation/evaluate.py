@@ -26,7 +26,7 @@ from sidr_core.report.tables import SYNTHETIC_LABEL, page
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, Evaluation
+    from sidr_core.settings import DatasetConfig, Evaluation
 
 _METRICS = (HR, NDCG)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sidr_core.decoding.beam import Beams
     from sidr_core.decoding.index import SidIndex
     from sidr_core.models.checkpoint import Loaded
-    from sidr_core.profile import Decoding
+    from sidr_core.settings import Decoding
     from sidr_core.stage import Progress
 
 #: Columns of one list's places, and of the thoughts behind them.

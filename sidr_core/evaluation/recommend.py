@@ -40,7 +40,7 @@ from sidr_core.items.text import markdown_text
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig
+    from sidr_core.settings import DatasetConfig
     from sidr_core.store import Artifact
 
 #: Raise when the same checkpoint and rows should give other lists.

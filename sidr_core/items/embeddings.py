@@ -22,7 +22,7 @@ from sidr_core.items.text import item_text, text_digest
 from sidr_core.stage import Check, Inputs, Progress, Report, StageInput
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, Encoder
+    from sidr_core.settings import DatasetConfig, Encoder
 
 FILE = "item_embeddings.parquet"
 # Characters of text per token that the encoder may read: far above the 4 to 5 of English.

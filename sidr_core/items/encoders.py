@@ -24,7 +24,7 @@ from sidr_core.models.quiet import quiet
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from sidr_core.profile import Encoder
+    from sidr_core.settings import Encoder
     from sidr_core.stage import Progress
 
 #: Name of the encoder that is installed with the project.

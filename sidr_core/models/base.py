@@ -20,7 +20,7 @@ from sidr_core.errors import SidrError
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
 from sidr_core.models.quiet import quiet
 from sidr_core.models.vocabulary import NOISE, add_tokens, extend_vocabulary
-from sidr_core.profile import PretrainedModel, TinyModel
+from sidr_core.settings import PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from sidr_core.reviews.sql import frame
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, Filters, Split
+    from sidr_core.settings import DatasetConfig, Filters, Split
 
 _SPLITS = (TRAIN, VALID, TEST)
 

@@ -22,7 +22,7 @@ from sidr_core.reviews.sources import amazon_2018, minionerec, sample
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, Source
+    from sidr_core.settings import DatasetConfig, Source
 
 #: Reasons that are a rule's verdict on a sound record, not damage.
 POLICY = ("title_missing", "title_html", "title_too_long", "duplicate_item")

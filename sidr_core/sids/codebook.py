@@ -30,7 +30,7 @@ from sidr_core.sids.tokens import format_sid, parse_sid
 from sidr_core.stage import Check, Inputs, Progress, Report, StageInput
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, Quantizer
+    from sidr_core.settings import DatasetConfig, Quantizer
 
 TABLE, CENTROIDS, QUALITY = "sid_codebook.parquet", "codebook.safetensors", "quality.json"
 

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
-    from sidr_core.profile import Quantizer
+    from sidr_core.settings import Quantizer
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sidr_core.training.rewards import Scored, step_rule
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig, Grpo
+    from sidr_core.settings import DatasetConfig, Grpo
 
 CURVES = ("reward", "thought_tokens", "frac_reward_zero_std", "eval_ndcg@10")
 

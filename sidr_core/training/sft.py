@@ -20,14 +20,14 @@ from sidr_core.errors import InputError
 from sidr_core.models import base, checkpoint
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
-from sidr_core.profile import REASONING_TASK, Training
+from sidr_core.settings import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
 from sidr_core.training.examples import tokenise, weighted
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
-    from sidr_core.profile import DatasetConfig
+    from sidr_core.settings import DatasetConfig
 
 NEXT_ITEM_TASK = "sids_to_sid"
 

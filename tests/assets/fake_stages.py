@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from sidr_core.errors import InputError
-from sidr_core.profile import DatasetConfig, Profile, parse_profile
+from sidr_core.profile import Profile, parse_profile
+from sidr_core.settings import DatasetConfig
 from sidr_core.stage import Check, CheckSpec, Inputs, Progress, Report, Stage
 
 ONE_PIXEL = base64.b64decode(

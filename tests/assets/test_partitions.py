@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidr_assets.partitions import snapshot_partitions
-from sidr_core.profile import Snapshots
+from sidr_core.settings import Snapshots
 
 STEP = {"monthly": 1, "quarterly": 3, "yearly": 12}
 

@@ -14,8 +14,9 @@ import polars as pl
 
 from sidr_core import contracts, tables
 from sidr_core.graph import stage_named
-from sidr_core.profile import Profile, TinyModel, parse_profile
+from sidr_core.profile import Profile, parse_profile
 from sidr_core.run import Outcome, plan, run_stage
+from sidr_core.settings import TinyModel
 from sidr_core.sids.tokens import format_sid
 from sidr_core.stage import Progress, Report
 from sidr_core.store import Store

@@ -17,7 +17,7 @@ from sidr_core.baselines import item_item, popularity
 from sidr_core.baselines.ranking import top_k
 from sidr_core.contracts import Items, Samples
 from sidr_core.errors import InputError
-from sidr_core.profile import ItemItem
+from sidr_core.settings import ItemItem
 from sidr_core.stage import Progress
 
 QUIET = Progress(lambda line: None)

@@ -20,7 +20,7 @@ from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import next_item
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
-from sidr_core.profile import REASONING_TASK, TASKS, Teacher
+from sidr_core.settings import REASONING_TASK, TASKS, Teacher
 from sidr_core.sids.tokens import SID_PATTERN, format_sid
 from sidr_core.stage import Progress
 

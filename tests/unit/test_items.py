@@ -13,7 +13,7 @@ from sidr_core.contracts import Embeddings, Items
 from sidr_core.errors import InputError
 from sidr_core.items import embeddings, encoders
 from sidr_core.items.text import PLACEHOLDER, item_text, markdown_text, text_digest
-from sidr_core.profile import Encoder
+from sidr_core.settings import Encoder
 from sidr_core.stage import Progress
 
 QUIET = Progress(lambda line: None)

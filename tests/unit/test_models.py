@@ -26,7 +26,7 @@ from sidr_core.models import checkpoint
 from sidr_core.models.base import build_base, train_tokenizer
 from sidr_core.models.prompt import FORMAT_TOKENS, PromptRenderer
 from sidr_core.models.vocabulary import NOISE, extend_vocabulary
-from sidr_core.profile import PretrainedModel, TinyModel
+from sidr_core.settings import PretrainedModel, TinyModel
 from sidr_core.sids.tokens import format_sid
 
 TEXTS = ["History: <a_0><b_1><c_2>\nNext item?", "Because the player <think> likes racing games </think>."] * 30

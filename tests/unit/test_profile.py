@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from sidr_core.errors import ProfileError
-from sidr_core.profile import PROFILES, DatasetConfig, StageConfig, load_profile, parse_profile
+from sidr_core.profile import PROFILES, StageConfig, load_profile, parse_profile
+from sidr_core.settings import DatasetConfig
 
 BASE = {
     "datasets": {

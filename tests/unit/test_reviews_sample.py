@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 import pytest
 from reviews_bench import Bench, rows
 
-from sidr_core.profile import SampleSource
 from sidr_core.reviews.sources.sample import ITEMS, REVIEWS, generate
 from sidr_core.reviews.sources.sample_users import Crowd, owned_anchor, successors, walk
 from sidr_core.reviews.sources.sample_worlds import build_world
+from sidr_core.settings import SampleSource
 
 CATEGORIES = ("games", "office", "industrial")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidr_core import tables
 from sidr_core.contracts import Embeddings, Items
 from sidr_core.errors import InputError, ProfileError
-from sidr_core.profile import Quantizer
+from sidr_core.settings import Quantizer
 from sidr_core.sids import codebook, quality
 from sidr_core.sids.collisions import reassign
 from sidr_core.sids.quantize import Codebook, codes_per_level, fit

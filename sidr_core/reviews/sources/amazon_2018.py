@@ -27,7 +27,7 @@ from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.store import sha256_file
 
 if TYPE_CHECKING:
-    from sidr_core.profile import Amazon2018Source
+    from sidr_core.settings import Amazon2018Source
 
 #: Raise it when the same file should parse to other records.
 PARSER_VERSION = "1"

@@ -27,7 +27,7 @@ from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.store import sha256_file
 
 if TYPE_CHECKING:
-    from sidr_core.profile import MiniOneRecSource
+    from sidr_core.settings import MiniOneRecSource
 
 #: Raise it when the same files should parse to other rows.
 PARSER_VERSION = "1"

@@ -21,7 +21,7 @@ from sidr_core.stage import Inputs, Progress
 from sidr_core.store import Artifact
 
 if TYPE_CHECKING:
-    from sidr_core.profile import SampleSource
+    from sidr_core.settings import SampleSource
 
 #: Raise it when the same configuration should give other files.
 GENERATOR_VERSION = "1"
