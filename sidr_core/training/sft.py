@@ -205,12 +205,49 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
     )
 
 
+def answer_loss(model: Any, inputs: Any, n_items: Any = None) -> Any:
+    """Mean cross-entropy of the labelled positions; those before the batch's first label are not projected.
+
+    Args:
+        inputs: `input_ids`, `attention_mask`, `labels`, each (B, T), padded on the right; labels -100 carry no loss.
+        n_items: what the sum is divided by; default the number of labelled positions.
+    """
+    import torch
+
+    labels = inputs["labels"]
+    labelled = labels != -100
+    first = max(int(labelled.any(dim=0).nonzero()[0]), 1)
+    output = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        use_cache=False,
+        logits_to_keep=labels.shape[1] - first + 1,
+    )
+    picked = labelled[:, first:]
+    logits = output.logits[:, :-1][picked].float()
+    total = torch.nn.functional.cross_entropy(logits, labels[:, first:][picked], reduction="sum")
+    return total / (picked.sum() if n_items is None else n_items)
+
+
 def _trainer_class() -> Any:
     """SFTTrainer whose evaluation also measures NDCG@10 on valid rows."""
     from trl.trainer.sft_trainer import SFTTrainer
 
     class SelectingTrainer(SFTTrainer):
         selector: Selector | None = None
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            """On a CPU, project only the positions that carry loss: TRL does so on GPUs and scores every
+            position elsewhere, which on a small model is half of the time.
+            """
+            if return_outputs or inputs["input_ids"].device.type != "cpu":
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss = answer_loss(model, inputs, num_items_in_batch)
+            if num_items_in_batch is not None:  # counted over all processes, whose gradients are averaged
+                loss = loss * self.accelerator.num_processes
+            return loss
 
         def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
             output = super().evaluation_loop(*args, **kwargs)

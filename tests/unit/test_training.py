@@ -2,6 +2,7 @@
 
 import polars as pl
 import pytest
+import torch
 
 from sidr_core.errors import InputError
 from sidr_core.models.base import build_base
@@ -11,6 +12,7 @@ from sidr_core.training.cards import iso_date, log_table, model_card
 from sidr_core.training.examples import IGNORED, history_prompts, subset, tokenise, weighted
 from sidr_core.training.grpo import Rewarder
 from sidr_core.training.select import Selector, with_thoughts
+from sidr_core.training.sft import answer_loss
 
 CODES = [[a, b] for a in range(3) for b in range(4)]
 SIDS = [f"<a_{a}><b_{b}>" for a, b in CODES]
@@ -85,6 +87,25 @@ def test_a_chat_example_is_never_cut(world):
     _, renderer = world
     with pytest.raises(InputError, match="sids_to_sid:0 is too long"):
         tokenise(corpus(1), renderer, 5)
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_loss_equals_the_loss_over_all_positions(world, first):
+    model, _ = world
+    torch.manual_seed(first)
+    ids = torch.randint(0, 100, (3, 8))
+    labels = ids.clone()
+    labels[:, :first] = IGNORED
+    labels[0, :6] = IGNORED
+    mask = torch.ones_like(ids)
+    mask[2, 6:] = 0
+    labels[2, 6:] = IGNORED
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED)
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    assert answer_loss(model, inputs).item() == pytest.approx(expected.item(), abs=1e-5)
+    n = int((labels[:, 1:] != IGNORED).sum())
+    assert answer_loss(model, inputs, 2 * n).item() == pytest.approx(expected.item() / 2, abs=1e-5)
 
 
 def test_selection_equals_a_hand_count(world):
