@@ -207,19 +207,19 @@ def _train(
     rewarder, rollouts = Rewarder(codebook), Rollouts(loaded.renderer, settings)
     scratch = out_dir / ".trainer"  # inside the unpublished folder: a killed run leaves no litter elsewhere
     try:
-        trainer = GRPOTrainer(
-            model=loaded.model,
-            reward_funcs=[rewarder],
-            args=_arguments(settings, str(scratch)),
-            train_dataset=data,
-            processing_class=loaded.tokenizer,
-            rollout_func=rollouts,
-            callbacks=[cards.ProgressCallback(progress)],
-        )
-        steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every, progress)
-        trainer.add_callback(steps)
-        trainer.remove_callback(PrinterCallback)
         with quiet():
+            trainer = GRPOTrainer(
+                model=loaded.model,
+                reward_funcs=[rewarder],
+                args=_arguments(settings, str(scratch)),
+                train_dataset=data,
+                processing_class=loaded.tokenizer,
+                rollout_func=rollouts,
+                callbacks=[cards.ProgressCallback(progress)],
+            )
+            steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every, progress)
+            trainer.add_callback(steps)
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
         if steps.best_state is not None:
             loaded.model.load_state_dict(steps.best_state)

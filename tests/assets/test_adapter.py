@@ -125,6 +125,13 @@ def test_failed_blocking_check_stops_what_lies_below(toys: Toys) -> None:
     assert outcome["enough"] == (False, dg.AssetCheckSeverity.ERROR, "2 numbers")
 
 
+def test_output_that_failed_a_blocking_check_does_not_become_current(toys: Toys) -> None:
+    toys.run(fake_profile())
+    before = toys.digest("numbers")
+    assert not toys.run(fake_profile(quantizer={"size": 2})).success
+    assert toys.digest("numbers") == before
+
+
 def test_failed_warning_stops_nothing(toys: Toys) -> None:
     result = toys.run()
     outcome = {e.check_name: (e.passed, e.severity) for e in result.get_asset_check_evaluations()}
