@@ -17,7 +17,7 @@ from sidr_core.report.plots import curves
 from sidr_core.stage import Progress, Report
 
 #: Records of a trainer that depend on the clock; kept out of files, which are the same for the same seed.
-_TIMED = ("runtime", "samples_per_second", "steps_per_second", "flos", "step_time")
+_TIMED = ("runtime", "per_second", "flos", "_time")
 
 
 class ProgressCallback(TrainerCallback):

@@ -161,7 +161,13 @@ def test_rewarder_reads_each_rows_own_target():
 
 
 def test_log_table_joins_records_of_a_step_and_drops_the_clock():
-    log = log_table([{"step": 2, "loss": 1.0, "train_runtime": 9.0}, {"step": 1, "loss": 2.0}, {"step": 2, "kl": 3}])
+    log = log_table(
+        [
+            {"step": 2, "loss": 1.0, "train_runtime": 9.0, "eval_model_preparation_time": 1.0},
+            {"step": 1, "loss": 2.0},
+            {"step": 2, "kl": 3},
+        ]
+    )
     assert log.to_dicts() == [{"step": 1, "kl": None, "loss": 2.0}, {"step": 2, "kl": 3.0, "loss": 1.0}]
 
 
