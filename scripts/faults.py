@@ -1,9 +1,10 @@
 """Kills a whole run at random moments and looks for damage: `make faults`.
 
 Each round starts `dagster asset materialize --select games/*` on the tiny test profile, kills its process
-group with SIGKILL at a random moment, and starts the next round on what is left. All the while a reader
-opens every current output and checks every byte. At the end one undisturbed run must complete, its tables
-must equal those of a run that was never disturbed, and no temporary file may lie about.
+group with SIGKILL at a random moment, and starts again on what is left, until a run gets to its end; then a
+new empty home is begun. All the while a reader opens every current output and checks every byte. In the end
+of each home one undisturbed run must complete, its outputs must equal those of a run that was never
+disturbed, and no temporary folder may lie about.
 
     .venv/bin/python scripts/faults.py --kills 10 --seed 0
 """
@@ -80,6 +81,28 @@ def digests(store: Store) -> dict[str, str]:
     return {name: store.require("games", SNAPSHOT, name).digest for name in names}
 
 
+class Life:
+    """One home that is killed until a run completes in it, and the reader that watches it."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir()
+        self.home, self.store = home, Store(home / "store")
+        self.reader = Reader(self.store)
+        self.reader.start()
+
+    def damage(self, expected: dict[str, str]) -> list[str]:
+        """What is wrong after a last, undisturbed run: nothing should be."""
+        code = start(self.home).wait()
+        self.reader.end()
+        found = list(self.reader.torn)
+        if code != 0:
+            return [*found, f"the last run exited with {code}: {(self.home / 'run.log').read_text()[-500:]}"]
+        found += [f"left behind: {path.name}" for path in self.store.root.rglob(".tmp-*")]
+        if digests(self.store) != expected:
+            found.append("outputs differ from those of the undisturbed run")
+        return found
+
+
 def main() -> int:
     """Run the suite; print a line per kill and a summary. Exit code 1 if anything was damaged."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -88,37 +111,36 @@ def main() -> int:
     options = arguments.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="sidr-faults-") as folder:
-        calm, rough = Path(folder) / "calm", Path(folder) / "rough"
+        calm = Path(folder) / "calm"
+        calm.mkdir()
         started = time.monotonic()
-        for home in (calm, rough):
-            home.mkdir()
         if start(calm).wait() != 0:
             print((calm / "run.log").read_text()[-3000:])
             return 1
         whole = time.monotonic() - started
+        expected = digests(Store(calm / "store"))
         print(f"an undisturbed run takes {whole:.0f} s", flush=True)
-        store = Store(rough / "store")
-        reader = Reader(store)
-        reader.start()
-        for kill in range(1, options.kills + 1):
-            run = start(rough)
-            moment = rng.uniform(0, whole)
-            try:
-                run.wait(timeout=moment)
-                print(f"kill {kill}: the run had ended before {moment:.1f} s; {published(store)} stages", flush=True)
-            except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
-                print(f"kill {kill} at {moment:.1f} s: {published(store)} stages published", flush=True)
-        code = start(rough).wait()
-        reader.end()
-        litter = [p.name for p in store.root.rglob(".tmp-*")]
-        same = code == 0 and digests(store) == digests(Store(calm / "store"))
-        print(f"{reader.reads:,} verified reads, {len(reader.torn)} torn; last run exit {code};")
-        print(f"outputs equal to the undisturbed run: {same}; temporary folders left: {len(litter)}")
-        for line in [*reader.torn[:5], *litter[:5]]:
+        kills, reads, lives, damage = 0, 0, 0, []
+        while kills < options.kills:
+            lives += 1
+            life = Life(Path(folder) / f"life{lives}")
+            while kills < options.kills:
+                run = start(life.home)
+                moment = rng.uniform(0, whole)
+                try:
+                    run.wait(timeout=moment)
+                    break  # it completed before its moment came
+                except subprocess.TimeoutExpired:
+                    os.killpg(run.pid, signal.SIGKILL)
+                    run.wait()
+                    kills += 1
+                    print(f"kill {kills} at {moment:.1f} s, life {lives}: {published(life.store)} stages", flush=True)
+            damage += life.damage(expected)
+            reads += life.reader.reads
+        print(f"{kills} kills in {lives} lives; {reads:,} verified reads; damages: {len(damage)}")
+        for line in damage[:10]:
             print(line)
-        return int(bool(reader.torn or litter or not same))
+        return int(bool(damage))
 
 
 if __name__ == "__main__":
