@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,8 @@ def write(frame: pl.DataFrame, path: Path, contract: type[DataFrameModel]) -> No
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """Read a Parquet file into memory."""
     return pl.from_arrow(pq.read_table(path, columns=columns))  # type: ignore[return-value]
+
+
+def iso_date(timestamp: int | None) -> str:
+    """`YYYY-MM-DD` of a unix time in seconds, or `unknown`."""
+    return "unknown" if timestamp is None else datetime.fromtimestamp(timestamp, UTC).date().isoformat()

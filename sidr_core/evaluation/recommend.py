@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +204,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
                 MODEL: model,
                 MODE: mode,
                 "checkpoint": source.digest,
-                "seen_until": iso_date(newest),
+                "seen_until": tables.iso_date(newest),
                 "beam_width": config.decoding.beam_width,
                 "seed": seed,
                 "close_rate": rate,
@@ -227,14 +226,6 @@ def _thoughts(parts: dict[str, Artifact]) -> pl.DataFrame:
         if "thoughts.parquet" in part.files
     ]
     return pl.concat([empty, *frames]).sort(MODEL, ROW_ID)
-
-
-def iso_date(seconds: int | None) -> str:
-    """`YYYY-MM-DD` (UTC) of a unix time in seconds; "unknown" where the source has no times."""
-    return "unknown" if seconds is None else datetime.fromtimestamp(seconds, UTC).date().isoformat()
-
-
-# -- checks ------------------------------------------------------------------------------------------
 
 
 def only_real_items(recommendations: pl.DataFrame, codebook: pl.DataFrame) -> Check:

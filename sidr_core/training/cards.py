@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,12 @@ import polars as pl
 import pyarrow.parquet as pq
 from transformers import TrainerCallback
 
+from sidr_core import columns as c
+from sidr_core import tables
 from sidr_core.models import checkpoint
 from sidr_core.report.plots import curves
-from sidr_core.stage import Progress, Report
+from sidr_core.settings import Grpo, Training
+from sidr_core.stage import Inputs, Progress, Report
 
 #: Records of a trainer that depend on the clock; kept out of files, which are the same for the same seed.
 _TIMED = ("runtime", "per_second", "flos", "_time")
@@ -122,6 +124,29 @@ def model_card(meta: Mapping[str, Any], log: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def iso_date(timestamp: int | None) -> str:
-    """`YYYY-MM-DD` of a unix time in seconds, or `unknown`."""
-    return "unknown" if timestamp is None else datetime.fromtimestamp(timestamp, UTC).date().isoformat()
+def provenance(inputs: Inputs) -> dict[str, Any]:
+    """What a checkpoint has seen: newest train target, and the digests of what it was made from."""
+    train = tables.read(inputs["interactions"].path("train.parquet"), [c.TARGET_TIME])
+    return {
+        "seen_until": tables.iso_date(train[c.TARGET_TIME].max()),  # type: ignore[arg-type]
+        "made_from": {name: item.digest for name, item in inputs.items()},
+    }
+
+
+def common_arguments(settings: Training | Grpo, scratch: str) -> dict[str, Any]:
+    """What every trainer is told: precision, seeds, device; silence, since progress is reported here."""
+    import torch
+
+    return {
+        "output_dir": scratch,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "bf16": settings.bf16,
+        "activation_checkpointing": settings.gradient_checkpointing,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "report_to": [],
+    }

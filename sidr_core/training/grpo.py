@@ -54,13 +54,11 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             seed=settings.seed,
         )
     log = _train(loaded, rows, codebook, settings, selector, progress, out_dir)
-    newest = train[c.TARGET_TIME].max()
     meta = {
         "stage": "grpo",
         "base": loaded.meta["base"],
         "recipe": settings.model_dump(mode="json"),
-        "seen_until": cards.iso_date(newest),  # type: ignore[arg-type]
-        "made_from": {name: item.digest for name, item in inputs.items()},
+        **cards.provenance(inputs),
     }
     return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic, CURVES)
 
@@ -229,17 +227,14 @@ def _train(
 
 
 def _arguments(settings: Grpo, scratch: str) -> Any:
-    import torch
     from trl.trainer.grpo_config import GRPOConfig
 
     rollouts = settings.prompts_per_step * settings.generations
     micro = min(settings.micro_batch, rollouts)
     return GRPOConfig(
-        output_dir=scratch,
+        **cards.common_arguments(settings, scratch),
         max_steps=settings.steps,
-        learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
-        weight_decay=settings.weight_decay,
         max_grad_norm=1.0,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=rollouts // micro,
@@ -251,14 +246,6 @@ def _arguments(settings: Grpo, scratch: str) -> Any:
         loss_type="dapo",
         scale_rewards="group",
         num_iterations=1,
-        bf16=settings.bf16,
-        activation_checkpointing=settings.gradient_checkpointing,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
         logging_steps=1,
         save_strategy="no",
-        disable_tqdm=True,
-        report_to=[],
     )

@@ -47,7 +47,7 @@ def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progre
         "base": config.base_model.model_dump(mode="json"),
         "recipe": settings.model_dump(mode="json"),
         "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
-        **_provenance(inputs),
+        **cards.provenance(inputs),
     }
     return cards.finish(out_dir, model, tokenizer, codebook, meta, log, inputs.synthetic)
 
@@ -78,7 +78,7 @@ def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progr
         "base": loaded.meta["base"],
         "recipe": settings.model_dump(mode="json"),
         "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
-        **_provenance(inputs),
+        **cards.provenance(inputs),
     }
     return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic)
 
@@ -104,16 +104,6 @@ def _selector(
         max_thought_tokens=max_tokens,
         seed=settings.seed,
     )
-
-
-def _provenance(inputs: Inputs) -> dict[str, Any]:
-    """What a checkpoint has seen: newest train target, and the digests of what it was made from."""
-    train = tables.read(inputs["interactions"].path("train.parquet"), [c.TARGET_TIME])
-    newest = train[c.TARGET_TIME].max()
-    return {
-        "seen_until": cards.iso_date(newest),  # type: ignore[arg-type]
-        "made_from": {name: item.digest for name, item in inputs.items()},
-    }
 
 
 def _train(
@@ -168,20 +158,17 @@ def _valid_examples(selector: Selector, renderer: Any) -> Any:
 
 
 def _arguments(settings: Training, scratch: str, select: bool) -> Any:
-    import torch
     from trl.trainer.sft_config import SFTConfig
 
     micro = min(settings.micro_batch, settings.batch_size)
     return SFTConfig(
-        output_dir=scratch,
+        **cards.common_arguments(settings, scratch),
         num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=128,
         gradient_accumulation_steps=settings.batch_size // micro,
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=settings.schedule,
-        weight_decay=settings.weight_decay,
         max_length=settings.max_length,
         train_sampling_strategy="group_by_length",
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -192,16 +179,8 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
         load_best_model_at_end=select,
         metric_for_best_model="ndcg@10" if select else None,
         greater_is_better=True if select else None,
-        bf16=settings.bf16,
-        activation_checkpointing=settings.gradient_checkpointing,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
         logging_steps=10,
         logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to=[],
     )
 
 

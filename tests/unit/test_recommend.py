@@ -184,7 +184,7 @@ def test_models_name_checkpoint_seed_and_newest_train_target(world):
     assert by_name["grpo", "direct"]["seed"] == 3
     assert by_name["popularity", "direct"]["seed"] == 0
     assert {row["seen_until"] for row in by_name.values()} == {"2020-01-28"}  # 1,580,000,000 + 2 days
-    assert recommend.iso_date(None) == "unknown"
+    assert tables.iso_date(None) == "unknown"
 
 
 # -- checks that can fail ------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from sidr_core.errors import InputError
 from sidr_core.models.base import build_base
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.settings import TinyModel
-from sidr_core.training.cards import iso_date, log_table, model_card
+from sidr_core.tables import iso_date
+from sidr_core.training.cards import log_table, model_card
 from sidr_core.training.examples import IGNORED, history_prompts, subset, tokenise, weighted
 from sidr_core.training.grpo import Rewarder
 from sidr_core.training.select import Selector, with_thoughts
