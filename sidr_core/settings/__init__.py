@@ -1,0 +1,90 @@
+"""The typed sections of a dataset: what each step can be told. Every field is checked, none is ignored.
+
+Lengths are in tokens, batch sizes in examples, times in unix seconds; defaults are modest, `profiles/`
+says what to use. METHOD figures: arXiv 2603.23183 and its code.
+"""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from sidr_core.settings.base import Endpoint, Section
+from sidr_core.settings.corpus import REASONING_TASK, TASKS, Budget, General, Price, Teacher
+from sidr_core.settings.data import Encoder, Filters, Quantizer, Refit, Snapshots, Split, Window
+from sidr_core.settings.evaluation import Decoding, Evaluation, ItemItem
+from sidr_core.settings.sources import (
+    Amazon2014Source,
+    Amazon2018Source,
+    Amazon2023Source,
+    MiniOneRecSource,
+    RatingsCsvSource,
+    SampleSource,
+    Source,
+    TablesSource,
+)
+from sidr_core.settings.training import Activation, BaseModelConfig, Grpo, PretrainedModel, Sft, TinyModel, Training
+
+__all__ = [
+    "REASONING_TASK",
+    "TASKS",
+    "Activation",
+    "Amazon2014Source",
+    "Amazon2018Source",
+    "Amazon2023Source",
+    "BaseModelConfig",
+    "Budget",
+    "DatasetConfig",
+    "Decoding",
+    "Encoder",
+    "Endpoint",
+    "Evaluation",
+    "Filters",
+    "General",
+    "Grpo",
+    "ItemItem",
+    "MiniOneRecSource",
+    "PretrainedModel",
+    "Price",
+    "Quantizer",
+    "RatingsCsvSource",
+    "Refit",
+    "SampleSource",
+    "Section",
+    "Sft",
+    "Snapshots",
+    "Source",
+    "Split",
+    "TablesSource",
+    "Teacher",
+    "TinyModel",
+    "Training",
+    "Window",
+]
+
+
+class DatasetConfig(Section):
+    """Everything about one dataset; each stage reads some of the sections."""
+
+    source: Source
+    snapshots: Snapshots
+    filters: Filters = Filters()
+    split: Split = Split()
+    encoder: Encoder = Encoder()
+    quantizer: Quantizer = Quantizer()
+    teacher: Teacher = Teacher()
+    base_model: BaseModelConfig = TinyModel(kind="tiny")
+    sft: Sft = Sft()
+    activation: Activation = Activation()
+    grpo: Grpo = Grpo()
+    decoding: Decoding = Decoding()
+    evaluation: Evaluation = Evaluation()
+    item_item: ItemItem = ItemItem()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetConfig:
+        if max(self.evaluation.ks) > self.decoding.beam_width:
+            raise ValueError(
+                f"evaluation.ks goes to {max(self.evaluation.ks)}, decoding.beam_width is only "
+                f"{self.decoding.beam_width}: raise the beam or lower k"
+            )
+        return self

@@ -1,0 +1,117 @@
+"""Base models and the three training stages."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sidr_core.settings.base import Section
+from sidr_core.settings.corpus import TASKS
+
+
+class TinyModel(Section):
+    """A small Qwen3-architecture model and its byte-level BPE tokenizer, built from configuration."""
+
+    kind: Literal["tiny"]
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate_size: int = 384
+    vocab_size: int = 2048
+    max_positions: int = 2048
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = 42
+
+
+class PretrainedModel(Section):
+    """A Hugging Face id or a local folder; `trust_remote_code` does not exist here."""
+
+    kind: Literal["pretrained"]
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 42
+
+
+BaseModelConfig = Annotated[TinyModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class Training(Section):
+    """Common to both SFT stages. Lengths in tokens, `batch_size` in examples per optimizer step.
+
+    Args:
+        micro_batch: examples per forward pass; `batch_size` must be a multiple of it.
+        select_rows: valid rows on which NDCG@10 is measured after each epoch; the best epoch is kept.
+    """
+
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    micro_batch: int = Field(default=64, ge=1)
+    warmup_steps: int = Field(default=20, ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_length: int = Field(default=1024, ge=16)
+    select_rows: int = Field(default=500, ge=0)
+    patience: int = Field(default=3, ge=1)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _divides(self) -> Training:
+        if self.batch_size % min(self.micro_batch, self.batch_size):
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class Sft(Training):
+    """Stage 1. `tasks`: weight of each alignment task = share of its examples seen per epoch
+    (above 1: repeated). Unlisted tasks have weight 1.
+    """
+
+    tasks: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in TASKS:
+                near = difflib.get_close_matches(name, TASKS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown task {name!r}{hint}; known: {', '.join(TASKS)}")
+        return value
+
+
+class Activation(Training):
+    """Stage 2. `replay`: share of stage-1 next-item examples mixed in, so direct mode is not lost."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    replay: float = Field(default=0.0, ge=0)
+
+
+class Grpo(Section):
+    """Stage 3, METHOD 7.1. Batches count prompts; each gets `generations` rollouts.
+
+    Args:
+        select_every: steps between two measurements of valid NDCG@10 (0: only at the end).
+    """
+
+    steps: int = Field(default=100, ge=1)
+    prompts_per_step: int = Field(default=256, ge=1)
+    generations: int = Field(default=16, ge=2)
+    micro_batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=5e-7, gt=0)
+    weight_decay: float = 0.01
+    beta: float = Field(default=1e-3, ge=0)
+    epsilon: float = Field(default=0.2, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_thought_tokens: int = Field(default=1024, ge=4)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    select_rows: int = Field(default=300, ge=0)
+    select_every: int = Field(default=0, ge=0)
+    seed: int = 42
