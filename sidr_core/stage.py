@@ -76,10 +76,11 @@ class Stage:
         sections: the profile sections (and context sections) it reads; nothing else can be read.
         code_version: raise it when the same inputs should give another output.
         warm: whether it also reads its own output of the previous snapshot.
-        sources: `"module:function"` giving the external files of a config, which are fingerprinted
-            by content instead of by path.
+        sources: `"module:function"` giving, for the first of its sections, the external files that this names;
+            they are fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
         checks: the promises it reports on.
+        unused: `"module:function"` giving, for a dataset's config, those of `inputs` that it does without.
     """
 
     name: str
@@ -92,10 +93,16 @@ class Stage:
     warm: bool = False
     sources: str | None = None
     checks: tuple[CheckSpec, ...] = ()
+    unused: str | None = None
 
     def load(self) -> StageFunction:
         """Import and return the body."""
         return load_object(self.run)
+
+    def reads(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        """The inputs that a dataset with this config needs, with their files."""
+        skipped = load_object(self.unused)(config) if self.unused else ()
+        return {name: files for name, files in self.inputs.items() if name not in skipped}
 
 
 def load_object(reference: str) -> Any:
@@ -198,7 +205,11 @@ class Inputs(Mapping[str, StageInput]):
     Attributes:
         previous: the stage's own output of the previous snapshot, if it is warm and that exists.
         synthetic: whether anything upstream is generated data; the label is carried to the output.
+        resume: a folder for unfinished work on this very output; it outlives a crash and goes with the
+            publication. None where the stage is called without a store.
     """
+
+    resume: Path | None = None
 
     def __init__(
         self,

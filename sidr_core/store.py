@@ -237,10 +237,15 @@ class Store:
                 **(finish() if finish else {}),
             }
             _publish(tmp, final, manifest)
+            shutil.rmtree(self.resume_folder(stage, fp), ignore_errors=True)
         except BaseException:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
         return Artifact(final, manifest)
+
+    def resume_folder(self, stage: str, fp: str) -> Path:
+        """Where unfinished work on an output lies until it is published; not created here."""
+        return self.root / stage / f".resume-{fp}"
 
     # -- refs --------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class Training(Section):
     Args:
         micro_batch: examples per forward pass; `batch_size` must be a multiple of it.
         select_rows: valid rows on which NDCG@10 is measured after each epoch; the best epoch is kept.
+        save_every: steps between two points from which a crashed training resumes.
     """
 
     epochs: float = Field(default=1.0, gt=0)
@@ -57,6 +58,7 @@ class Training(Section):
     max_length: int = Field(default=1024, ge=16)
     select_rows: int = Field(default=500, ge=0)
     patience: int = Field(default=3, ge=1)
+    save_every: int = Field(default=200, ge=1)
     bf16: bool = False
     gradient_checkpointing: bool = False
     seed: int = 42
@@ -98,6 +100,7 @@ class Grpo(Section):
 
     Args:
         select_every: steps between two measurements of valid NDCG@10 (0: only at the end).
+        save_every: steps between two points from which a crashed training resumes.
     """
 
     steps: int = Field(default=100, ge=1)
@@ -114,4 +117,5 @@ class Grpo(Section):
     gradient_checkpointing: bool = False
     select_rows: int = Field(default=300, ge=0)
     select_every: int = Field(default=0, ge=0)
+    save_every: int = Field(default=10, ge=1)
     seed: int = 42

@@ -18,8 +18,9 @@ from sidr_core.report.plots import curves
 from sidr_core.settings import Grpo, Training
 from sidr_core.stage import Inputs, Progress, Report
 
-#: Records of a trainer that depend on the clock; kept out of files, which are the same for the same seed.
-_TIMED = ("runtime", "per_second", "flos", "_time")
+#: Records of a trainer that depend on the clock or on where it was resumed; kept out of files, which are the
+#: same for the same seed.
+_TIMED = ("runtime", "per_second", "flos", "_time", "train_loss")
 
 
 class ProgressCallback(TrainerCallback):
@@ -36,7 +37,7 @@ class ProgressCallback(TrainerCallback):
 
 
 def log_table(history: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """A trainer's log as a table: one row per step, sorted; clock-dependent records dropped."""
+    """A trainer's log as a table: one row per step, sorted; clock-dependent ones dropped."""
     rows: dict[int, dict[str, float]] = {}
     for record in history:
         row = rows.setdefault(int(record["step"]), {})

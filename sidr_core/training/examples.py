@@ -11,6 +11,7 @@ import polars as pl
 from sidr_core import columns as c
 from sidr_core.corpus import prompts
 from sidr_core.errors import InputError
+from sidr_core.settings import GENERAL_TASK
 
 if TYPE_CHECKING:
     from sidr_core.models.prompt import PromptRenderer
@@ -39,17 +40,19 @@ def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> l
     Raises:
         InputError: a chat example is longer than `max_length` tokens. Cutting it would drop its
             instruction or its answer (METHOD 10.8), so the profile has to allow for it. Plain texts
-            are cut at the end.
+            are cut at the end; general examples, which are not about the catalogue, are left out.
     """
     examples = []
-    fields = rows.select(c.EXAMPLE_ID, c.KIND, c.PROMPT, c.THOUGHT, c.COMPLETION)
-    for example_id, kind, prompt, thought, completion in fields.iter_rows():
+    fields = rows.select(c.EXAMPLE_ID, c.TASK, c.KIND, c.PROMPT, c.THOUGHT, c.COMPLETION)
+    for example_id, task, kind, prompt, thought, completion in fields.iter_rows():
         if kind == "text":
             ids = renderer.text(completion)[:max_length]
             examples.append({"input_ids": ids, "labels": ids, "length": len(ids)})
             continue
         head = renderer.prompt(prompt, c.THINKING if thought is not None else c.DIRECT)
         tail = renderer.completion(completion, thought)
+        if len(head) + len(tail) > max_length and task == GENERAL_TASK:
+            continue
         if len(head) + len(tail) > max_length:
             raise InputError(
                 f"example {example_id} is too long to train on",

@@ -9,8 +9,6 @@ history cap (METHOD 10.19); the start is measured too, so RL that does not help 
 
 from __future__ import annotations
 
-import copy
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ from sidr_core.models.quiet import quiet
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
 from sidr_core.training.examples import history_prompts, subset
+from sidr_core.training.resume import Keeper, ResumePoints, workplace
 from sidr_core.training.rewards import Scored, step_rule
 from sidr_core.training.select import Selector
 
@@ -53,7 +52,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             max_thought_tokens=config.decoding.max_thought_tokens,
             seed=settings.seed,
         )
-    log = _train(loaded, rows, codebook, settings, selector, progress, out_dir)
+    log = _train(inputs, loaded, rows, codebook, settings, selector, progress, out_dir)
     meta = {
         "stage": "grpo",
         "base": loaded.meta["base"],
@@ -136,25 +135,11 @@ class Rollouts:
         return [row[: row.index(eos) + 1] if eos in row else row for row in out]
 
 
-class Steps(TrainerCallback):
-    """Adds the parts of each step to the log, measures valid NDCG@10 on schedule and keeps the best."""
+class Parts(TrainerCallback):
+    """Adds the parts of each step's reward and the lengths of its thoughts to the log."""
 
-    def __init__(
-        self,
-        trainer: Any,
-        rewarder: Rewarder,
-        rollouts: Rollouts,
-        selector: Selector | None,
-        every: int,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, trainer: Any, rewarder: Rewarder, rollouts: Rollouts) -> None:
         self._trainer, self._rewarder, self._rollouts = trainer, rewarder, rollouts
-        self._selector, self._every, self._progress = selector, every, progress
-        self.best = -1.0
-        self.best_state: dict[str, Any] | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._measure(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         lengths = np.array(self._rollouts.lengths)
@@ -167,21 +152,10 @@ class Steps(TrainerCallback):
                 "close_rate": float(np.mean(self._rollouts.closed)),
             }
         )
-        if state.global_step >= state.max_steps or (self._every and state.global_step % self._every == 0):
-            self._measure(state.global_step)
-
-    def _measure(self, step: int) -> None:
-        if self._selector is None:
-            return
-        found = self._selector(self._trainer.model)
-        self._progress.say(f"step {step}: valid " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
-        self._trainer.state.log_history.append({"step": step, **{f"eval_{k}": v for k, v in found.items()}})
-        if found["ndcg@10"] > self.best:
-            self.best = found["ndcg@10"]
-            self.best_state = copy.deepcopy(self._trainer.accelerator.unwrap_model(self._trainer.model).state_dict())
 
 
 def _train(
+    inputs: Inputs,
     loaded: Any,
     rows: pl.DataFrame,
     codebook: pl.DataFrame,
@@ -191,39 +165,47 @@ def _train(
     out_dir: Path,
 ) -> pl.DataFrame:
     """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
-    from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    codes_of = dict(codebook.select(c.ITEM_ID, c.CODES).iter_rows())
-    data = Dataset.from_dict(
-        {
-            "prompt": history_prompts(rows, codebook),
-            "target_codes": [list(codes_of[item]) for item in rows[c.TARGET]],
-        }
-    )
     rewarder, rollouts = Rewarder(codebook), Rollouts(loaded.renderer, settings)
-    scratch = out_dir / ".trainer"  # inside the unpublished folder: a killed run leaves no litter elsewhere
-    try:
-        with quiet():
-            trainer = GRPOTrainer(
-                model=loaded.model,
-                reward_funcs=[rewarder],
-                args=_arguments(settings, str(scratch)),
-                train_dataset=data,
-                processing_class=loaded.tokenizer,
-                rollout_func=rollouts,
-                callbacks=[cards.ProgressCallback(progress)],
-            )
-            steps = Steps(trainer, rewarder, rollouts, selector, settings.select_every, progress)
-            trainer.add_callback(steps)
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-        if steps.best_state is not None:
-            loaded.model.load_state_dict(steps.best_state)
+    with workplace(inputs, out_dir, progress) as (folder, point), quiet():
+        trainer = GRPOTrainer(
+            model=loaded.model,
+            reward_funcs=[rewarder],
+            args=_arguments(settings, str(folder)),
+            train_dataset=_prompts(rows, codebook, settings),
+            processing_class=loaded.tokenizer,
+            rollout_func=rollouts,
+            callbacks=[cards.ProgressCallback(progress)],
+        )
+        trainer.add_callback(Parts(trainer, rewarder, rollouts))
+        keeper = None
+        if selector is not None:
+            keeper = Keeper(trainer, selector, folder, progress, every=settings.select_every)
+            trainer.add_callback(keeper)
+        trainer.add_callback(ResumePoints(folder, settings.save_every))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=point)
+        if keeper is not None:
+            keeper.load_best()
         return cards.log_table(trainer.state.log_history)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prompts(rows: pl.DataFrame, codebook: pl.DataFrame, settings: Grpo) -> Any:
+    """Every prompt of the training in the order in which it is met: one seeded shuffle after the other.
+
+    The order is laid out here, as one epoch, so that it does not depend on the trainer's random state.
+    """
+    from datasets import Dataset
+
+    random = np.random.default_rng(settings.seed)
+    wanted = settings.steps * settings.prompts_per_step
+    rounds = [random.permutation(len(rows)) for _ in range(-(-wanted // len(rows)))]
+    met = rows[np.concatenate(rounds)[:wanted]]
+    codes_of = dict(codebook.select(c.ITEM_ID, c.CODES).iter_rows())
+    codes = [list(codes_of[item]) for item in met[c.TARGET]]
+    return Dataset.from_dict({"prompt": history_prompts(met, codebook), "target_codes": codes})
 
 
 def _arguments(settings: Grpo, scratch: str) -> Any:
@@ -246,6 +228,8 @@ def _arguments(settings: Grpo, scratch: str) -> Any:
         loss_type="dapo",
         scale_rewards="group",
         num_iterations=1,
+        shuffle_dataset=False,
+        save_total_limit=2,
         logging_steps=1,
         save_strategy="no",
     )

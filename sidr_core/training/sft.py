@@ -8,7 +8,6 @@ mode that is trained, not by the loss of another task (METHOD 10.17).
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from sidr_core.settings import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
 from sidr_core.training.examples import tokenise, weighted
+from sidr_core.training.resume import Keeper, LengthGrouped, ResumePoints, workplace
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progre
     model, tokenizer = base.build_base(config.base_model, _texts(corpus), codebook)
     renderer = PromptRenderer(tokenizer)
     selector = _selector(inputs, codebook, renderer, settings, c.DIRECT)
-    log = _train(model, tokenizer, renderer, rows, settings, selector, progress, out_dir)
+    log = _train(inputs, model, tokenizer, renderer, rows, settings, selector, progress, out_dir)
     meta = {
         "stage": "alignment",
         "base": config.base_model.model_dump(mode="json"),
@@ -72,7 +72,7 @@ def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progr
     selector = _selector(
         inputs, codebook, loaded.renderer, settings, c.THINKING, max_tokens=config.decoding.max_thought_tokens
     )
-    log = _train(loaded.model, loaded.tokenizer, loaded.renderer, rows, settings, selector, progress, out_dir)
+    log = _train(inputs, loaded.model, loaded.tokenizer, loaded.renderer, rows, settings, selector, progress, out_dir)
     meta = {
         "stage": "activation",
         "base": loaded.meta["base"],
@@ -107,6 +107,7 @@ def _selector(
 
 
 def _train(
+    inputs: Inputs,
     model: Any,
     tokenizer: Any,
     renderer: Any,
@@ -118,32 +119,29 @@ def _train(
 ) -> pl.DataFrame:
     """Train `model` in place, leave it at its best epoch, and return the log (one row per record)."""
     from datasets import Dataset
-    from transformers import EarlyStoppingCallback, PrinterCallback
+    from transformers import PrinterCallback
 
     data = Dataset.from_list(tokenise(rows, renderer, settings.max_length))
     progress.say(f"{len(data):,} examples, {sum(data['length']):,} tokens per epoch")
-    scratch = out_dir / ".trainer"  # inside the unpublished folder: a killed run leaves no litter elsewhere
-    try:
-        callbacks: list[Any] = [cards.ProgressCallback(progress)]
-        if selector is not None:
-            callbacks.append(EarlyStoppingCallback(settings.patience))
+    with workplace(inputs, out_dir, progress) as (folder, point), quiet():
         trainer = _trainer_class()(
             model=model,
-            args=_arguments(settings, str(scratch), selector is not None),
+            args=_arguments(settings, str(folder), selector is not None),
             train_dataset=data,
             eval_dataset=_valid_examples(selector, renderer) if selector is not None else None,
             processing_class=tokenizer,
-            callbacks=callbacks,
+            callbacks=[cards.ProgressCallback(progress)],
         )
-        trainer.selector = selector
-        trainer.remove_callback(PrinterCallback)
+        keeper = None
         if selector is not None:
-            trainer.evaluate()  # before the first step: what training starts from
-        with quiet():
-            trainer.train()
+            keeper = Keeper(trainer, selector, folder, progress, at_epochs=True, patience=settings.patience)
+            trainer.add_callback(keeper)
+        trainer.add_callback(ResumePoints(folder, settings.save_every))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=point)
+        if keeper is not None:
+            keeper.load_best()
         return cards.log_table(trainer.state.log_history)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _valid_examples(selector: Selector, renderer: Any) -> Any:
@@ -170,15 +168,10 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=settings.schedule,
         max_length=settings.max_length,
-        train_sampling_strategy="group_by_length",
         dataset_kwargs={"skip_prepare_dataset": True},
         eval_strategy="epoch" if select else "no",
-        save_strategy="epoch" if select else "no",
-        save_total_limit=1,
-        save_only_model=True,
-        load_best_model_at_end=select,
-        metric_for_best_model="ndcg@10" if select else None,
-        greater_is_better=True if select else None,
+        save_strategy="no",  # resume points are asked for by ResumePoints
+        save_total_limit=2,
         logging_steps=10,
         logging_nan_inf_filter=False,
     )
@@ -209,11 +202,17 @@ def answer_loss(model: Any, inputs: Any, n_items: Any = None) -> Any:
 
 
 def _trainer_class() -> Any:
-    """SFTTrainer whose evaluation also measures NDCG@10 on valid rows."""
+    """SFTTrainer with an order of examples that can be resumed, and a loss that is fast on a CPU."""
     from trl.trainer.sft_trainer import SFTTrainer
 
-    class SelectingTrainer(SFTTrainer):
-        selector: Selector | None = None
+    class Trainer(SFTTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            args = self.args
+            return LengthGrouped(
+                self.train_dataset["length"],  # type: ignore[index]
+                args.train_batch_size * args.gradient_accumulation_steps,
+                args.seed,
+            )
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -228,10 +227,4 @@ def _trainer_class() -> Any:
                 loss = loss * self.accelerator.num_processes
             return loss
 
-        def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-            output = super().evaluation_loop(*args, **kwargs)
-            measured = self.selector(self.model) if self.selector is not None else {}
-            metrics = {**(output.metrics or {}), **{f"eval_{name}": value for name, value in measured.items()}}
-            return output._replace(metrics=metrics)
-
-    return SelectingTrainer
+    return Trainer

@@ -1,0 +1,241 @@
+"""Training that goes on after a crash where it stopped, on the same path as if nothing had happened.
+
+Resume points are the trainer's own checkpoints (weights, optimizer, scheduler, random states, log) in a
+folder that belongs to one fingerprint, so to one set of data, configuration and code. A point counts
+only once its mark is written, last. Points lie where nothing is under way: after a step whose log is
+written, and after the evaluation that ends an epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from sidr_core.errors import StoreError
+from sidr_core.stage import Inputs, Progress
+
+MARK, OWNER = "COMPLETE", "owner.json"
+
+
+class LengthGrouped(torch.utils.data.Sampler[int]):
+    """Examples in random order, in batches of like length; the order depends on (seed, epoch) alone.
+
+    The trainer's own sampler draws from the global random state, so an epoch that is resumed in its
+    middle would see other batches.
+
+    Args:
+        lengths: tokens of each example. batch_size: examples of one optimizer step.
+    """
+
+    _POOL = 50  # batches that are sorted together: enough to pad little, few enough to stay random
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed = torch.tensor(lengths), batch_size, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        random = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self._lengths), generator=random)
+        batches: list[torch.Tensor] = []
+        for pool in order.split(self._POOL * self._batch_size):
+            by_length = pool[torch.argsort(self._lengths[pool], descending=True, stable=True)]
+            batches += by_length.split(self._batch_size)
+        whole = [n for n, batch in enumerate(batches) if len(batch) == self._batch_size]
+        rest = [n for n, batch in enumerate(batches) if len(batch) < self._batch_size]
+        shuffled = [whole[n] for n in torch.randperm(len(whole), generator=random).tolist()]
+        # Short batches come last: one in the middle would shift the borders of all that follow.
+        for n in shuffled + rest:
+            yield from batches[n].tolist()
+
+
+@contextmanager
+def workplace(inputs: Inputs, out_dir: Path, progress: Progress) -> Iterator[tuple[Path, str | None]]:
+    """The folder for resume points and the point to go on from, if there is one.
+
+    Called without a store (no resume folder), the work is lost with the process.
+    """
+    if inputs.resume is not None:
+        yield inputs.resume, newest_point(inputs.resume, inputs.resume.name, progress)
+        return
+    folder = out_dir / ".trainer"
+    try:
+        yield folder, None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class ResumePoints(TrainerCallback):
+    """Has the trainer save a point every `every` steps and after each epoch, and marks it when it is whole."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self._folder, self._every = folder, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # The last step of an epoch is saved after the epoch's evaluation instead.
+        ends_epoch = abs(state.epoch - round(state.epoch)) < 1e-9
+        if state.global_step % self._every == 0 and not ends_epoch:
+            control.should_log = control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # A training that is about to stop early is not saved: resumed, it would take another step.
+        control.should_log, control.should_save = True, not control.should_training_stop
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        point = self._folder / f"checkpoint-{state.global_step}"
+        for path in point.iterdir():
+            _sync(path)
+        (point / MARK).touch()
+        _sync(point)
+        for other in self._folder.glob("checkpoint-*"):
+            if other != point:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
+    """The whole resume point of `folder`, or None; unfinished ones are removed.
+
+    Args:
+        owner: what this training is made from (the fingerprint); written on first use.
+
+    Raises:
+        StoreError: the folder belongs to other data or another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / OWNER
+    if note.exists():
+        found = json.loads(note.read_text()).get("owner")
+        if found != owner:
+            raise StoreError(
+                f"the resume points in {folder} belong to another training",
+                expected=f"data, configuration and code with the fingerprint {owner}",
+                found=str(found),
+                do=f"remove {folder}: training then starts from its first step",
+            )
+    else:
+        note.write_text(json.dumps({"owner": owner}))
+    whole = []
+    for point in folder.glob("checkpoint-*"):
+        if (point / MARK).exists():
+            whole.append((int(point.name.rpartition("-")[2]), point))
+        else:
+            shutil.rmtree(point, ignore_errors=True)
+    if not whole:
+        return None
+    step, point = max(whole)
+    progress.say(f"resuming after step {step}")
+    return str(point)
+
+
+class Keeper(TrainerCallback):
+    """Measures the model on schedule, keeps the weights of the best measurement, and stops early.
+
+    What was measured stands in the trainer's log, which is part of a resume point, so nothing else has
+    to be restored.
+
+    Args:
+        measure: model -> metrics, among them `ndcg@10`.
+        every: steps between measurements; 0: after each epoch instead.
+        patience: measurements without a gain after which training stops; None never.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        measure: Callable[[Any], dict[str, float]],
+        folder: Path,
+        progress: Progress,
+        *,
+        every: int = 0,
+        at_epochs: bool = False,
+        patience: int | None = None,
+    ) -> None:
+        self._trainer, self._measure, self._folder, self._progress = trainer, measure, folder, progress
+        self._every, self._at_epochs, self._patience = every, at_epochs, patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self._take(state, control)  # what training starts from
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        last = state.global_step >= state.max_steps and not self._at_epochs
+        if last or (self._every and state.global_step % self._every == 0):
+            self._take(state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._at_epochs:
+            self._take(state, control)
+
+    def _take(self, state: Any, control: Any) -> None:
+        found = self._measure(self._trainer.model)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        self._progress.say(f"step {state.global_step}: valid {text}")
+        state.log_history.append({"step": state.global_step, **{f"eval_{k}": v for k, v in found.items()}})
+        records = self._records(state)
+        best = self._best(records)
+        if best == len(records) - 1:
+            self._save(state.global_step)
+        if self._patience is not None and len(records) - 1 - best >= self._patience:
+            control.should_training_stop = True
+
+    def load_best(self) -> None:
+        """Give the trainer's model the weights of the best measurement."""
+        records = self._records(self._trainer.state)
+        step = int(records[self._best(records)]["step"])
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        weights = load_file(self._file(step))
+        assert set(weights) == set(_distinct(model.state_dict())), "another model's weights"
+        model.load_state_dict(weights, strict=False)
+
+    def _records(self, state: Any) -> list[dict[str, float]]:
+        return [record for record in state.log_history if "eval_ndcg@10" in record]
+
+    @staticmethod
+    def _best(records: Sequence[dict[str, float]]) -> int:
+        """The first of the highest."""
+        values = [record["eval_ndcg@10"] for record in records]
+        return values.index(max(values))
+
+    def _save(self, step: int) -> None:
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._file(step).with_suffix(".part")
+        save_file(_distinct(model.state_dict()), partial)
+        _sync(partial)
+        os.replace(partial, self._file(step))
+
+    def _file(self, step: int) -> Path:
+        return self._folder / f"best-{step}.safetensors"
+
+
+def _distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without those that are another one under a second name (a head tied to the embeddings)."""
+    seen: set[int] = set()
+    found = {}
+    for name, value in weights.items():
+        if value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            found[name] = value.contiguous()
+    return found
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

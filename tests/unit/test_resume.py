@@ -1,0 +1,141 @@
+"""A training that is killed and started again takes the very path of one that was not."""
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from sidr_core.errors import StoreError
+from sidr_core.graph import STAGES, stage_named
+from sidr_core.profile import parse_profile
+from sidr_core.run import run_stage
+from sidr_core.stage import Progress
+from sidr_core.store import Store
+from sidr_core.training import cards
+from sidr_core.training.resume import MARK, LengthGrouped, newest_point
+
+QUIET = Progress(lambda line: None)
+BELOW = ("sft_checkpoint", "activation_checkpoint", "grpo_checkpoint")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A working folder with the tiny profile's outputs down to the GRPO checkpoint."""
+    folder = tmp_path_factory.mktemp("resume") / "home"
+    store = Store(folder / "store")
+    for stage in STAGES[: [s.name for s in STAGES].index("grpo_checkpoint") + 1]:
+        run_stage(_profile(), "games", "2018-09", stage, store, QUIET)
+    return folder
+
+
+def _profile():
+    """The tiny profile, with points close to each other."""
+    games = yaml.safe_load(Path("tests/profiles/tiny.yaml").read_text())["datasets"]["games"]
+    games["sft"] |= {"epochs": 2, "save_every": 10}
+    games["activation"] |= {"save_every": 4}
+    games["grpo"] |= {"steps": 4, "save_every": 1}
+    games["base_model"] |= {"dropout": 0.1}
+    return parse_profile("tiny", {"datasets": {"games": games}})
+
+
+@pytest.fixture
+def copy(home, tmp_path):
+    """A copy in which no training was ever run."""
+    shutil.copytree(home, tmp_path / "home")
+    for name in BELOW:
+        shutil.rmtree(tmp_path / "home" / "store" / name)
+    return Store(tmp_path / "home" / "store")
+
+
+def _run(store, stage):
+    return run_stage(_profile(), "games", "2018-09", stage_named(stage), store, QUIET).artifact
+
+
+def _kill_after(monkeypatch, step):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(cards.ProgressCallback, "on_step_end", on_step_end, raising=False)
+
+
+def _undisturbed(home, stage):
+    return Store(home / "store").current("games", "2018-09", stage)
+
+
+def _needed(store, home, stage):
+    """Take the checkpoints above a stage over from the undisturbed run."""
+    for name in BELOW[: BELOW.index(stage)]:
+        shutil.copytree(home / "store" / name, store.root / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [("sft_checkpoint", (3, 27, 44, 71)), ("activation_checkpoint", (2, 7)), ("grpo_checkpoint", (1, 2, 3))],
+)
+def test_resumed_training_is_the_undisturbed_one(home, copy, monkeypatch, stage, steps):
+    whole = _undisturbed(home, stage)
+    expected = pl.read_parquet(whole.path("training_log.parquet"))
+    assert expected["step"].max() > max(steps)
+    _needed(copy, home, stage)
+    for step in steps:
+        with monkeypatch.context() as patch:
+            _kill_after(patch, step)
+            with pytest.raises(Killed):
+                _run(copy, stage)
+    resumed = _run(copy, stage)
+    log = pl.read_parquet(resumed.path("training_log.parquet"))
+    assert log["step"].to_list() == expected["step"].to_list()
+    for name in expected.columns:
+        for found, wanted in zip(log[name].to_list(), expected[name].to_list(), strict=True):
+            assert (found is None) == (wanted is None), name
+            assert found is None or abs(found - wanted) <= 1e-6, name
+    assert resumed.digest == whole.digest
+    assert not list((copy.root / stage).glob(".resume-*")), "the resume points go with the publication"
+
+
+def test_a_point_without_its_mark_does_not_count(tmp_path):
+    folder = tmp_path / "points"
+    assert newest_point(folder, "me", QUIET) is None
+    for step, marked in ((5, True), (20, True), (30, False)):
+        (folder / f"checkpoint-{step}").mkdir()
+        if marked:
+            (folder / f"checkpoint-{step}" / MARK).touch()
+    assert newest_point(folder, "me", QUIET) == str(folder / "checkpoint-20")
+    assert not (folder / "checkpoint-30").exists()
+
+
+def test_points_of_another_training_are_refused(tmp_path):
+    newest_point(tmp_path, "fingerprint-a", QUIET)
+    with pytest.raises(StoreError, match="another training"):
+        newest_point(tmp_path, "fingerprint-b", QUIET)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    lengths = torch.randint(1, 60, (1001,), generator=torch.Generator().manual_seed(0)).tolist()
+    sampler = LengthGrouped(lengths, 8, seed=3)
+    first = list(sampler)
+    torch.manual_seed(99)
+    assert list(sampler) == first
+    assert sorted(first) == list(range(1001))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert list(LengthGrouped(lengths, 8, seed=4)) != first
+
+
+def test_batches_hold_examples_of_like_length():
+    lengths = torch.randint(1, 100, (4000,), generator=torch.Generator().manual_seed(1)).tolist()
+    order = list(LengthGrouped(lengths, 16, seed=0))
+
+    def padded(order):
+        return sum(16 * max(lengths[i] for i in order[n : n + 16]) for n in range(0, len(order), 16))
+
+    assert padded(order) < 1.05 * sum(lengths) < 0.7 * padded(range(4000))
