@@ -62,23 +62,53 @@ def generate_thoughts(
         seed: of the sampling; R and `max_tokens` being equal, equal seeds give equal thoughts.
         progress: told how many thoughts are written.
     """
+    written = generate_tokens(
+        model,
+        prompts,
+        stops=(renderer.think_close_id, renderer.eos_id, renderer.pad_id),
+        pad_id=renderer.pad_id,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        progress=progress,
+    )
+    return [thought_of(ids, renderer) for ids in written]
+
+
+def generate_tokens(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stops: Sequence[int],
+    pad_id: int,
+    max_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """Free continuation of each prompt, up to one of `stops` (included) or `max_tokens`.
+
+    The other arguments are those of :func:`generate_thoughts`.
+    """
     draws = None
     if temperature > 0:
         generator = torch.Generator().manual_seed(seed)
         draws = torch.rand(len(prompts), max_tokens, dtype=torch.float64, generator=generator)
-    thoughts: list[Thought | None] = [None] * len(prompts)
+    found: list[list[int]] = [[] for _ in prompts]
     done = 0
     with decoding(model):
         for rows in batches(prompts, batch_size):
             uniform = None if draws is None else draws[rows].to(model.device)
             sampler = _Sampler(temperature, uniform)
-            written = _generate(model, [prompts[row] for row in rows], max_tokens, renderer, sampler)
+            written = _generate(model, [prompts[row] for row in rows], max_tokens, stops, pad_id, sampler)
             for row, ids in zip(rows, written, strict=True):
-                thoughts[row] = _thought(ids, renderer)
+                found[row] = ids
             done += len(rows)
             if progress:
-                progress.tick(done, len(prompts), "thoughts written")
-    return [thought for thought in thoughts if thought is not None]
+                progress.tick(done, len(prompts), "texts written")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +132,13 @@ def _generate(
     model: PreTrainedModel,
     prompts: list[Sequence[int]],
     max_tokens: int,
-    renderer: PromptRenderer,
+    stops: Sequence[int],
+    pad_id: int,
     sampler: _Sampler,
 ) -> list[list[int]]:
     """Generated ids per prompt, a stopping token included. Finished rows leave the batch."""
-    ids, mask, positions = left_pad(prompts, renderer.pad_id, model.device)
-    stops = torch.tensor([renderer.think_close_id, renderer.eos_id, renderer.pad_id], device=ids.device)
+    ids, mask, positions = left_pad(prompts, pad_id, model.device)
+    ends = torch.tensor(list(stops), device=ids.device)
     rows = torch.arange(len(prompts), device=ids.device)
     alive = torch.ones_like(rows, dtype=torch.bool)
     written: list[list[int]] = [[] for _ in prompts]
@@ -126,7 +157,7 @@ def _generate(
         for row, value, live in zip(rows.tolist(), token.tolist(), alive.tolist(), strict=True):
             if live:
                 written[row].append(value)
-        alive = alive & ~torch.isin(token, stops)
+        alive = alive & ~torch.isin(token, ends)
         if not bool(alive.any()):
             break
         if alive.float().mean() <= 1 - _COMPACT_AT:
@@ -138,7 +169,8 @@ def _generate(
     return written
 
 
-def _thought(ids: list[int], renderer: PromptRenderer) -> Thought:
+def thought_of(ids: list[int], renderer: PromptRenderer) -> Thought:
+    """What was written after an opened think block, as a thought."""
     closed = ids[-1:] == [renderer.think_close_id]
     if ids and ids[-1] in (renderer.think_close_id, renderer.eos_id, renderer.pad_id):
         ids = ids[:-1]

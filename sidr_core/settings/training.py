@@ -99,11 +99,25 @@ class Grpo(Section):
     """Stage 3, METHOD 7.1. Batches count prompts; each gets `generations` rollouts.
 
     Args:
+        mode: `thinking`, or `direct`: the same RL without a thought, as a control.
+        rollouts: `free` as in the paper, or `constrained`: a free thought, then a SID of the catalogue.
+        reward: `step_rule` (METHOD 7.2), `exact`, or `rank` (the gain of the target's place in the list;
+            needs thinking and constrained rollouts, since the place must differ within a group).
+        drop_zero_variance: leave groups whose rollouts all earn the same out of the loss (and its KL).
+        preflight: prompts that are tried first; training is refused where over `preflight_same` of the groups
+            have no variance or over `preflight_cut` of the thoughts are cut off. 0: no trial.
         select_every: steps between two measurements of valid NDCG@10 (0: only at the end).
         save_every: steps between two points from which a crashed training resumes.
     """
 
     steps: int = Field(default=100, ge=1)
+    mode: Literal["thinking", "direct"] = "thinking"
+    rollouts: Literal["free", "constrained"] = "free"
+    reward: Literal["step_rule", "exact", "rank"] = "step_rule"
+    drop_zero_variance: bool = False
+    preflight: int = Field(default=64, ge=0)
+    preflight_same: float = Field(default=0.9, gt=0, le=1)
+    preflight_cut: float = Field(default=0.2, gt=0, le=1)
     prompts_per_step: int = Field(default=256, ge=1)
     generations: int = Field(default=16, ge=2)
     micro_batch: int = Field(default=64, ge=1)
@@ -119,3 +133,9 @@ class Grpo(Section):
     select_every: int = Field(default=0, ge=0)
     save_every: int = Field(default=10, ge=1)
     seed: int = 42
+
+    @model_validator(mode="after")
+    def _place_varies(self) -> Grpo:
+        if self.reward == "rank" and (self.mode, self.rollouts) != ("thinking", "constrained"):
+            raise ValueError("reward: rank needs mode: thinking and rollouts: constrained")
+        return self

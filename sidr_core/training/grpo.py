@@ -1,8 +1,8 @@
 """Stage 3: GRPO on thinking rollouts, with TRL's GRPOTrainer.
 
 METHOD 7.1 in TRL's terms: token-level loss over the batch, rewards scaled per group, one on-policy
-update per batch, k3 KL against the stage-2 model. Rollouts are free: the model may write anything,
-and a rollout whose answer is no SID earns nothing. Deviations: checkpoints are measured and chosen
+update per batch, k3 KL against the stage-2 model. Rollouts and rewards: `rollouts.py`, `rewards.py`;
+the defaults are the paper's. Deviations: checkpoints are measured and chosen
 on valid rows, never on test (METHOD 10.16); prompts are rebuilt from train rows under the same
 history cap (METHOD 10.19); the start is measured too, so RL that does not help is not kept.
 """
@@ -18,41 +18,41 @@ from transformers import TrainerCallback
 
 from sidr_core import columns as c
 from sidr_core import tables
+from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint
 from sidr_core.models.quiet import quiet
+from sidr_core.sids.tokens import format_sid
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
-from sidr_core.training.examples import history_prompts, subset
+from sidr_core.training.examples import history_prompts
 from sidr_core.training.resume import Keeper, ResumePoints, workplace
-from sidr_core.training.rewards import Scored, step_rule
+from sidr_core.training.rewards import CLOSE, REWARDS, Rollout, Scored, zero_variance
+from sidr_core.training.rollouts import Written, roll_out
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Grpo
 
-CURVES = ("reward", "thought_tokens", "frac_reward_zero_std", "eval_ndcg@10")
+CURVES = ("reward", "thought_tokens", "zero_variance", "kl", "entropy", "eval_ndcg@10")
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Stage-2 checkpoint and train rows -> checkpoint rewarded for thoughts that lead to the item."""
+    """Stage-2 checkpoint and train rows -> checkpoint rewarded for thoughts that lead to the item.
+
+    Raises:
+        SidrError: the trial before the start shows that nothing can be learned (`grpo.preflight`).
+    """
     settings = config.grpo
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
     train = tables.read(inputs["interactions"].path("train.parquet"))
     valid = tables.read(inputs["interactions"].path("valid.parquet"))
-    rows = subset(train, settings.steps * settings.prompts_per_step, settings.seed)
-    selector = None
-    if settings.select_rows:
-        selector = Selector(
-            valid,
-            codebook,
-            loaded.renderer,
-            rows=settings.select_rows,
-            mode=c.THINKING,
-            max_thought_tokens=config.decoding.max_thought_tokens,
-            seed=settings.seed,
-        )
-    log = _train(inputs, loaded, rows, codebook, settings, selector, progress, out_dir)
+    rollouts = Rollouts(_met(train, settings), codebook, loaded, settings)
+    measure = _measure(valid, codebook, loaded, config) if settings.select_rows else None
+    with workplace(inputs, out_dir, progress) as (folder, point):
+        if point is None and settings.preflight:
+            preflight(loaded.model, rollouts, settings, progress)
+        log = _train(loaded, rollouts, settings, measure, progress, folder, point)
     meta = {
         "stage": "grpo",
         "base": loaded.meta["base"],
@@ -62,150 +62,196 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic, CURVES)
 
 
-class Rewarder:
-    """The reward function given to the trainer; keeps the parts of each step for the log."""
+def _met(train: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
+    """Every prompt of the training in the order in which it is met: one seeded shuffle after the other.
 
-    __name__ = "step_rule"
+    The order is laid out here, as one epoch, so that it does not depend on the trainer's random state.
+    """
+    random = np.random.default_rng(settings.seed)
+    wanted = settings.steps * settings.prompts_per_step
+    rounds = [random.permutation(len(train)) for _ in range(-(-wanted // len(train)))]
+    return train[np.concatenate(rounds)[:wanted]]
 
-    def __init__(self, codebook: pl.DataFrame) -> None:
-        self._catalogue = {tuple(codes) for codes in codebook[c.CODES]}
-        self._levels = len(codebook[c.CODES][0])
-        self.last: list[Scored] = []
 
-    def __call__(self, completions: list[str], target_codes: list[list[int]], **_: Any) -> list[float | None]:
-        self.last = [
-            step_rule(text, tuple(codes), self._catalogue)
-            for text, codes in zip(completions, target_codes, strict=True)
-        ]
-        return [scored.reward for scored in self.last]
+def _measure(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config: DatasetConfig) -> Any:
+    """Model -> valid metrics in the mode that is trained, and in the other one under its name."""
+    settings = config.grpo
+    modes = [settings.mode, c.DIRECT if settings.mode == c.THINKING else c.THINKING]
+    trained, other = (
+        Selector(
+            valid,
+            codebook,
+            loaded.renderer,
+            rows=settings.select_rows,
+            mode=mode,
+            max_thought_tokens=config.decoding.max_thought_tokens,
+            seed=settings.seed,
+        )
+        for mode in modes
+    )
 
-    def parts(self) -> dict[str, float]:
-        """Means over the last batch: the reward's parts."""
-        return {
-            "parsed": float(np.mean([s.parsed for s in self.last])),
-            "valid": float(np.mean([s.valid for s in self.last])),
-            **{f"matched_{n}": float(np.mean([s.matched >= n for s in self.last])) for n in range(1, self._levels + 1)},
-        }
+    def measure(model: Any) -> dict[str, float]:
+        beside = {f"{modes[1]}_{name}": value for name, value in other(model).items()}
+        return {**trained(model), **beside}
+
+    return measure
 
 
 class Rollouts:
-    """Samples completions for the trainer through the one renderer; keeps thought lengths for the log."""
+    """Samples and scores the completions of a batch for the trainer; keeps the last batch for the log.
 
-    def __init__(self, renderer: Any, settings: Grpo) -> None:
-        self._renderer, self._settings = renderer, settings
-        self.lengths: list[int] = []
-        self.closed: list[bool] = []
+    A prompt of the trainer is the number of its row, as text: user turn, target and place are columns of
+    that row, and nothing is looked up by what a prompt says.
 
-    def __call__(self, users: list[str], trainer: Any) -> dict[str, Any]:
-        import torch
+    Args:
+        met: the rows of the training in the order in which they are met.
+    """
 
-        prompts = [self._renderer.prompt(user, c.THINKING) for user in users]
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        training = model.training
-        model.eval()
-        completions: list[list[int]] = []
-        with torch.inference_mode():
-            for start in range(0, len(prompts), 256):
-                completions += self._sample(model, prompts[start : start + 256])
-        model.train(training)
-        close = self._renderer.think_close_id
-        self.closed = [close in ids for ids in completions]
-        self.lengths = [ids.index(close) if close in ids else len(ids) for ids in completions]
-        return {"prompt_ids": prompts, "completion_ids": completions, "logprobs": None}
+    def __init__(self, met: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, settings: Grpo) -> None:
+        self._settings, self._renderer, self._index = settings, loaded.renderer, loaded.index
+        self.users = history_prompts(met, codebook)
+        codes_of = {item: tuple(codes) for item, codes in codebook.select(c.ITEM_ID, c.CODES).iter_rows()}
+        self._catalogue = set(codes_of.values())
+        self._codes = [codes_of[item] for item in met[c.TARGET]]
+        self._leaves = [self._index.leaf_of[format_sid(codes)] for codes in self._codes]
+        self.written: list[Written] = []
+        self.scored: list[Scored] = []
+        self.same: list[bool] = []
 
-    def _sample(self, model: Any, prompts: list[list[int]]) -> list[list[int]]:
-        import torch
-        from transformers import GenerationConfig
-
-        pad, eos = self._renderer.pad_id, self._renderer.eos_id
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-        room = len(self._renderer.close_ids) + 8  # closing tag, answer, end of turn
-        settings = GenerationConfig(
-            do_sample=True,
-            temperature=self._settings.temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=self._settings.max_thought_tokens + room,
-            eos_token_id=eos,
-            pad_token_id=pad,
+    def take(self, model: Any, rows: list[int], seed: int) -> None:
+        """One rollout per row number; a group is one number repeated."""
+        settings = self._settings
+        self.written = roll_out(
+            model,
+            [self.users[row] for row in rows],
+            [self._leaves[row] for row in rows],
+            self._renderer,
+            self._index,
+            settings,
+            seed,
         )
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
-        return [row[: row.index(eos) + 1] if eos in row else row for row in out]
+        texts = self._renderer.tokenizer.batch_decode([w.ids for w in self.written], skip_special_tokens=True)
+        opened = "" if settings.mode == c.THINKING else CLOSE
+        reward = REWARDS[settings.reward]
+        self.scored = [
+            reward(Rollout(opened + text, self._codes[row], written.place), self._catalogue)
+            for text, row, written in zip(texts, rows, self.written, strict=True)
+        ]
+        self.same = zero_variance([scored.reward for scored in self.scored], settings.generations)
+
+    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """What TRL asks of a rollout function; `earned` goes to :meth:`earned`."""
+        rows = [int(prompt) for prompt in prompts]
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        self.take(model, rows, self._settings.seed * 1_000_003 + trainer.state.global_step)
+        masks = [written.chosen for written in self.written]
+        if self._settings.drop_zero_variance and not all(self.same):
+            size = self._settings.generations
+            masks = [[0] * len(mask) if self.same[n // size] else mask for n, mask in enumerate(masks)]
+        return {
+            "prompt_ids": [self._renderer.prompt(self.users[row], self._settings.mode) for row in rows],
+            "completion_ids": [written.ids for written in self.written],
+            "logprobs": None,
+            "env_mask": masks,
+            "earned": [scored.reward for scored in self.scored],
+        }
+
+    def parts(self) -> dict[str, float]:
+        """Means over the last batch: the reward's parts, thought lengths in tokens, close rate."""
+        lengths = np.array([written.thought_tokens for written in self.written])
+        places = [written.place for written in self.written]
+        found = {
+            "parsed": float(np.mean([s.parsed for s in self.scored])),
+            "valid": float(np.mean([s.valid for s in self.scored])),
+            "zero_variance": float(np.mean(self.same)),
+            "thought_tokens": float(lengths.mean()),
+            "thought_tokens_p95": float(np.quantile(lengths, 0.95)),
+            "close_rate": float(np.mean([written.closed for written in self.written])),
+        }
+        if self._settings.rollouts == "constrained":
+            found["in_beam"] = float(np.mean([place is not None for place in places]))
+        levels = range(1, self._index.levels + 1)
+        return found | {f"matched_{n}": float(np.mean([s.matched >= n for s in self.scored])) for n in levels}
+
+
+def earned(completions: list[str], earned: list[float | None], **_: Any) -> list[float | None]:
+    """The reward function given to the trainer: the rollouts were scored when they were made."""
+    return earned
+
+
+def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress) -> None:
+    """Roll out the first prompts once and refuse a training that could not learn from them.
+
+    Raises:
+        SidrError: too many groups without variance, or too many thoughts cut off.
+    """
+    rows = np.repeat(np.arange(min(settings.preflight, len(rollouts.users))), settings.generations).tolist()
+    rollouts.take(model, rows, settings.seed)
+    same = float(np.mean(rollouts.same))
+    cut = float(np.mean([not written.closed for written in rollouts.written]))
+    progress.say(f"trial of {len(rollouts.same)} prompts: {same:.0%} without variance, {cut:.0%} of thoughts cut off")
+    if same > settings.preflight_same:
+        raise SidrError(
+            "GRPO would learn next to nothing",
+            expected=f"at most {settings.preflight_same:.0%} of groups whose rollouts all earn the same "
+            "(`grpo.preflight_same`)",
+            found=f"{same:.0%} of {len(rollouts.same)} groups of {settings.generations}",
+            do="raise `grpo.generations` or `grpo.temperature`, choose a denser reward (`rank` with constrained "
+            "rollouts, or `step_rule`), or train the activation longer",
+        )
+    if cut > settings.preflight_cut:
+        raise SidrError(
+            "GRPO would score thoughts that were cut off",
+            expected=f"at most {settings.preflight_cut:.0%} of thoughts without a closing tag (`grpo.preflight_cut`)",
+            found=f"{cut:.0%} at {settings.max_thought_tokens} tokens",
+            do="raise `grpo.max_thought_tokens`, lower `grpo.temperature`, or train the activation longer",
+        )
 
 
 class Parts(TrainerCallback):
-    """Adds the parts of each step's reward and the lengths of its thoughts to the log."""
+    """Adds to the log of each step what its rollouts were like."""
 
-    def __init__(self, trainer: Any, rewarder: Rewarder, rollouts: Rollouts) -> None:
-        self._trainer, self._rewarder, self._rollouts = trainer, rewarder, rollouts
+    def __init__(self, rollouts: Rollouts) -> None:
+        self._rollouts = rollouts
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        lengths = np.array(self._rollouts.lengths)
-        self._trainer.state.log_history.append(
-            {
-                "step": state.global_step,
-                **self._rewarder.parts(),
-                "thought_tokens": float(lengths.mean()),
-                "thought_tokens_p95": float(np.quantile(lengths, 0.95)),
-                "close_rate": float(np.mean(self._rollouts.closed)),
-            }
-        )
+        state.log_history.append({"step": state.global_step, **self._rollouts.parts()})
 
 
 def _train(
-    inputs: Inputs,
     loaded: Any,
-    rows: pl.DataFrame,
-    codebook: pl.DataFrame,
+    rollouts: Rollouts,
     settings: Grpo,
-    selector: Selector | None,
+    measure: Any,
     progress: Progress,
-    out_dir: Path,
+    folder: Path,
+    point: str | None,
 ) -> pl.DataFrame:
     """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
+    from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    rewarder, rollouts = Rewarder(codebook), Rollouts(loaded.renderer, settings)
-    with workplace(inputs, out_dir, progress) as (folder, point), quiet():
+    with quiet():
         trainer = GRPOTrainer(
             model=loaded.model,
-            reward_funcs=[rewarder],
+            reward_funcs=[earned],
             args=_arguments(settings, str(folder)),
-            train_dataset=_prompts(rows, codebook, settings),
+            train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(len(rollouts.users))]}),
             processing_class=loaded.tokenizer,
             rollout_func=rollouts,
-            callbacks=[cards.ProgressCallback(progress)],
+            callbacks=[cards.ProgressCallback(progress), Parts(rollouts)],
         )
-        trainer.add_callback(Parts(trainer, rewarder, rollouts))
         keeper = None
-        if selector is not None:
-            keeper = Keeper(trainer, selector, folder, progress, every=settings.select_every)
+        if measure is not None:
+            keeper = Keeper(trainer, measure, folder, progress, every=settings.select_every)
             trainer.add_callback(keeper)
         trainer.add_callback(ResumePoints(folder, settings.save_every))
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=point)
         if keeper is not None:
             keeper.load_best()
-        return cards.log_table(trainer.state.log_history)
-
-
-def _prompts(rows: pl.DataFrame, codebook: pl.DataFrame, settings: Grpo) -> Any:
-    """Every prompt of the training in the order in which it is met: one seeded shuffle after the other.
-
-    The order is laid out here, as one epoch, so that it does not depend on the trainer's random state.
-    """
-    from datasets import Dataset
-
-    random = np.random.default_rng(settings.seed)
-    wanted = settings.steps * settings.prompts_per_step
-    rounds = [random.permutation(len(rows)) for _ in range(-(-wanted // len(rows)))]
-    met = rows[np.concatenate(rounds)[:wanted]]
-    codes_of = dict(codebook.select(c.ITEM_ID, c.CODES).iter_rows())
-    codes = [list(codes_of[item]) for item in met[c.TARGET]]
-    return Dataset.from_dict({"prompt": history_prompts(met, codebook), "target_codes": codes})
+    return cards.log_table(trainer.state.log_history)
 
 
 def _arguments(settings: Grpo, scratch: str) -> Any:

@@ -40,7 +40,7 @@ def _profile():
     games = yaml.safe_load(Path("tests/profiles/tiny.yaml").read_text())["datasets"]["games"]
     games["sft"] |= {"epochs": 2, "save_every": 10}
     games["activation"] |= {"save_every": 4}
-    games["grpo"] |= {"steps": 4, "save_every": 1}
+    games["grpo"] |= {"steps": 4, "save_every": 1, "rollouts": "constrained", "reward": "rank", "preflight": 0}
     games["base_model"] |= {"dropout": 0.1}
     return parse_profile("tiny", {"datasets": {"games": games}})
 

@@ -1,0 +1,119 @@
+"""Rollouts of a tiny untrained model: what is legal, what carries gradient, and when training is refused."""
+
+import numpy as np
+import pytest
+
+from sidr_core.decoding.beam import constrained_beam
+from sidr_core.errors import SidrError
+from sidr_core.models import checkpoint
+from sidr_core.settings import Grpo
+from sidr_core.stage import Progress
+from sidr_core.training.grpo import Rollouts, preflight
+from sidr_core.training.rollouts import roll_out
+
+QUIET = Progress(lambda line: None)
+
+
+@pytest.fixture
+def loaded(world):
+    import small_world
+
+    return checkpoint.load(world.store.require("toys", small_world.SNAPSHOT, "grpo_checkpoint").verified_folder())
+
+
+def _settings(**fields):
+    return Grpo(**{"generations": 4, "max_thought_tokens": 8, "prompts_per_step": 4, "steps": 1, **fields})
+
+
+def _rollouts(loaded, settings):
+    import small_world
+
+    return Rollouts(small_world.samples(1, 2), small_world.codebook(), loaded, settings)
+
+
+USERS = ["History: <a_0><b_1>\nNext item?"] * 12
+
+
+@pytest.mark.parametrize("mode", ["thinking", "direct"])
+def test_constrained_rollouts_name_an_item_and_know_the_place(loaded, mode):
+    settings = _settings(rollouts="constrained", mode=mode, max_thought_tokens=60, temperature=3.0)
+    renderer, index = loaded.renderer, loaded.index
+    written = roll_out(loaded.model, USERS, [3] * len(USERS), renderer, index, settings, seed=1)
+    finished = [w for w in written if w.closed]
+    assert finished
+    prompt = renderer.prompt(USERS[0], mode)
+    for w in finished:
+        assert len(w.ids) == len(w.chosen)
+        assert w.ids[-1] == renderer.eos_id and w.chosen[-1] == 0
+        tail = w.ids[-1 - index.levels : -1]
+        index.leaf(tail)  # raises where it is no SID
+        head = w.ids[: -1 - index.levels]
+        beams = constrained_beam(loaded.model, [prompt + head], index, beam_width=15, batch_size=1, pad_id=0)
+        assert w.place == beams.leaf[0].tolist().index(3)
+    if mode == "thinking":
+        gap = len(renderer.close_ids) - renderer.close_ids.index(renderer.think_close_id) - 1
+        assert all(w.chosen.count(0) == gap + 1 for w in finished), "the gap and the end of turn were not chosen"
+        assert all(w.place is None and all(w.chosen) for w in written if not w.closed)
+
+
+def test_draws_follow_the_probabilities(loaded):
+    settings = _settings(rollouts="constrained", mode="direct")
+    users = USERS[:1] * 3000
+    written = roll_out(loaded.model, users, [0] * len(users), loaded.renderer, loaded.index, settings, seed=5)
+    prompt = loaded.renderer.prompt(USERS[0], "direct")
+    beams = constrained_beam(loaded.model, [prompt], loaded.index, beam_width=15, batch_size=1, pad_id=0)
+    share = (np.exp(beams.scores[0]) / np.exp(beams.scores[0]).sum()).tolist()
+    drawn = np.array([loaded.index.leaf(w.ids[:2]) for w in written])
+    for leaf, wanted in zip(beams.leaf[0], share, strict=True):
+        assert (drawn == leaf).mean() == pytest.approx(wanted, abs=4 * (wanted / 3000) ** 0.5 + 1e-3)
+
+
+@pytest.mark.parametrize("rollouts", ["free", "constrained"])
+def test_the_same_seed_gives_the_same_rollouts(loaded, rollouts):
+    settings = _settings(rollouts=rollouts)
+    first, again, other = (
+        roll_out(loaded.model, USERS, [0] * 12, loaded.renderer, loaded.index, settings, seed) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_groups_without_variance_leave_the_loss(loaded):
+    settings = _settings(rollouts="free", drop_zero_variance=True)
+    rollouts = _rollouts(loaded, settings)
+
+    class Trainer:
+        model = loaded.model
+
+        class accelerator:
+            @staticmethod
+            def unwrap_model(model):
+                return model
+
+        class state:
+            global_step = 0
+
+    fields = rollouts(["0"] * 4 + ["1"] * 4, Trainer)
+    assert all(rollouts.same), "an untrained model earns nothing anywhere"
+    assert all(all(mask) for mask in fields["env_mask"]), "a batch without any variance is left whole"
+    rollouts.take = lambda *_: None
+    rollouts.same = [True, False]
+    fields = rollouts(["0"] * 4 + ["1"] * 4, Trainer)
+    assert not any(map(any, fields["env_mask"][:4])) and all(map(all, fields["env_mask"][4:]))
+
+
+def test_a_start_that_teaches_nothing_is_refused(loaded):
+    settings = _settings(rollouts="free", preflight=4)
+    with pytest.raises(SidrError, match="learn next to nothing"):
+        preflight(loaded.model, _rollouts(loaded, settings), settings, QUIET)
+
+
+def test_a_start_that_cuts_thoughts_off_is_refused(loaded):
+    settings = _settings(rollouts="free", preflight=4, preflight_same=1.0)
+    with pytest.raises(SidrError, match="cut off"):
+        preflight(loaded.model, _rollouts(loaded, settings), settings, QUIET)
+
+
+def test_rank_reward_needs_a_beam_after_a_thought():
+    with pytest.raises(ValueError, match="rank needs"):
+        Grpo(reward="rank")
+    assert Grpo(reward="rank", rollouts="constrained").mode == "thinking"
