@@ -14,6 +14,7 @@ from sidr_core.profile import Profile
 from sidr_core.run import Outcome
 from sidr_core.stage import Stage
 from sidr_core.store import Artifact
+from sidr_core.table_docs import tables
 
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 120
@@ -22,11 +23,13 @@ LARGEST_PICTURE = 400_000
 
 
 def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, Any]:
-    """Metadata known before any run: the profile, the label of generated data, where the code is."""
-    return {"profile": profile.name, "synthetic": synthetic, **_code_reference(stage)}
+    """Metadata known before any run: the profile, the label of generated data, the columns, where the code is."""
+    told = _promised_columns(stage)
+    columns = {"dagster/column_schema": dg.TableSchema(list(told.values()))} if told else {}
+    return {"profile": profile.name, "synthetic": synthetic, **columns, **_code_reference(stage)}
 
 
-def of_outcome(outcome: Outcome) -> dict[str, Any]:
+def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
     """Metadata of one materialization."""
     artifact, manifest = outcome.artifact, outcome.artifact.manifest
     found: dict[str, Any] = {
@@ -40,7 +43,7 @@ def of_outcome(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.started:
         found["started"] = outcome.started
-    found |= {f"rows/{name}": count for name, count in row_counts(artifact).items()} | _main_table(artifact)
+    found |= {f"rows/{name}": count for name, count in row_counts(artifact).items()} | _main_table(stage, artifact)
     told = dict(manifest["metrics"])
     told |= {title: dg.MetadataValue.md(text) for title, text in manifest["markdown"].items()}
     return found | {name: value for name, value in (told | _pictures(artifact)).items() if name not in found}
@@ -52,7 +55,26 @@ def row_counts(artifact: Artifact) -> dict[str, int]:
     return {name.removesuffix(".parquet"): entry["rows"] for name, entry in sorted(files.items()) if "rows" in entry}
 
 
-def _main_table(artifact: Artifact) -> dict[str, Any]:
+def _promised_columns(stage: Stage) -> dict[str, dg.TableColumn]:
+    """The columns of `<stage>.parquet` by its contract, where it has one, with their meaning."""
+    if stage.name not in stage.tables:
+        return {}
+    return {
+        column.name: dg.TableColumn(
+            column.name,
+            column.type,
+            column.meaning,
+            dg.TableColumnConstraints(
+                nullable="nullable" in column.rules,
+                unique="unique" in column.rules,
+                other=[rule for rule in column.rules if rule not in ("nullable", "unique")],
+            ),
+        )
+        for column in tables()[stage.tables[stage.name]].columns
+    }
+
+
+def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Row count, column schema and first rows of `<stage>.parquet`, where there is one."""
     name = f"{artifact.stage}.parquet"
     if name not in artifact.files:
@@ -61,14 +83,15 @@ def _main_table(artifact: Artifact) -> dict[str, Any]:
 
     path = artifact.path(name)
     schema = pq.read_schema(path)
-    columns = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in schema])
+    promised = _promised_columns(stage)
+    columns = [promised.get(field.name) or dg.TableColumn(field.name, str(field.type)) for field in schema]
     batches = pq.ParquetFile(path).iter_batches(batch_size=PREVIEW_ROWS)
     rows = next(batches).to_pylist() if artifact.manifest["files"][name]["rows"] else []
     records = [dg.TableRecord({column: _short(value) for column, value in row.items()}) for row in rows]
     preview_schema = dg.TableSchema([dg.TableColumn(field.name) for field in schema])
     return {
         "dagster/row_count": artifact.manifest["files"][name]["rows"],
-        "dagster/column_schema": columns,
+        "dagster/column_schema": dg.TableSchema(columns),
         "preview": dg.MetadataValue.table(records, schema=preview_schema),
     }
 

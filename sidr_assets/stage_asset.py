@@ -63,7 +63,7 @@ def stage_asset(
         progress.say(_closing_line(outcome))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(outcome.artifact.digest),
-            metadata=metadata.of_outcome(outcome),
+            metadata=metadata.of_outcome(stage, outcome),
             check_results=_check_results(stage, outcome),
         )
 

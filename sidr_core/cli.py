@@ -74,6 +74,27 @@ def explain(
 
 
 @app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="<dataset>/<model>/<mode>, the one to compare with first.")],
+    snapshot: Snapshot = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Cut-off of HR and NDCG.")] = 10,
+    format: Annotated[str, typer.Option("--format", "-f", help="markdown or csv.")] = "markdown",
+) -> None:
+    """Compare models across datasets that share their test rows: intervals, paired differences, corrected verdicts."""
+    from sidr_core import cli_compare
+
+    cli_compare.compare(names, snapshot, k, format)
+
+
+@app.command()
+def estimate(dataset: Dataset = None, snapshot: Snapshot = None) -> None:
+    """What the corpus would cost with this teacher: calls, tokens and USD, before anything is spent."""
+    from sidr_core import cli_estimate
+
+    cli_estimate.estimate(dataset, snapshot)
+
+
+@app.command()
 def newest(dataset: Dataset = None) -> None:
     """Print the key of the newest snapshot."""
     from sidr_core.profile import load_profile

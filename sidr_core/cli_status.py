@@ -70,7 +70,7 @@ def _state(
     profile: Profile, store: Store, dataset: str, snapshot: str, stage: Stage, unsettled: list[str]
 ) -> tuple[str, str, Artifact | None]:
     artifact = store.current(dataset, snapshot, stage.name)
-    below = [name for name in stage.inputs if name in unsettled]
+    below = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
     if artifact is None:  # not planned: that could fetch the source files
         return ABSENT, f"needs {', '.join(below)}" if below else "", None
     try:

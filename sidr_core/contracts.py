@@ -102,6 +102,16 @@ class Codebook(Contract):
     text_digest: str
 
 
+class RetiredSids(Contract):
+    """A SID given since the codebook was fitted whose item left, or has another text, after `last_snapshot`."""
+
+    item_id: str
+    sid: str
+    codes: pl.List(pl.Int32)  # type: ignore[valid-type]
+    text_digest: str
+    last_snapshot: str
+
+
 class Corpus(Contract):
     """One training example.
 
@@ -118,6 +128,21 @@ class Corpus(Contract):
     user_id: str = pa.Field(nullable=True)
     position: pl.Int32 = pa.Field(nullable=True)
     item_id: str = pa.Field(nullable=True)
+
+
+class TeacherQuarantine(Contract):
+    """One reply of a teacher, or line of the general examples, that stays out of the corpus.
+
+    `kind` is a kind of request (`corpus.teacher.requests.KINDS`) or `general`; `reason` begins with a word that
+    metrics count by; `text` is neutralised and cut at 500 characters, empty where no reply could be read.
+    """
+
+    key: str
+    kind: str
+    item_id: str = pa.Field(nullable=True)
+    user_id: str = pa.Field(nullable=True)
+    reason: str
+    text: str = pa.Field(str_length={"max_value": 500})
 
 
 class Popularity(Contract):

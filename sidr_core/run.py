@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from sidr_core import catalog
 from sidr_core.errors import SidrError
 from sidr_core.graph import stage_named
 from sidr_core.profile import Profile, StageConfig, home, load_profile
-from sidr_core.stage import Inputs, Progress, Report, Stage, StageInput, load_object
-from sidr_core.store import Artifact, Store, sha256_file
+from sidr_core.stage import Check, Inputs, Progress, Report, Stage, StageInput, load_object
+from sidr_core.store import Artifact, Store, fingerprint, sha256_file
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,24 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     config = profile.dataset(dataset)
     window = config.snapshots.window(snapshot)
     scoped = StageConfig(config, stage.sections, dataset, window)
-    upstream = {name: store.require(dataset, snapshot, name) for name in stage.inputs}
-    stages = {name: StageInput(upstream[name], files, stage.name) for name, files in stage.inputs.items()}
+    reads = stage.reads(config)
+    upstream = {name: store.require(dataset, snapshot, name) for name in reads}
+    stages = {name: StageInput(upstream[name], files, stage.name) for name, files in reads.items()}
     previous, started = _previous(profile, dataset, snapshot, stage, store)
     synthetic = config.source.kind == "sample" or any(a.synthetic for a in upstream.values())
     inputs = Inputs(stages, store, previous, synthetic)
     key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
     if previous is not None:
         key["previous"] = previous.digest
+    if stage.tables:
+        key["tables"] = dict(stage.tables)  # so that nothing is reused that was not checked as it would be now
     if stage.sources:
-        files = load_object(stage.sources)(config.source)
+        named = stage.sections[0]
+        section = getattr(config, named)
+        files = load_object(stage.sources)(section)
         key["sources"] = {name: _source_digest(path, store) for name, path in files.items()}
         # Where a file lies does not matter, its content does.
-        key["config"]["source"] = config.source.model_dump(mode="json", exclude=set(config.source.PATHS))
+        key["config"][named] = _without_paths(section)
     lineage = {name: item.fingerprint for name, item in stages.items()}
     return Plan(inputs, scoped, key, started, lineage)
 
@@ -78,9 +85,12 @@ def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
         SidrError: wrong input; nothing is published.
     """
     planned = plan(profile, dataset, snapshot, stage, store)
+    planned.inputs.resume = store.resume_folder(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
 
     def build(out_dir: Path) -> Report:
         report = stage.load()(planned.inputs, planned.config, out_dir, progress)  # type: ignore[arg-type]
+        if stage.tables:
+            report = replace(report, checks=(_schema_check(stage, out_dir), *report.checks))
         missing = {spec.name for spec in stage.checks} - {check.name for check in report.checks}
         assert not missing, f"{stage.name} did not report on {missing}"
         return report
@@ -101,6 +111,12 @@ def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
     return Outcome(artifact, reused, planned.started)
 
 
+def _schema_check(stage: Stage, folder: Path) -> Check:
+    from sidr_core import schema_check  # pandera takes half a second
+
+    return schema_check.check(stage, folder)
+
+
 def blocked_by(stage: Stage, artifact: Artifact) -> list[str]:
     """Names of the blocking checks that an output failed. Such an output never becomes current."""
     blocking = {spec.name for spec in stage.checks if spec.blocking}
@@ -119,6 +135,13 @@ def _previous(
     if artifact is None:
         return None, f"cold: {earlier} was never materialized"
     return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
+
+
+def _without_paths(section: BaseModel) -> dict[str, Any]:
+    """A section as JSON, without the fields that it or a part of it lists as `PATHS`."""
+    dumped = section.model_dump(mode="json", exclude=set(getattr(section, "PATHS", ())))
+    parts = {name: getattr(section, name) for name in dumped}
+    return dumped | {name: _without_paths(part) for name, part in parts.items() if isinstance(part, BaseModel)}
 
 
 def _source_digest(path: Path, store: Store) -> str:

@@ -44,6 +44,10 @@ class CheckSpec:
     blocking: bool = True
 
 
+#: Promised by every stage that names its tables; `sidr_core.schema_check` reports on it.
+SCHEMA = CheckSpec("schema", "Every published table keeps its contract: columns, types and rules.")
+
+
 @dataclass(frozen=True)
 class Report:
     """What a stage says about its output. Row counts are read from its Parquet files, not told.
@@ -79,7 +83,8 @@ class Stage:
         sources: `"module:function"` giving, for the first of its sections, the external files that this names;
             they are fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
-        checks: the promises it reports on.
+        checks: the promises it reports on; :data:`SCHEMA` is added where there are tables.
+        tables: Parquet file, without suffix -> the class in `sidr_core/contracts.py` that it keeps to.
         unused: `"module:function"` giving, for a dataset's config, those of `inputs` that it does without.
     """
 
@@ -93,7 +98,12 @@ class Stage:
     warm: bool = False
     sources: str | None = None
     checks: tuple[CheckSpec, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
     unused: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tables and SCHEMA not in self.checks:
+            object.__setattr__(self, "checks", (SCHEMA, *self.checks))
 
     def load(self) -> StageFunction:
         """Import and return the body."""
@@ -230,6 +240,10 @@ class Inputs(Mapping[str, StageInput]):
 
     def __len__(self) -> int:
         return len(self._stages)
+
+    def cache(self, name: str) -> Path:
+        """A folder, shared by all datasets, for what may be lost without harm; not made yet."""
+        return self._store.root.parent / "cache" / name
 
     def part(self, name: str, version: str, key: Mapping[str, Any], build: Callable[[Path], Report | None]) -> Artifact:
         """Build or reuse a piece of this stage's work that other stages or snapshots share.

@@ -1,7 +1,12 @@
 """The `synthetic_corpus` stage: everything that ties SIDs to language, from train rows only.
 
-Deviations from the paper: the teacher is made of rules, so there is no paid call and no general-reasoning
-mix-in (METHOD 4.4); tasks and thoughts deviate as `tasks.py` and `teacher/rules.py` say.
+With `teacher.kind: rules` the output is a function of the stage's inputs. With `openai` it also depends on
+the replies in `$SIDR_HOME/ledger.sqlite`: the fingerprint covers what is asked (rows, items, settings), not
+what was answered. One ledger gives one corpus, byte for byte, whether its replies are paid for now or were
+reused; another ledger gives another corpus under the same fingerprint, told apart by the metric
+`replies_digest` and by the content digest that the stages below use.
+
+Deviations from the paper are told in `tasks`, `general`, `teacher/rules`, `teacher/requests` and `teacher/language`.
 """
 
 from __future__ import annotations
@@ -14,28 +19,34 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from sidr_core import tables
-from sidr_core.columns import COMPLETION, HISTORY, TARGET, TASK, THOUGHT
-from sidr_core.contracts import Corpus
-from sidr_core.corpus import guards, tasks
-from sidr_core.corpus.card import card
-from sidr_core.corpus.catalogue import Catalogue, all_words
+from sidr_core.columns import COMPLETION, HISTORY, ITEM_ID, PROMPT, TARGET, TASK
+from sidr_core.contracts import Corpus, TeacherQuarantine
+from sidr_core.corpus import general, guards, quality, refused, tasks
+from sidr_core.corpus.card import card, sizes_by_task
+from sidr_core.corpus.catalogue import Catalogue
+from sidr_core.corpus.picture import draw
+from sidr_core.corpus.teacher import language
+from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.base import Teacher
 from sidr_core.corpus.teacher.facts import learn_facts
+from sidr_core.corpus.teacher.language import Written
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
-from sidr_core.settings import REASONING_TASK
 from sidr_core.sids.tokens import SID_PATTERN
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
+    from sidr_core.settings import Teacher as TeacherSettings
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Write `synthetic_corpus.parquet` and `card.md`.
+    """Write `synthetic_corpus.parquet`, `teacher_quarantine.parquet`, `card.md` and `corpus.png`.
 
     Raises:
-        InputError: no train rows, or a row or item that the other tables do not know.
+        InputError: no train rows, a row or item that the other tables do not know, or no usable general example.
+        BudgetExhausted, TeacherUnavailable, EndpointError: the teacher stopped; nothing is published, its
+            replies so far stay in the ledger, and the next run goes on from there.
     """
     train = tables.read(inputs["interactions"].path("train.parquet"))
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
@@ -47,11 +58,14 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             found="none",
             do="choose a later snapshot or weaker `filters`",
         )
-    rows = tasks.read_rows(train, catalogue)
     settings = config.teacher
+    mixed = _general(settings, progress)  # before the teacher: a wrong file should cost nothing
+    rows = tasks.read_rows(train, catalogue)
     facts = learn_facts(catalogue, zip(train[HISTORY].to_list(), train[TARGET].to_list(), strict=True))
     progress.say(f"{len(facts.weight):,} aspects in {len(catalogue):,} items, {len(rows):,} train rows")
-    teacher: Teacher = RulesTeacher(facts, settings.seed)
+    rules = RulesTeacher(facts, settings.seed, drop_open=settings.open_thoughts == "drop")
+    written = _ask(rows, catalogue, settings, rules, progress)
+    teacher: Teacher = written.teacher if written else rules
     corpus = tasks.corpus(
         rows,
         catalogue,
@@ -59,18 +73,74 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         traced=tasks.newest(rows, settings.traces_per_user),
         narrated=tasks.newest(rows, 1) if settings.user_narratives else [],
         narrate_items=settings.item_narratives,
+        general=mixed.examples,
         progress=progress,
     )
     tables.write(corpus, out_dir / "synthetic_corpus.parquet", Corpus)
-    metrics = measure(corpus, rows, catalogue, teacher.frame_words)
-    text = card(corpus, metrics, settings.kind, inputs.synthetic)
+    out = [*(written.refused if written else ()), *mixed.refused]
+    tables.write(refused.table(out), out_dir / "teacher_quarantine.parquet", TeacherQuarantine)
+    lengths, counts, figures = measure(corpus, rows, catalogue, codebook, teacher.frame_words)
+    figures.update(mixed.counts)
+    figures.update(_of_teacher(written, corpus.height) if written else {})
+    draw(lengths, counts, out_dir / "corpus.png")
+    reasons = Counter(one.reason.partition(":")[0] for one in out)
+    text = card(corpus, figures, _name(settings), inputs.synthetic, dict(sorted(reasons.items())))
     (out_dir / "card.md").write_text(text, encoding="utf-8")
     checks = (
         _check("train_rows_only", corpus, guards.not_from_train(corpus, rows, catalogue)),
         _check("no_leak", corpus, guards.leaks(corpus, rows, teacher.frame_words)),
         _check("known_sids", corpus, guards.unknown_sids(corpus, codebook["sid"].to_list())),
     )
+    metrics: dict[str, float | int | str] = {**figures}
+    metrics |= {f"quarantined_{reason}": count for reason, count in sorted(reasons.items())}
+    if written:  # the calls of this run are the one thing in which a rerun differs, so no file tells them
+        metrics |= {**written.calls, "replies_digest": written.digest}
     return Report(metrics=metrics, checks=checks, markdown={"card": text})
+
+
+def _general(settings: TeacherSettings, progress: Progress) -> general.Mixed:
+    path = general.files(settings).get("general")
+    if path is None or settings.general is None:
+        return general.Mixed((), (), {})
+    return general.read(path, settings.general, settings.seed, progress)
+
+
+def _ask(
+    rows: list[tasks.Row], catalogue: Catalogue, settings: TeacherSettings, rules: Teacher, progress: Progress
+) -> Written | None:
+    """What the language model wrote, or None where the rules are the teacher."""
+    if settings.kind == "rules" or settings.endpoint is None:
+        return None
+    from sidr_core.remote.client import Client
+    from sidr_core.remote.ledger import Ledger, ledger_path
+
+    ledger = Ledger(ledger_path())
+    try:
+        client = Client(
+            settings.endpoint, ledger, settings.budget, settings.price, settings.reply, batch=settings.batch
+        )
+        rest = rules if settings.rest == "rules" else None
+        return language.write(client, rows, catalogue, settings, rest, progress)
+    finally:
+        ledger.close()
+
+
+def _name(settings: TeacherSettings) -> str:
+    if settings.kind == "rules" or settings.endpoint is None:
+        return "rules"
+    rest = ", the rest by rules" if settings.rest == "rules" else ""
+    return f"the language model `{settings.endpoint.model}`{rest}"
+
+
+def _of_teacher(written: Written, examples: int) -> dict[str, float | int]:
+    """Figures of a language teacher that are the same whether its replies were paid for now or before."""
+    accepted = sum(written.figures[name] for name in language.ACCEPTED)
+    cost = {
+        **written.cost,
+        "usd_per_accepted_text": round(written.cost["usd"] / max(1, accepted), 8),
+        "usd_per_example": round(written.cost["usd"] / examples, 8),
+    }
+    return {f"teacher_{name}": value for name, value in (*cost.items(), *written.figures.items())}
 
 
 def _check(name: str, corpus: pl.DataFrame, found: Sequence[guards.Violation]) -> Check:
@@ -81,58 +151,35 @@ def _check(name: str, corpus: pl.DataFrame, found: Sequence[guards.Violation]) -
 
 
 def measure(
-    corpus: pl.DataFrame, rows: Sequence[tasks.Row], catalogue: Catalogue, frame_words: frozenset[str]
-) -> dict[str, float | int]:
-    """Counts and quality figures of a corpus.
-
-    `thoughts_restating` is the share of thoughts that draw nothing from the history beyond its newest
-    item; `thoughts_open` of those whose target shares no aspect with the history. `hindsight_share` is
-    the mean share of the target's own words that its thought tells (METHOD 4.5) and must be 0.
-    """
-    counts: Mapping[str, int] = Counter(corpus[TASK].to_list())
-    metrics: dict[str, float | int] = {f"examples_{task}": counts.get(task, 0) for task in tasks.ORDER}
-    metrics["titles_ambiguous"] = _ambiguous(corpus)
-    metrics["sid_coverage"] = round(_sid_coverage(corpus, catalogue), 4)
-    narratives = corpus.filter(pl.col(TASK) == "item_narrative")
-    metrics["item_narratives_naming_title"] = sum(
-        guards.names_title(text, catalogue[item_id])
-        for item_id, text in narratives.select("item_id", COMPLETION).iter_rows()
+    corpus: pl.DataFrame,
+    rows: Sequence[tasks.Row],
+    catalogue: Catalogue,
+    codebook: pl.DataFrame,
+    frame_words: frozenset[str],
+) -> tuple[Mapping[str, Sequence[int]], quality.Counts, dict[str, float | int]]:
+    """Words of each text by kind, occurrences of each code by level, and all quality figures (`quality`)."""
+    sizes = {task: counts for task, *counts in sizes_by_task(corpus).iter_rows()}
+    figures: dict[str, float | int] = {f"examples_{task}": sizes.get(task, (0,))[0] for task in tasks.ORDER}
+    figures["words"], figures["characters"] = (sum(counts[n] for counts in sizes.values()) for n in (1, 2))
+    figures["titles_ambiguous"] = _ambiguous(corpus)
+    texts = quality.texts_of(corpus, rows, catalogue)
+    for kind, own in texts.items():
+        figures |= quality.of_kind(kind, own)
+    figures |= quality.of_thoughts(texts["thought"], frame_words)
+    figures["item_narratives_naming_title"] = sum(
+        spells_title(text, catalogue[item_id])
+        for item_id, text in corpus.filter(pl.col(TASK) == "item_narrative").select(ITEM_ID, COMPLETION).iter_rows()
     )
-    traced = corpus.filter(pl.col(TASK) == REASONING_TASK)
-    known = {f"{REASONING_TASK}:{row.row_id}": row for row in rows}
-    pairs = [(known[key], text) for key, text in traced.select("example_id", THOUGHT).iter_rows()]
-    return metrics | _thought_metrics(pairs, frame_words)
-
-
-def _thought_metrics(pairs: Sequence[tuple[tasks.Row, str]], frame_words: frozenset[str]) -> dict[str, float]:
-    if not pairs:
-        return {}
-    lengths = sorted(len(text.split()) for _, text in pairs)
-    bigrams = Counter(pair for _, text in pairs for pair in zip(text.split(), text.split()[1:], strict=False))
-    restating = sum(_restates(row, text, frame_words) for row, text in pairs)
-    hindsight = sum(guards.hindsight_share(text, row.history, row.target, frame_words) for row, text in pairs)
-    shared = sum(bool(set(row.target.words) & set(all_words(text))) for row, text in pairs)
-    return {
-        "thought_words_mean": round(sum(lengths) / len(lengths), 2),
-        "thought_words_p95": lengths[int(0.95 * (len(lengths) - 1))],
-        "thought_distinct_bigrams": round(len(bigrams) / max(1, bigrams.total()), 4),
-        "thoughts_restating": round(restating / len(pairs), 4),
-        "thoughts_open": round(1 - shared / len(pairs), 4),
-        "hindsight_share": round(hindsight / len(pairs), 6),
-    }
-
-
-def _restates(row: tasks.Row, thought: str, frame_words: frozenset[str]) -> bool:
-    """Whether every SID and word of the thought is the newest item's own."""
-    newest = row.history[-1]
-    sids = set(SID_PATTERN.findall(thought))
-    return sids <= {newest.sid} and set(all_words(thought)) - frame_words <= set(newest.words)
+    figures["sid_coverage"] = round(_sid_coverage(corpus, catalogue), 4)
+    counts = quality.code_counts(corpus, codebook)
+    figures |= quality.of_codes(counts)
+    return {kind: [len(one.text.split()) for one in own] for kind, own in texts.items()}, counts, figures
 
 
 def _sid_coverage(corpus: pl.DataFrame, catalogue: Catalogue) -> float:
     """Share of the catalogue's SIDs that occur somewhere in the corpus."""
     found: set[str] = set()
-    for text in (*corpus["prompt"], *corpus[COMPLETION]):
+    for text in (*corpus[PROMPT], *corpus[COMPLETION]):
         found.update(SID_PATTERN.findall(text))
     known = {item.sid for item in catalogue.values()}
     return len(found & known) / len(known)
@@ -141,4 +188,4 @@ def _sid_coverage(corpus: pl.DataFrame, catalogue: Catalogue) -> float:
 def _ambiguous(corpus: pl.DataFrame) -> int:
     """How many title -> SID prompts have several right answers."""
     asked = corpus.filter(pl.col(TASK) == "title_to_sid")
-    return sum(count > 1 for count in Counter(asked["prompt"].to_list()).values())
+    return sum(count > 1 for count in Counter(asked[PROMPT].to_list()).values())

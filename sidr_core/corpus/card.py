@@ -1,4 +1,4 @@
-"""The corpus's data card: what is in it, how much, and five examples of each task."""
+"""The corpus's data card: what is in it, how much, how good, and five examples of each task."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from sidr_core.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
 from sidr_core.corpus.tasks import ORDER
 
 _SAMPLES = 5
+#: Most characters of a text in a sample.
+_SHOWN = 1500
 _ABOUT = {
     "sids_to_sid": "history of SIDs → next SID",
     "sid_to_title": "SID → title",
@@ -20,17 +22,26 @@ _ABOUT = {
     "titles_to_sid": "history of titles → next SID",
     "item_narrative": "text about an item, named by its SID",
     "user_narrative": "text about a user, ending with the next item's SID",
+    "general": "a general question → its answer, with its thought if it has one",
     "reasoning": "history of SIDs → thought → next SID",
 }
 
 
-def card(corpus: pl.DataFrame, metrics: Mapping[str, float | int], teacher: str, synthetic: bool) -> str:
+def card(
+    corpus: pl.DataFrame,
+    metrics: Mapping[str, float | int],
+    teacher: str,
+    synthetic: bool,
+    refused: Mapping[str, int],
+) -> str:
     """Markdown of the card.
 
     Args:
         corpus: a table of :class:`sidr_core.contracts.Corpus`.
-        metrics: shown as a table.
+        metrics: shown as a table; none may differ between two runs that give the same corpus.
+        teacher: who wrote it.
         synthetic: whether the reviews and items below it are generated data.
+        refused: reason -> count of what stays out.
     """
     origin = (
         "**Synthetic: the reviews and items that it tells of were generated.**"
@@ -40,15 +51,18 @@ def card(corpus: pl.DataFrame, metrics: Mapping[str, float | int], teacher: str,
     lines = [
         "# Synthetic corpus",
         "",
-        f"{corpus.height:,} training examples, written by the teacher `{teacher}` from train rows only. {origin}",
+        f"{corpus.height:,} training examples, written by {teacher} from train rows only. {origin}",
         "",
         "The teacher sees the next item of a train row. User narratives name it at their end; thoughts never do.",
         "",
         *_counts(corpus),
         "",
+        "Sizes are words between blanks and characters: the model's tokenizer is made after the corpus.",
+        "",
         "| measure | value |",
         "| --- | ---: |",
-        *(f"| {name} | {value:,} |" for name, value in metrics.items()),
+        *(f"| {name} | {value:,} |" for name, value in metrics.items() if not name.startswith("examples_")),
+        *_refused(refused),
     ]
     for task in ORDER:
         lines += _samples(corpus.filter(pl.col(TASK) == task), task)
@@ -56,14 +70,32 @@ def card(corpus: pl.DataFrame, metrics: Mapping[str, float | int], teacher: str,
 
 
 def _counts(corpus: pl.DataFrame) -> list[str]:
-    lines = ["| task | what | examples | mean characters |", "| --- | --- | ---: | ---: |"]
-    characters = sum(pl.col(name).fill_null("").str.len_chars() for name in (PROMPT, THOUGHT, COMPLETION))
-    sizes = corpus.group_by(TASK).agg(pl.len().alias("n"), characters.mean().alias("mean"))  # type: ignore[union-attr]
-    by_task = {task: (n, mean) for task, n, mean in sizes.iter_rows()}
+    lines = ["| task | what | examples | words | characters | mean characters |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    by_task = {task: sizes for task, *sizes in sizes_by_task(corpus).iter_rows()}
     for task in ORDER:
-        n, mean = by_task.get(task, (0, 0.0))
-        lines.append(f"| {task} | {_ABOUT[task]} | {n:,} | {mean:.0f} |")
+        n, words, characters = by_task.get(task, (0, 0, 0))
+        mean = characters / n if n else 0
+        lines.append(f"| {task} | {_ABOUT[task]} | {n:,} | {words:,} | {characters:,} | {mean:.0f} |")
     return lines
+
+
+def sizes_by_task(corpus: pl.DataFrame) -> pl.DataFrame:
+    """Task, number of examples, words and characters of prompt, thought and completion together."""
+    whole = pl.concat_str([pl.col(name).fill_null("") for name in (PROMPT, THOUGHT, COMPLETION)], separator=" ")
+    characters = sum((pl.col(name).fill_null("").str.len_chars() for name in (PROMPT, THOUGHT, COMPLETION)), pl.lit(0))
+    return corpus.group_by(TASK, maintain_order=True).agg(
+        pl.len().alias("examples"),
+        whole.str.count_matches(r"\S+").cast(pl.Int64).sum().alias("words"),
+        characters.cast(pl.Int64).sum().alias("characters"),
+    )
+
+
+def _refused(refused: Mapping[str, int]) -> list[str]:
+    if not refused:
+        return []
+    counts = (f"| {reason} | {count:,} |" for reason, count in refused.items())
+    return ["", "Refused, see `teacher_quarantine`:", "", "| reason | count |", "| --- | ---: |", *counts]
 
 
 def _samples(examples: pl.DataFrame, task: str) -> list[str]:
@@ -72,5 +104,8 @@ def _samples(examples: pl.DataFrame, task: str) -> list[str]:
         return []
     step = max(1, examples.height // _SAMPLES)
     chosen = examples.gather_every(step).head(_SAMPLES).select(EXAMPLE_ID, PROMPT, THOUGHT, COMPLETION)
-    records = ({k: v for k, v in row.items() if v not in (None, "")} for row in chosen.iter_rows(named=True))
+    records = (
+        {name: text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…" for name, text in row.items() if text}
+        for row in chosen.iter_rows(named=True)
+    )
     return ["", f"## {task}", "", "```json", *(json.dumps(record, ensure_ascii=False) for record in records), "```"]

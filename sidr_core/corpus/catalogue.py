@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import polars as pl
 
@@ -16,6 +17,8 @@ from sidr_core.sids.tokens import SID_PATTERN
 
 _ENTITY = re.compile(r"&#?\w+;")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_PARTS = re.compile(r"['’-]")
+_ENDINGS = (("ing", 4), ("er", 4), ("ed", 4), ("ly", 4))
 _TEXT_CHARS = 2000
 _LONGEST_WORD = 20
 _LONGEST_WITH_DIGIT = 5
@@ -44,10 +47,30 @@ def content_words(text: str) -> list[str]:
     return [word for word in dict.fromkeys(all_words(text[:_TEXT_CHARS])) if _describes(word)]
 
 
+@lru_cache(maxsize=100_000)
 def _describes(word: str) -> bool:
     if not 2 <= len(word) <= _LONGEST_WORD or word in STOPWORDS or not any(c.isalpha() for c in word):
         return False
     return len(word) <= _LONGEST_WITH_DIGIT or not any(c.isdigit() for c in word)
+
+
+def audit_words(text: str) -> frozenset[str]:
+    """The stems of all words of `text` and of the parts of hyphenated ones; SIDs do not count."""
+    words = all_words(unicodedata.normalize("NFKC", text))
+    return frozenset(_stem(part) for word in words for part in (word, *_PARTS.split(word)) if part)
+
+
+@lru_cache(maxsize=100_000)
+def _stem(word: str) -> str:
+    """Without a plural's or verb's ending: `printers`, `printing` and `print` are one."""
+    if word.endswith("es") and word[:-2].endswith(("x", "z", "ch", "sh", "ss")):
+        word = word[:-2]
+    elif word.endswith("s") and len(word) > 3 and word[-2] not in "siu":
+        word = word[:-1]
+    for ending, least in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= least:
+            return word[: -len(ending)]
+    return word
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,11 @@ class Item:
     def words(self) -> tuple[str, ...]:
         """Content words of title, brand and category: what a thought may say about the item."""
         return tuple(content_words(f"{self.title} {self.brand} {self.category}"))
+
+    @cached_property
+    def facts(self) -> frozenset[str]:
+        """All words of title, brand and category, as :func:`audit_words`."""
+        return audit_words(f"{self.title} {self.brand} {self.category}")
 
     @cached_property
     def full_title(self) -> str:

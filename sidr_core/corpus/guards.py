@@ -7,14 +7,16 @@ break its promise, with the reason; an empty list is a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from sidr_core.columns import COMPLETION, PROMPT, THOUGHT
-from sidr_core.corpus.catalogue import STOPWORDS, Catalogue, Item, all_words
-from sidr_core.corpus.prompts import item_titled, title_of
+from sidr_core.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
+from sidr_core.corpus.catalogue import Catalogue
+from sidr_core.corpus.hindsight import hindsight_words
+from sidr_core.corpus.prompts import TAG, item_titled, title_of
 from sidr_core.corpus.tasks import ITEM_TASKS, Example, Row
+from sidr_core.settings import GENERAL_TASK
 from sidr_core.sids.tokens import SID_PATTERN
 
 Violation = tuple[str, str]  # example id, reason
@@ -30,13 +32,16 @@ def not_from_train(corpus: pl.DataFrame, rows: Iterable[Row], catalogue: Catalog
 
     An example about a user must carry the user, position and target of one train row; its SIDs and its
     titles must be those of that row's history and target. An example without a user must belong to a task
-    about items alone and hold no SID but its own item's.
+    about items alone and hold no SID but its own item's. A general example tells of neither.
     """
     known = _by_key(rows)
     found: list[Violation] = []
     for example in examples_of(corpus):
         row = known.get(_key(example))
-        if example.task in ITEM_TASKS:
+        if example.task == GENERAL_TASK:
+            about = (example.user_id, example.position, example.item_id)
+            reason = "a general example names a user or an item" if any(one is not None for one in about) else ""
+        elif example.task in ITEM_TASKS:
             reason = _foreign_to_item(example, catalogue)
         else:
             reason = _foreign_to_row(example, row) if row else "no train row has this user, position and target"
@@ -72,13 +77,13 @@ def leaks(corpus: pl.DataFrame, rows: Iterable[Row], frame_words: frozenset[str]
     """Thoughts that hold more of the target than the history does, and translations that hold their answer.
 
     Args:
-        frame_words: the fixed wording of the teacher's thoughts.
+        frame_words: the wording of the teacher's thoughts that tells nothing of a target.
     """
     known = _by_key(rows)
     found: list[Violation] = []
     for example in examples_of(corpus):
         reason = _translation_leak(example)
-        if example.thought is not None:
+        if example.thought is not None and example.task != GENERAL_TASK:
             row = known.get(_key(example))
             reason = _thought_leak(example.thought, row, frame_words) if row else "a thought without a train row"
         if reason:
@@ -116,40 +121,21 @@ def _thought_leak(thought: str, row: Row, frame_words: frozenset[str]) -> str:
     return ""
 
 
-def hindsight_words(
-    thought: str, history: Sequence[Item], target: Item, frame_words: frozenset[str] = frozenset()
-) -> list[str]:
-    """Words of the thought that the target has and no history item has."""
-    return sorted(_beyond(history, target) & set(all_words(thought)) - frame_words)
-
-
-def hindsight_share(
-    thought: str, history: Sequence[Item], target: Item, frame_words: frozenset[str] = frozenset()
-) -> float:
-    """Share of the target's content words beyond the history's that the thought tells; 0 is a clean thought."""
-    beyond = _beyond(history, target) - frame_words
-    return len(beyond & set(all_words(thought))) / len(beyond) if beyond else 0.0
-
-
-def _beyond(history: Sequence[Item], target: Item) -> set[str]:
-    known = {word for item in history for word in _facts(item)}
-    return set(_facts(target)) - known - STOPWORDS
-
-
-def _facts(item: Item) -> list[str]:
-    return all_words(f"{item.title} {item.brand} {item.category}")
-
-
 def unknown_sids(corpus: pl.DataFrame, sids: Iterable[str]) -> list[Violation]:
     """Examples in which any angle bracket is not part of a whole SID of the codebook.
 
-    That covers SIDs of no item, torn SIDs, think tags and other special tokens from untrusted text.
+    That covers SIDs of no item, torn SIDs, think tags and other special tokens from untrusted text. General
+    examples may hold angle brackets (`a < b`), but no tag of any kind, SIDs included.
     """
     known = set(sids)
     found: list[Violation] = []
     for column in (PROMPT, THOUGHT, COMPLETION):
-        for example_id, text in corpus.select("example_id", column).drop_nulls().iter_rows():
-            rest = SID_PATTERN.sub(lambda match: "" if match[0] in known else match[0], text)
+        for example_id, task, text in corpus.select(EXAMPLE_ID, TASK, column).drop_nulls().iter_rows():
+            if task == GENERAL_TASK:
+                match = TAG.search(text)
+                rest = match[0] if match else ""
+            else:
+                rest = SID_PATTERN.sub(lambda match: "" if match[0] in known else match[0], text)
             if "<" in rest or ">" in rest:
                 found.append((example_id, f"{column} holds {_bracketed(rest)!r}"))
     return found
@@ -158,12 +144,6 @@ def unknown_sids(corpus: pl.DataFrame, sids: Iterable[str]) -> list[Violation]:
 def _bracketed(text: str) -> str:
     start = max(0, min(place for place in (text.find("<"), text.find(">")) if place >= 0))
     return text[start : start + 40]
-
-
-def names_title(narrative: str, item: Item) -> bool:
-    """Whether an item narrative spells out the title that its SID stands for."""
-    title = " ".join(all_words(item.title))
-    return bool(title) and f" {title} " in f" {' '.join(all_words(narrative))} "
 
 
 def _sids(text: str) -> list[str]:

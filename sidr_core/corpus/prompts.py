@@ -22,10 +22,19 @@ TITLE_CHARS = 120
 
 UNTITLED = "untitled"
 
-_ANGLES = str.maketrans({"<": "‹", ">": "›"})
+#: How many times its allowance of characters a text is looked at, for what is invisible in it.
+_LOOKED_AT = 20
+
+# What a tokenizer's own normalisation (NFKC, NFKD) would turn into a bracket is folded first.
+_WIDE_BRACKETS = str.maketrans("＜﹤≮＞﹥≯［］", "‹‹‹›››[]")
+_BRACKETS = _WIDE_BRACKETS | str.maketrans("<>", "‹›")
+# Control words of tokenizers that write them in square brackets: [INST], [/INST], [MASK], [gMASK].
+_CONTROL_WORD = re.compile(r"\[(\s*/?\w*[A-Z]{2}\w*\s*)\]")
 # Invisible characters outside Unicode category C: joiners, fillers, blanks that show as nothing.
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _BLANKS = re.compile(r"\s+")
+#: Anything that a tokenizer could hold as one angle-bracketed token: a tag without blanks.
+TAG = re.compile(r"<([^<>‹›\s]{1,64})>")
 
 
 def neutralise(text: str, max_chars: int) -> str:
@@ -33,12 +42,28 @@ def neutralise(text: str, max_chars: int) -> str:
 
     Control, bidirectional, zero-width, surrogate and unassigned characters go; any run of blanks and
     line ends becomes one blank; `<` and `>` become ‹ and ›, so nothing in it can be read as a special
-    token, a think tag or a SID. A cut falls on a blank where one is near. Applying it twice changes nothing.
+    token, a think tag or a SID; control words in square brackets ([INST]) get round ones. A cut falls
+    on a blank where one is near. Applying it twice changes nothing.
     """
-    one_line = _BLANKS.sub(" ", text)
-    visible = "".join(c for c in one_line if unicodedata.category(c)[0] != "C")
-    plain = unicodedata.normalize("NFC", _INVISIBLE.sub("", visible)).translate(_ANGLES)
-    return _cut(_BLANKS.sub(" ", plain).strip(), max_chars)
+    # A text is looked at a little further than it may be long, so that 50 MB of title cost nothing.
+    plain = _visible(_BLANKS.sub(" ", text[: _LOOKED_AT * max_chars + _LOOKED_AT])).translate(_BRACKETS)
+    return _cut(_BLANKS.sub(" ", _CONTROL_WORD.sub(r"(\1)", plain)).strip(), max_chars)
+
+
+def neutralise_lines(text: str, max_chars: int) -> str:
+    """The same for text of several lines in which `<` and `>` may mean something, such as code or mathematics.
+
+    Lines and their indent stay; only what could be one token, a tag without blanks, loses its brackets
+    (`List<int>` becomes `List‹int›`, `a < b` stays). Every other rule is that of :func:`neutralise`.
+    """
+    lines = text[:max_chars].replace("\r\n", "\n").replace("\t", "    ").split("\n")
+    folded = "\n".join(_visible(line).translate(_WIDE_BRACKETS) for line in lines)
+    return _CONTROL_WORD.sub(r"(\1)", TAG.sub(r"‹\1›", folded)).strip()
+
+
+def _visible(text: str) -> str:
+    seen = "".join(c for c in text if unicodedata.category(c)[0] != "C")
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", seen))
 
 
 def _cut(text: str, max_chars: int) -> str:

@@ -1,4 +1,4 @@
-"""The eight alignment tasks and the reasoning task, as tables of examples (METHOD 5.1, numbers 1-5, 7 and 8).
+"""The alignment tasks and the reasoning task, as tables of examples (METHOD 5.1, numbers 1-5, 7, 8 and 9).
 
 Deviations from the paper:
 - Titles are neutralised and capped (60 characters in a history, 120 alone), unquoted, one a line.
@@ -21,7 +21,7 @@ from sidr_core.contracts import Corpus
 from sidr_core.corpus import prompts
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.teacher.base import Teacher
-from sidr_core.settings import REASONING_TASK, TASKS
+from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS
 from sidr_core.stage import Progress
 
 #: More right answers than this and a title or SID is left out of translation.
@@ -128,13 +128,17 @@ def title_to_sid(pairs: Iterable[Item]) -> Iterator[Example]:
 
 
 def item_narratives(catalogue: Catalogue, teacher: Teacher) -> Iterator[Example]:
-    """One document per item."""
-    return (_of_item("item_narrative", item, TEXT, "", teacher.narrate_item(item)) for item in catalogue.values())
+    """One document per item that the teacher tells of."""
+    for item in catalogue.values():
+        if told := teacher.narrate_item(item):
+            yield _of_item("item_narrative", item, TEXT, "", told)
 
 
 def user_narratives(rows: Iterable[Row], teacher: Teacher) -> Iterator[Example]:
-    """One document per row."""
-    return (_of_row("user_narrative", row, "", teacher.narrate_user(row.history, row.target), TEXT) for row in rows)
+    """One document per row that the teacher tells of."""
+    for row in rows:
+        if told := teacher.narrate_user(row.history, row.target):
+            yield _of_row("user_narrative", row, "", told, TEXT)
 
 
 def reasoning(rows: Iterable[Row], teacher: Teacher) -> Iterator[Example]:
@@ -160,12 +164,14 @@ def corpus(
     traced: list[Row],
     narrated: list[Row] | None,
     narrate_items: bool,
+    general: Iterable[Example],
     progress: Progress,
 ) -> pl.DataFrame:
     """All examples, by task in the order of `settings.TASKS` and then by row.
 
     Args:
         traced: rows that get a reasoning trace. narrated: rows that get a narrative; None for none.
+        general: the examples of task `general`.
     """
     pairs = translation_pairs(catalogue)
     makers: dict[str, Iterator[Example]] = {
@@ -177,6 +183,7 @@ def corpus(
         "titles_to_sid": titles_to_sid(rows),
         "item_narrative": item_narratives(catalogue, teacher) if narrate_items else iter(()),
         "user_narrative": user_narratives(narrated or (), teacher),
+        GENERAL_TASK: iter(general),
         REASONING_TASK: reasoning(traced, teacher),
     }
     frames = []

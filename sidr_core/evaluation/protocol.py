@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from sidr_core.columns import DIRECT, HISTORY, ITEM_ID, ROW_ID, SID, THINKING, USER_ID
 from sidr_core.errors import InputError
+
+if TYPE_CHECKING:
+    from sidr_core.settings import DatasetConfig
 
 NEURAL = ("sft", "activation", "grpo")
 COUNTERS = ("popularity", "item_item")
@@ -28,6 +32,19 @@ def split_name(name: str) -> tuple[str, str]:
     """Model and mode of `<model>/<mode>`."""
     model, _, mode = name.partition("/")
     return model, mode
+
+
+def makers(model: str) -> tuple[str, ...]:
+    """The stages whose output makes a model's lists; the first is the model itself."""
+    if model in NEURAL:
+        return (f"{model}_checkpoint",)
+    return ("baseline_popularity",) if model == "popularity" else ("baseline_item_item", "baseline_popularity")
+
+
+def unused_makers(config: DatasetConfig) -> set[str]:
+    """Those of all models' stages that no model of `decoding.models` needs: they need not be built."""
+    everything = {stage for model in (*NEURAL, *COUNTERS) for stage in makers(model)}
+    return everything - {stage for name in config.decoding.models for stage in makers(split_name(name)[0])}
 
 
 def chosen_rows(test: pl.DataFrame, limit: int | None) -> pl.DataFrame:

@@ -34,7 +34,7 @@ from sidr_core.columns import (
 )
 from sidr_core.contracts import Recommendations, RecommendedModels, Thoughts
 from sidr_core.evaluation.lists import CLOSED, N_TOKENS, PLACES, Lists, counted, neural
-from sidr_core.evaluation.protocol import NEURAL, chosen_rows, history_sids, split_name
+from sidr_core.evaluation.protocol import NEURAL, chosen_rows, history_sids, makers, split_name
 from sidr_core.items.text import markdown_text
 from sidr_core.stage import Check, Inputs, Progress, Report
 
@@ -89,7 +89,7 @@ def _part(
     decoding = config.decoding
     key: dict[str, Any] = {
         "name": name,
-        "made_by": {source: inputs[source].digest for source in _sources(model)},
+        "made_by": {source: inputs[source].digest for source in makers(model)},
         "interactions": inputs["interactions"].digest,
         "codebook": inputs["sid_codebook"].digest,
         "beam_width": decoding.beam_width,
@@ -111,13 +111,6 @@ def _part(
             pq.write_table(lists.thoughts.sort(ROW_ID).to_arrow(), folder / "thoughts.parquet", compression="zstd")
 
     return inputs.part("decoded", DECODED_VERSION, key, build_part)
-
-
-def _sources(model: str) -> tuple[str, ...]:
-    """The stages whose output makes a model's lists."""
-    if model in NEURAL:
-        return (f"{model}_checkpoint",)
-    return ("baseline_popularity",) if model == "popularity" else ("baseline_item_item", "baseline_popularity")
 
 
 def _from_checkpoint(
@@ -193,7 +186,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
     found = []
     for name, part in parts.items():
         model, mode = split_name(name)
-        source = inputs[_sources(model)[0]]
+        source = inputs[makers(model)[0]]
         seed = json.loads(source.path("meta.json").read_text())["seed"] if model in NEURAL else 0
         rate, length = None, None
         if "thoughts.parquet" in part.files:

@@ -20,13 +20,13 @@ def item_text(title: str, description: str, max_chars: int) -> str:
     return text[:max_chars].rstrip() or PLACEHOLDER
 
 
-def text_digest(text: str, encoder: str = "") -> str:
-    """Hex sha256 of a text together with the settings of its encoder.
+def text_digest(text: str, encoder: str = "") -> bytes:
+    """The 32 bytes of the sha256 of a text together with the settings of its encoder.
 
     The settings belong to it so that another encoder makes every item a changed one: a vector or a
     SID is only ever taken over where both are equal.
     """
-    return hashlib.sha256(f"{encoder}\n{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{encoder}\n{text}".encode()).digest()
 
 
 def markdown_text(text: str, max_chars: int = 80) -> str:

@@ -1,7 +1,8 @@
-"""Finds the source files that a profile names: paths, globs and http(s) URLs.
+"""Finds the source files that a profile names: paths, globs and http(s) URLs, each with an optional checksum.
 
 A URL is downloaded once into `$SIDR_HOME/cache/downloads`; an interrupted download resumes where it
-stopped if the server can tell that the file is still the same.
+stopped if the server can tell that the file is still the same. `#sha256=<hex>` at the end of a path or
+URL is checked whenever the file's size or time of change is new.
 """
 
 from __future__ import annotations
@@ -23,24 +24,30 @@ from filelock import FileLock
 from sidr_core.errors import InputError
 from sidr_core.profile import home
 from sidr_core.stage import Progress
+from sidr_core.store import sha256_file
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
 
 
-def resolve(patterns: Iterable[str], what: str) -> dict[str, Path]:
+def resolve(patterns: Iterable[str], what: str, suffixes: tuple[str, ...] = ()) -> dict[str, Path]:
     """Local path of every file that the patterns name, by a short unique name, in the order given.
 
     Args:
         patterns: paths, globs (matches in sorted order) or http(s) URLs.
         what: what the files hold, for the error message.
+        suffixes: ends of names; if given, a folder stands for all such files below it, in sorted order.
 
     Raises:
-        InputError: a file is missing or has no bytes, a glob matches nothing, a download fails.
+        InputError: a file is missing or has no bytes, a glob or folder holds nothing, a download fails, a
+            checksum differs.
     """
     paths: list[Path] = []
     for pattern in patterns:
-        found = [download(pattern)] if _is_url(pattern) else _local(pattern, what)
+        place, checksum = _split_checksum(pattern, what)
+        found = [download(place)] if _is_url(place) else _local(place, what, suffixes)
+        if checksum:
+            _verify(found, checksum, what, pattern)
         paths += [path for path in found if path not in paths]
     # Names are part of the output, so no folder of this machine may show in them; files of one name
     # (train/x.csv, test/x.csv) are told apart by the last folder, or by number.
@@ -68,8 +75,55 @@ def _is_url(pattern: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", pattern) is not None
 
 
-def _local(pattern: str, what: str) -> list[Path]:
+def _split_checksum(pattern: str, what: str) -> tuple[str, str]:
+    """The path or URL, and the sha256 after it ("" if there is none)."""
+    place, mark, checksum = pattern.partition("#sha256=")
+    if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", checksum):
+        raise InputError(
+            f"{what}: the checksum of {place!r} is none",
+            expected="#sha256= and 64 hexadecimal digits",
+            found=repr(mark + checksum),
+            do="write what `sha256sum` prints for the file",
+        )
+    return place, checksum.lower()
+
+
+def _verify(paths: list[Path], checksum: str, what: str, pattern: str) -> None:
+    if len(paths) != 1:
+        raise InputError(
+            f"{what}: one checksum for {len(paths)} files",
+            expected="a path or URL of one file before `#sha256=`",
+            found=pattern,
+            do="name the files one by one, each with its own checksum",
+        )
+    found = digest(paths[0])
+    if found != checksum:
+        raise InputError(
+            f"{what}: {paths[0]} is not the file that the profile names",
+            expected=f"sha256 {checksum}",
+            found=f"sha256 {found}",
+            do="fetch the file again (delete it first if it is a download in the cache), or correct `#sha256=`",
+        )
+
+
+def digest(path: Path) -> str:
+    """Hex sha256 of a file, remembered by (path, size, time of change) below `$SIDR_HOME/cache`."""
+    stat = path.stat()
+    memo = home() / "cache" / "source_digests"
+    memo.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    entry = memo / key
+    if entry.is_file() and len(text := entry.read_text()) == 64:
+        return text
+    value = sha256_file(path)
+    entry.write_text(value)
+    return value
+
+
+def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
     path = Path(pattern).expanduser()
+    if suffixes and path.is_dir():
+        return [_present(match, what) for match in _below(path, what, suffixes)]
     if path.exists() or not glob.has_magic(pattern):
         return [_present(path, what)]
     found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
@@ -81,6 +135,23 @@ def _local(pattern: str, what: str) -> list[Path]:
             do="correct the path in the profile's `source`, or put the files there",
         )
     return [_present(match, what) for match in found]
+
+
+def _below(folder: Path, what: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files below a folder by their names; those that writers leave beside data (`_SUCCESS`, `.crc`) are not data."""
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name.endswith(suffixes) and not path.name.startswith((".", "_"))
+    )
+    if not found:
+        raise InputError(
+            f"{what}: the folder {folder} holds no table",
+            expected=f"files that end in {', '.join(suffixes)}",
+            found=", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "an empty folder",
+            do="correct the path in the profile's `source`, or put the files there",
+        )
+    return found
 
 
 def _present(path: Path, what: str) -> Path:

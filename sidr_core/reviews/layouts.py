@@ -1,86 +1,275 @@
-"""Names the layout of a file from its first lines, so that the wrong file is refused by name."""
+"""Names the layout of a file from its beginning, so that a wrong file is refused by name.
+
+A JSON layout is told by the keys of its records. The 2014 and 2018 releases share the keys that SIDR
+reads, so files that keep only those are good for both; any key of one release alone names it.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sidr_core.errors import InputError
+from sidr_core.reviews import text
+from sidr_core.reviews.lines import DamagedFile, blocks
 
-#: How many non-blank lines are looked at.
-SNIFFED = 20
+# How many non-blank lines are looked at (CSV columns need more than JSON keys), read in pieces of so many bytes.
+_RECORDS, _LINES, _HEAD_BYTES = 20, 80, 256 << 10
 
-# The first layout whose keys are all there wins, so the more telling ones come first.
-_JSON_LAYOUTS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("Amazon 2014/2018 reviews", frozenset({"reviewerID", "asin"})),
-    ("Amazon 2023 reviews", frozenset({"user_id", "parent_asin"})),
-    ("Amazon 2023 metadata", frozenset({"parent_asin", "title"})),
-    ("Amazon 2014/2018 metadata", frozenset({"asin", "title"})),
-    ("Amazon 2014/2018 metadata", frozenset({"asin", "description"})),
+REVIEWS_2014 = "Amazon 2014 reviews"
+REVIEWS_2018 = "Amazon 2018 reviews"
+REVIEWS_2014_2018 = "Amazon 2014/2018 reviews"
+REVIEWS_2023 = "Amazon 2023 reviews"
+ITEMS_2014 = "Amazon 2014 metadata (Python-dict lines, not JSON)"
+ITEMS_2014_JSON = "Amazon 2014 metadata (as JSON)"
+ITEMS_2018 = "Amazon 2018 metadata"
+ITEMS_2014_2018 = "Amazon 2014/2018 metadata"
+ITEMS_2023 = "Amazon 2023 metadata"
+RATINGS_USER_ITEM = "a ratings-only CSV: user, item, rating, time"
+RATINGS_ITEM_USER = "a ratings-only CSV: item, user, rating, time"
+RATINGS = "a ratings-only CSV whose first two columns cannot be told apart"
+BENCHMARK_HISTORY = "an Amazon 2023 benchmark CSV with histories (last_out_w_his)"
+MINIONEREC = "MiniOneRec's published CSV split"
+MINIONEREC_INFO = "MiniOneRec's info file"
+MINIONEREC_ITEMS = "MiniOneRec's item or index JSON"
+PARQUET = "a Parquet file"
+TABLE_CSV = "a CSV table with a header"
+EMPTY = "an empty file"
+RATINGS_LAYOUTS = (RATINGS_USER_ITEM, RATINGS_ITEM_USER, RATINGS)
+
+#: What the profile must say for a file of each layout.
+BELONGS = {
+    REVIEWS_2014: "`kind: amazon_2014`, under `reviews`",
+    REVIEWS_2018: "`kind: amazon_2018`, under `reviews`",
+    REVIEWS_2014_2018: "`kind: amazon_2018` or `amazon_2014`, under `reviews`",
+    REVIEWS_2023: "`kind: amazon_2023`, under `reviews`",
+    ITEMS_2014: "`kind: amazon_2014`, under `items`",
+    ITEMS_2014_JSON: "`kind: amazon_2014`, under `items`",
+    ITEMS_2018: "`kind: amazon_2018`, under `items`",
+    ITEMS_2014_2018: "`kind: amazon_2018` or `amazon_2014`, under `items`",
+    ITEMS_2023: "`kind: amazon_2023`, under `items`",
+    RATINGS_USER_ITEM: "`kind: ratings_csv`, under `ratings`",
+    RATINGS_ITEM_USER: "`kind: ratings_csv`, under `ratings`",
+    RATINGS: "`kind: ratings_csv` with `order: user_item` or `item_user`, under `ratings`",
+    BENCHMARK_HISTORY: "no kind: take the `rating_only` file of the same benchmark, with `kind: ratings_csv`",
+    MINIONEREC: "`kind: minionerec`, under `train`, `valid` or `test`",
+    MINIONEREC_INFO: "`kind: minionerec`, under `info`",
+    MINIONEREC_ITEMS: "`kind: minionerec`, under `items` (the item.json; the index.json is not needed)",
+    PARQUET: "`kind: tables`, with a map of its columns",
+    TABLE_CSV: "`kind: tables`, with a map of its columns",
+}
+
+# Layout, keys that a record has, and keys of which the file must show one (none: no such need). The
+# first that fits wins, so the more telling ones come first.
+_JSON: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
+    (REVIEWS_2014, frozenset({"reviewerID", "asin"}), frozenset({"helpful"})),
+    (REVIEWS_2018, frozenset({"reviewerID", "asin"}), frozenset({"verified", "vote", "style", "image"})),
+    (REVIEWS_2014_2018, frozenset({"reviewerID", "asin"}), frozenset()),
+    (REVIEWS_2023, frozenset({"user_id", "parent_asin"}), frozenset()),
+    (REVIEWS_2023, frozenset({"user_id", "asin", "rating"}), frozenset()),
+    (ITEMS_2023, frozenset({"parent_asin", "title"}), frozenset()),
+    (ITEMS_2014_JSON, frozenset({"asin"}), frozenset({"imUrl", "salesRank", "related"})),
+    (
+        ITEMS_2018,
+        frozenset({"asin"}),
+        frozenset({"also_buy", "also_view", "tech1", "main_cat", "imageURL", "feature", "rank", "similar_item"}),
+    ),
+    (ITEMS_2014_2018, frozenset({"asin", "title"}), frozenset()),
+    (ITEMS_2014_2018, frozenset({"asin", "description"}), frozenset()),
 )
-_CSV_HEADERS = (
-    ("MiniOneRec's published CSV split", "user_id,history_item_title"),
-    ("an Amazon 2023 benchmark CSV", "user_id,parent_asin"),
-)
+_USER_NAMES = frozenset({"user", "userid", "uid", "reviewer", "reviewerid", "customer", "customerid"})
+_ITEM_NAMES = frozenset({"item", "itemid", "iid", "asin", "parentasin", "product", "productid"})
+_RATING_NAMES = frozenset({"rating", "overall", "score", "stars"})
+_TIME_NAMES = frozenset({"timestamp", "time", "unixreviewtime", "unixtime"})
+_ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|[+-]?\.[0-9]+")
+_NAME = re.compile(r"[^\W\d][\w .:/#()-]{0,63}")
+_SID_LINE = re.compile(r"(<[a-z]_\d+>)+\t")
+_ITEM_JSON = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
 
 
-def identify(lines: Iterable[str]) -> str:
-    """What the lines look like: a layout's name, or a description of what they hold."""
-    first, other = "", ""
-    for line in lines:
-        first = first or line.strip()
-        for name, start in _CSV_HEADERS:
-            if line.startswith(start):
-                return name
-        keys = json_keys(line)
-        for name, wanted in _JSON_LAYOUTS:
-            if keys is not None and wanted <= keys:
-                return name
-        if keys is not None:
-            other = other or f"JSON objects with the keys {', '.join(sorted(keys)[:8]) or '(none)'}"
-    if other:
-        return other
-    if first.startswith("{'"):
-        return "Python-dict lines, not JSON (as in Amazon 2014 metadata)"
-    if first.count(",") == 3 and not first.startswith(("{", "[")):
-        return "a ratings-only CSV of four columns"
-    return f"a first line that begins with {first[:60]!r}"
-
-
-def json_keys(line: str) -> frozenset[str] | None:
-    """Keys of the JSON object on a line; None if it holds none."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return frozenset(value) if isinstance(value, dict) else None
-
-
-def require_json(path: Path, lines: Sequence[str], wanted: tuple[str, ...], layout: str, role: str) -> None:
-    """Check that the first lines are of the layout; damaged ones among them are passed over.
+@dataclass(frozen=True)
+class Found:
+    """What a file looks like: the name of a layout, or in words what it holds.
 
     Args:
-        wanted: keys that a record of the layout has, for the message.
-        layout, role: its name, and what the profile calls the file (`reviews` or `items`).
+        columns: of a table with a header, else empty.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} with the columns {', '.join(self.columns)}" if self.columns else self.name
+
+
+def head(path: Path) -> list[str]:
+    """The first lines of a text file, unpacked, as far as damage lets them be read."""
+    lines: list[str] = []
+    try:
+        for block in blocks(path, chunk=_HEAD_BYTES):
+            lines += block.data.decode(errors="replace").split("\n")
+            if sum(1 for line in lines if line.strip()) >= _LINES:
+                break
+    except DamagedFile:
+        pass
+    return lines
+
+
+def detect(path: Path) -> Found:
+    """What the file at `path` is, by its beginning."""
+    with path.open("rb") as handle:
+        if handle.read(4) == b"PAR1":
+            import pyarrow.parquet as pq
+
+            try:
+                return Found(PARQUET, tuple(pq.read_schema(path).names))
+            except (OSError, ValueError):
+                return Found("a damaged Parquet file")
+    return identify(head(path))
+
+
+def identify(lines: Iterable[str]) -> Found:
+    """What a file that begins with these lines is."""
+    some = [line.rstrip("\r") for line in lines if line.strip()][:_LINES]
+    if not some:
+        return Found(EMPTY)
+    records = [keys for line in some[:_RECORDS] if (keys := _keys(line)) is not None]
+    python = 2 * sum(is_python for _, is_python in records) > len(records)
+    sets = [keys for keys, is_python in records if is_python == python]
+    layout = _json_layout(sets)
+    if layout and not python:
+        return Found(layout)
+    if layout in (ITEMS_2014_JSON, ITEMS_2018, ITEMS_2014_2018):
+        return Found(ITEMS_2014)
+    if any(map(_SID_LINE.match, some[:_RECORDS])):
+        return Found(MINIONEREC_INFO)
+    if _is_item_json(some, sets):
+        return Found(MINIONEREC_ITEMS)
+    if records:
+        syntax = "Python-dict lines" if python else "JSON objects"
+        return Found(f"{syntax} with the keys {', '.join(sorted(sets[0])[:8]) or '(none)'}")
+    return _csv_layout(some) or Found(f"a first line that begins with {some[0].strip()[:60]!r}")
+
+
+def _keys(line: str) -> tuple[frozenset[str], bool] | None:
+    """Keys of the record on a line and whether it is in Python's syntax; None if it is no record."""
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        value, python = json.loads(line), False
+    except (ValueError, RecursionError):
+        try:
+            value, python = text.literal(line), True
+        except ValueError:
+            return None
+    return (frozenset(map(str, value)), python) if isinstance(value, dict) else None
+
+
+def _json_layout(records: Sequence[frozenset[str]]) -> str | None:
+    every = frozenset().union(*records)
+    for name, needed, telling in _JSON:
+        if any(needed <= keys for keys in records) and (not telling or telling & every):
+            return name
+    return None
+
+
+def _is_item_json(lines: Sequence[str], records: Sequence[frozenset[str]]) -> bool:
+    """Whether the file is one JSON object of items (over one line or many) and no record per line."""
+    if records:
+        return bool(records[0]) and all(key.isdecimal() for key in records[0])  # item ids are row numbers
+    return _ITEM_JSON.match("\n".join(lines)) is not None
+
+
+def delimiter(header: str) -> str:
+    """What separates the columns of a CSV: the comma, semicolon or tab that its header holds most of."""
+    return max(",;\t", key=header.count)
+
+
+def _cells(line: str, separator: str = ",") -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error:
+        return []
+
+
+def _csv_layout(lines: Sequence[str]) -> Found | None:
+    header = _cells(lines[0])
+    if header[:2] == ["user_id", "history_item_title"]:
+        return Found(MINIONEREC)
+    if header == ["user_id", "parent_asin", "rating", "timestamp", "history"]:
+        return Found(BENCHMARK_HISTORY)
+    rows = [cells for cells in map(_cells, lines) if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
+    if len(header) == 4 and rows:
+        named = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
+        has_header = not (_NUMBER.fullmatch(header[2]) or _NUMBER.fullmatch(header[3]))
+        if not has_header or (named[2] in _RATING_NAMES and named[3] in _TIME_NAMES):
+            return Found(_order(named if has_header else None, rows), tuple(header) if has_header else ())
+    return _table(lines)
+
+
+def _table(lines: Sequence[str]) -> Found | None:
+    """A header of distinct names over rows of as many cells."""
+    separator = delimiter(lines[0])
+    header, *rows = (_cells(line, separator) for line in lines[:3])
+    names = all(_NAME.fullmatch(cell) and not _NUMBER.fullmatch(cell) for cell in header)
+    if len(header) < 2 or not names or len(set(header)) < len(header):
+        return None
+    fits = not rows or any(len(row) == len(header) for row in rows) or '"' in "".join(lines[1:3])
+    return Found(TABLE_CSV, tuple(header)) if fits else None
+
+
+def _order(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
+    """Which of the first two columns is the user, by the header's words or by the shape of Amazon's ids."""
+    if header and header[0] in _USER_NAMES and header[1] in _ITEM_NAMES:
+        return RATINGS_USER_ITEM
+    if header and header[0] in _ITEM_NAMES and header[1] in _USER_NAMES:
+        return RATINGS_ITEM_USER
+    shapes = Counter(place for row in rows for place in (0, 1) if _ASIN.fullmatch(row[place]))
+    for place, name in ((1, RATINGS_USER_ITEM), (0, RATINGS_ITEM_USER)):
+        if shapes[place] >= 0.9 * len(rows) and shapes[1 - place] <= 0.1 * len(rows):
+            return name
+    return RATINGS
+
+
+def require(path: Path, found: Found, accepted: Collection[str], role: str) -> None:
+    """Refuse a file that is none of the accepted layouts.
+
+    Args:
+        found: what :func:`detect` says of it.
+        accepted: names of layouts.
+        role: the field of `source` that names the file.
 
     Raises:
-        InputError: the file is empty or of another layout, which is named.
+        InputError: it is of another layout, which is named together with where such a file belongs.
     """
-    lines = [line for line in lines if line.strip()][:SNIFFED]
-    if not lines:
-        raise InputError(
-            f"{path} holds no records",
-            expected=f"{layout}: one JSON object per line with {', '.join(wanted)}",
-            found="an empty file",
-            do="fetch the file again",
-        )
-    found = identify(lines)
-    if found == layout:
+    if found.name in accepted:
         return
-    raise InputError(
-        f"{path} is of another layout than `{role}` of this source",
-        expected=f"{layout}: one JSON object per line with {', '.join(wanted)}",
-        found=found,
-        do=f"name the right file under `source.{role}`, or the right `source.kind`",
-    )
+    if found.name == EMPTY:
+        what, do = f"{path} holds no records", "fetch the file again"
+    else:
+        what = f"{path} is of another layout than `{role}` of this source"
+        do = f"name the right file under `source.{role}`, or the right `source.kind`"
+        do += f"; this file belongs to {BELONGS[found.name]}" if found.name in BELONGS else ""
+    raise InputError(what, expected=" or ".join(dict.fromkeys(accepted)), found=str(found), do=do)
+
+
+def time_unit(paths: Iterable[Path]) -> Literal["s", "ms"]:
+    """Unit of the fourth column of ratings CSVs: milliseconds if most times are too large for seconds."""
+    times = [
+        float(cells[3])
+        for path in paths
+        for cells in map(_cells, head(path))
+        if len(cells) == 4 and _NUMBER.fullmatch(cells[3])
+    ]
+    return "ms" if 2 * sum(time >= MILLIS for time in times) > len(times) else "s"
+
+
+#: Where unix times in milliseconds begin: as seconds this would be the year 5138.
+MILLIS = 100_000_000_000

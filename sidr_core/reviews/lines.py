@@ -1,42 +1,188 @@
-"""Reads a text file, gzip or plain, in batches of lines, without trusting any of them.
+"""Reads a text file, gzip or plain, in blocks of lines, without trusting any of them.
 
 Lines that are not UTF-8, hold a NUL byte or are absurdly long come out marked, not dropped, so that
-the caller can quarantine them with their numbers.
+the caller can quarantine them with their numbers. A damaged gzip file gives all that came before the
+damage, then :class:`DamagedFile`. Memory is bounded by the block, however long a line is.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import polars as pl
+from isal import isal_zlib
 
 from sidr_core.errors import InputError
 from sidr_core.stage import Progress
 
-#: Bytes read at once, and the longest line accepted (metadata lines reach some 100 kB).
-CHUNK = 16 << 20
+#: Bytes of text in a block, and the longest line accepted (metadata lines reach some 100 kB).
+CHUNK = 4 << 20
 MAX_LINE = 4 << 20
 
+# What is kept of a line that is too long: enough for the quarantine.
+_HEAD = 4096
+_PACKED_CHUNK = 256 << 10
+_GZIP = b"\x1f\x8b"
+_WITH_GZIP_HEADER = 31
 
-def _unpacked(raw: IO[bytes]) -> IO[bytes]:
-    """The bytes of an open file, unpacked if it is gzip (told by its first bytes, not by its name)."""
-    packed = raw.read(2) == b"\x1f\x8b"
+_CORRUPT: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]  # its stub says: an instance
+
+T = TypeVar("T")
+
+
+class DamagedFile(InputError):
+    """A gzip file that ends too early or is corrupt; raised after all that could be read was given out."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file.
+
+    Args:
+        first: number of the first line, from 1.
+        data: the lines, joined by newlines, without the last one's newline.
+        fault: `line_too_long` (then `data` is the beginning of one line) or `truncated` (one line that
+            the damage of the file cut short); else None.
+    """
+
+    first: int
+    data: bytes
+    fault: str | None = None
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, the next one being made in a thread of its own while the caller works on this one."""
+    source = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, source, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, source, end)
+            yield item  # type: ignore[misc]
+
+
+def blocks(
+    path: Path, progress: Progress | None = None, chunk: int = CHUNK, max_line: int = MAX_LINE
+) -> Iterator[Block]:
+    """Yield the file's lines, some `chunk` bytes at a time; a byte order mark at its start is dropped.
+
+    Raises:
+        DamagedFile: after the last block, if the gzip stream ends too early or is corrupt.
+    """
+    first, carry = 1, b""
+    damage: list[DamagedFile] = []
+    for piece in _until_damage(_pieces(path, min(chunk, max_line), progress), damage):
+        whole, newline, carry = (carry + piece).rpartition(b"\n")
+        if newline:
+            for block in _whole_lines(first, whole, max_line):
+                yield block
+                first = block.first + block.data.count(b"\n") + 1
+        if len(carry) > max_line:
+            carry = carry[: max_line + 1]  # enough to see that it is too long
+    if carry:
+        too_long = len(carry) > max_line
+        yield from (
+            _whole_lines(first, carry, max_line) if too_long else [Block(first, carry, "truncated" if damage else None)]
+        )
+    if damage:
+        raise damage[0]
+
+
+def _until_damage(pieces: Iterator[bytes], damage: list[DamagedFile]) -> Iterator[bytes]:
+    """The pieces; the error that ends them is put into `damage`."""
+    try:
+        yield from pieces
+    except DamagedFile as error:
+        damage.append(error)
+
+
+def _whole_lines(first: int, data: bytes, max_line: int) -> Iterator[Block]:
+    """Blocks of whole lines of which only the first can be too long: a piece of a file is no longer than that."""
+    start, newline, rest = data.partition(b"\n")
+    if len(start) > max_line:
+        yield Block(first, start[: min(_HEAD, max_line)], "line_too_long")
+        if newline:
+            yield Block(first + 1, rest)
+    else:
+        yield Block(first, data)
+
+
+def _pieces(path: Path, size: int, progress: Progress | None) -> Iterator[bytes]:
+    """The file's bytes, unpacked if it is gzip (told by its first bytes), at most `size` at a time."""
+    total = path.stat().st_size
+    with path.open("rb") as raw:
+        packed = raw.read(2) == _GZIP
+        raw.seek(0)
+        source = _unpacked(path, raw, size) if packed else iter(lambda: raw.read(size), b"")
+        for number, piece in enumerate(source):
+            yield piece if number else piece.removeprefix(b"\xef\xbb\xbf")
+            if progress:
+                progress.tick(min(raw.tell(), total - 1), total, "bytes")
+
+
+def _unpacked(path: Path, raw: IO[bytes], size: int) -> Iterator[bytes]:
+    """Unpack gzip, several members too, in pieces of at most `size` bytes. Raises DamagedFile at its damage."""
+    given = 0
+    try:
+        for piece in _inflated(raw, size, path.stat().st_size):
+            yield piece
+            given += len(piece)
+        return
+    except EOFError as error:
+        raise _damaged(path, error) from None
+    except _CORRUPT as error:
+        damage = _damaged(path, error)
+        failed = raw.tell()
+    # A call that fails gives nothing of the bytes it was fed: unpack again, one byte at a time where it failed.
     raw.seek(0)
-    return io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw  # type: ignore[arg-type]
+    try:
+        for piece in _inflated(raw, size, failed - 2 * _PACKED_CHUNK):
+            if given < len(piece):
+                yield piece[given:]
+            given = max(given - len(piece), 0)
+    except _CORRUPT:
+        pass
+    raise damage
+
+
+def _inflated(raw: IO[bytes], size: int, fine_from: int) -> Iterator[bytes]:
+    """Unpack; from the byte `fine_from` of the file on, feed single bytes. It gives what it has before it raises."""
+    buffer, waiting = bytearray(), b""
+
+    def more() -> bytes:
+        return raw.read(_PACKED_CHUNK if raw.tell() <= fine_from else 1)
+
+    try:
+        while waiting := waiting or more():
+            member = isal_zlib.decompressobj(_WITH_GZIP_HEADER)
+            while not member.eof:
+                waiting = waiting or more()
+                unpacked = member.decompress(waiting, size - len(buffer))
+                if not waiting and not unpacked:  # without input it may still give what it held back
+                    raise EOFError("the compressed data ends before its end mark")
+                buffer += unpacked
+                waiting = member.unconsumed_tail
+                if len(buffer) == size:
+                    yield bytes(buffer)
+                    buffer.clear()
+            waiting = member.unused_data.lstrip(b"\0")
+            while not waiting and (padding := more()):  # zeros after the end are allowed
+                waiting = padding.lstrip(b"\0")
+    except (EOFError, _CORRUPT):
+        if buffer:
+            yield bytes(buffer)
+        raise
+    if buffer:
+        yield bytes(buffer)
 
 
 def read_whole(path: Path) -> bytes:
-    """All bytes of a small file, unpacked. Raises InputError if it is damaged."""
-    try:
-        with path.open("rb") as raw:
-            return _unpacked(raw).read()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, error) from None
+    """All bytes of a small file, unpacked. Raises DamagedFile if it is damaged."""
+    return b"".join(_pieces(path, CHUNK, None))
 
 
 def line_batches(
@@ -44,70 +190,53 @@ def line_batches(
 ) -> Iterator[pl.DataFrame]:
     """Yield frames (line: Int64 from 1, text: String, fault: String or null) covering the file.
 
-    `fault` is `bad_encoding`, `nul_byte` or `line_too_long`; a line of the last kind is cut short.
+    `fault` is `bad_encoding`, `nul_byte`, or one of :class:`Block`; a line of `line_too_long` is cut short.
 
     Raises:
-        InputError: the gzip stream ends too early or is corrupt.
+        DamagedFile: after the last frame, if the gzip stream ends too early or is corrupt.
     """
-    first, carry, size = 1, b"", path.stat().st_size
-    try:
-        with path.open("rb") as raw:
-            handle = _unpacked(raw)
-            while block := handle.read(chunk):
-                whole, newline, rest = (carry + block).rpartition(b"\n")
-                if newline:
-                    batch = _frame(whole, first, max_line)
-                    first += len(batch)
-                    yield batch
-                # Bounds memory: what is kept of an endless line is enough to refuse it.
-                carry = rest[: max_line + 1]
-                if progress:
-                    progress.tick(min(raw.tell(), size - 1), size, "bytes")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, error) from None
-    if carry:
-        yield _frame(carry, first, max_line)
+    for block in blocks(path, progress, chunk, max_line):
+        yield _frame(block)
 
 
-def _frame(block: bytes, first: int, max_line: int) -> pl.DataFrame:
-    if first == 1:
-        block = block.removeprefix(b"\xef\xbb\xbf")
+def _frame(block: Block) -> pl.DataFrame:
+    faults: list[str | None] | None = None
     try:
-        texts, faults = block.decode().split("\n"), None
+        texts = block.data.decode().split("\n")
     except UnicodeDecodeError:
-        raw = block.split(b"\n")
+        raw = block.data.split(b"\n")
         texts = [line.decode(errors="replace") for line in raw]
-        faults = [None if _decodes(line) else "bad_encoding" for line in raw]
+        faults = [None if decodes(line) else "bad_encoding" for line in raw]
     text = pl.col("text")
     return (
         pl.DataFrame({"text": texts, "fault": faults}, schema={"text": pl.String, "fault": pl.String})
-        .with_row_index("line", offset=first)
+        .with_row_index("line", offset=block.first)
         .select(
             pl.col("line").cast(pl.Int64),
             text,
-            pl.when(text.str.len_bytes() > max_line)
-            .then(pl.lit("line_too_long"))
-            .when(text.str.contains("\0", literal=True))
-            .then(pl.lit("nul_byte"))
-            .otherwise(pl.col("fault"))
-            .alias("fault"),
+            pl.coalesce(
+                pl.lit(block.fault, dtype=pl.String),
+                pl.when(text.str.contains("\0", literal=True)).then(pl.lit("nul_byte")),
+                pl.col("fault"),
+            ).alias("fault"),
         )
     )
 
 
-def _decodes(line: bytes) -> bool:
+def decodes(data: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
     try:
-        line.decode()
+        return data.isascii() or data.decode() is not None
     except UnicodeDecodeError:
         return False
-    return True
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def _damaged(path: Path, error: Exception) -> DamagedFile:
     """The error for a gzip file that cannot be unpacked to its end."""
-    return InputError(
+    return DamagedFile(
         f"{path} is damaged",
         expected="a whole gzip file",
         found=str(error) or type(error).__name__,
-        do="fetch the file again: the download or copy was probably cut short",
+        do="fetch the file again: the download or copy was probably cut short; "
+        "`filters.allow_truncated` uses it as far as it goes",
     )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
-
-from sidr_core import tables
-from sidr_core.store import Artifact
 
 #: Longest raw text kept of a refused record, in characters.
 TEXT_LIMIT = 500
@@ -32,37 +29,6 @@ class Parsed:
     refused: pl.DataFrame
     lines: int
     metrics: Mapping[str, int | float | str] = field(default_factory=dict)
-
-
-def combined(pieces: Sequence[tuple[str, Parsed]]) -> Parsed:
-    """Pieces that were parsed file by file, in order, each labelled with its file's name."""
-
-    def labelled(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-        return frame.with_columns(pl.lit(name, dtype=pl.String).alias("file"))
-
-    refused = [labelled(piece.refused, name).select(list(QUARANTINE_SCHEMA)) for name, piece in pieces]
-    metrics: dict[str, int | float | str] = {}
-    for _, piece in pieces:
-        for key, value in piece.metrics.items():
-            metrics[key] = metrics.get(key, 0) + value  # type: ignore[operator]
-    return Parsed(
-        records=pl.concat([labelled(piece.records, name) for name, piece in pieces]),
-        refused=pl.concat(refused),
-        lines=sum(piece.lines for _, piece in pieces),
-        metrics=metrics,
-    )
-
-
-def load_part(part: Artifact) -> Parsed:
-    """What a parser left in its part: `records.parquet` and `quarantine.parquet`, without file names."""
-    metrics = dict(part.manifest["metrics"])
-    lines = metrics.pop("lines")
-    return Parsed(
-        records=tables.read(part.path("records.parquet")),
-        refused=tables.read(part.path("quarantine.parquet")),
-        lines=lines,
-        metrics=metrics,
-    )
 
 
 def reason_counts(refused: pl.DataFrame) -> dict[str, int]:

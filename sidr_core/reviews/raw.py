@@ -1,33 +1,60 @@
-"""`raw_reviews` and `raw_items`: every accepted record of the source files, typed, and every refused one.
+"""`raw_reviews`: every accepted review that was known by the end of the snapshot, and every refused line.
 
-Records that cannot be read count against `filters.max_quarantine_share`; items that are refused by
-rule (no title, a title that is markup or too long, a repeated id; METHOD 1.2) are quarantined with
-their reason and never fatal.
+A source file is parsed once per content (`records`); a snapshot is one pass over the parsed parts: cut
+by time, without exact duplicates (unless `filters.keep_duplicates`), in file and line order. The pass copies Parquet row groups with their
+ids still encoded, so that it costs little beside parsing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+import duckdb
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sidr_core import tables
-from sidr_core.contracts import Quarantine, RawItems, RawReviews
+from sidr_core.contracts import Quarantine
 from sidr_core.errors import InputError
-from sidr_core.reviews.parsed import QUARANTINE_SCHEMA, Parsed, reason_counts
-from sidr_core.reviews.sources import amazon_2018, minionerec, sample
+from sidr_core.reviews.lines import ahead
+from sidr_core.reviews.records import ENCODING, ReviewPart, ReviewParts
+from sidr_core.reviews.sources import module_of
+from sidr_core.reviews.sql import batches, connect, frame, quoted, write
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Source
 
-#: Reasons that are a rule's verdict on a sound record, not damage.
-POLICY = ("title_missing", "title_html", "title_too_long", "duplicate_item")
+_IDS = pa.dictionary(pa.int32(), pa.string())
+_SCHEMA = pa.schema(
+    [
+        ("user_id", _IDS),
+        ("item_id", _IDS),
+        ("rating", pa.float64()),
+        ("timestamp", pa.int64()),
+        ("split", pa.string()),
+        ("history_item_ids", pa.list_(pa.string())),
+        ("file", _IDS),
+        ("line", pa.int64()),
+        ("synthetic", pa.bool_()),
+    ]
+)
 
-_SOURCES: dict[str, ModuleType] = {"sample": sample, "amazon_2018": amazon_2018, "minionerec": minionerec}
+
+@dataclass
+class _Counts:
+    """What the pass met; times of the rows that stay, in unix seconds, None if none has one."""
+
+    rows: int = 0
+    repeats: int = 0
+    later: int = 0
+    first: int | None = None
+    last: int | None = None
 
 
 def review_files(source: Source) -> dict[str, Path]:
@@ -36,152 +63,182 @@ def review_files(source: Source) -> dict[str, Path]:
     Raises:
         InputError: a file is missing or empty, a glob matches nothing, a download fails.
     """
-    return _SOURCES[source.kind].review_files(source)
-
-
-def item_files(source: Source) -> dict[str, Path]:
-    """Name -> local path of each file with item records; like :func:`review_files`."""
-    return _SOURCES[source.kind].item_files(source)
+    return module_of(source.kind).review_files(source)
 
 
 def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Write `raw_reviews.parquet` (known by the end of the snapshot) and `quarantine.parquet`.
 
     Raises:
-        InputError: another layout, too many unreadable records, or none before the snapshot's end.
+        InputError: another layout, a damaged file, too many unreadable lines, or no review before the
+            snapshot's end.
     """
-    parsed = _SOURCES[config.source.kind].reviews(inputs, config.source, progress)
-    share = _require_clean(parsed, config.filters.max_quarantine_share, "reviews")
-    records = parsed.records
-    for name, kind in _DEFAULTS.items():
-        if name not in records.columns:
-            records = records.with_columns(pl.lit(None, dtype=kind).alias(name))
-    window = config.snapshot  # type: ignore[attr-defined]
-    known = _cut(records, window.key, window.cutoff).with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
-    tables.write(known, out_dir / "raw_reviews.parquet", RawReviews)
-    tables.write(parsed.refused, out_dir / "quarantine.parquet", Quarantine)
-    counts = reason_counts(parsed.refused)
+    filters, window = config.filters, config.snapshot  # type: ignore[attr-defined]
+    parts: ReviewParts = module_of(config.source.kind).reviews(inputs, config.source, filters, progress)
+    with connect(out_dir) as db:
+        db.execute("CREATE VIEW refused AS " + _union(parts, "quarantine.parquet"))
+        reasons = frame(db, "SELECT reason, count(*) AS n FROM refused GROUP BY reason ORDER BY n DESC, reason")
+        counts: dict[str, int] = dict(reasons.iter_rows())
+        share = _require_clean(db, counts, parts.lines, filters.max_quarantine_share)
+        refused = batches(db, "SELECT file, line, reason, text FROM refused")
+        write(refused, out_dir / "quarantine.parquet", Quarantine)
+        repeats = _repeats(db, parts)
+    dropped = [found[:0] for found in repeats] if filters.keep_duplicates else repeats
+    met = _copy(parts, dropped, window.cutoff, inputs.synthetic, out_dir / "raw_reviews.parquet")
+    if met.rows == 0:
+        raise _empty(parts, window.key, window.cutoff)
+    damaged = {part.name: part.damage for part in parts.parts if part.damage}
+    for name, damage in damaged.items():
+        progress.say(f"{name} is damaged ({damage}): used as far as it goes, as `filters.allow_truncated` says")
     metrics = {
-        "lines": parsed.lines,
-        "rows": len(known),
-        "later_than_snapshot": len(records) - len(known),
-        "quarantined": len(parsed.refused),
+        "lines": parts.lines,
+        "rows": met.rows,
+        "later_than_snapshot": met.later,
+        "exact_duplicates": sum(map(len, repeats)) if filters.keep_duplicates else met.repeats,
+        "quarantined": sum(counts.values()),
         "quarantine_share": round(share, 6),
-        **parsed.metrics,
-        **_dates(known),
+        "damaged_files": len(damaged),
+        **{f"refused_{reason}": count for reason, count in counts.items()},
+        **({"first_date": _date(met.first), "last_date": _date(met.last)} if met.first is not None else {}),
     }
     check = Check(
         "quarantine_share",
-        share <= config.filters.max_quarantine_share,
-        f"{len(parsed.refused):,} of {parsed.lines:,} refused, {config.filters.max_quarantine_share:.2%} allowed",
+        share <= filters.max_quarantine_share,
+        f"{sum(counts.values()):,} of {parts.lines:,} refused, {filters.max_quarantine_share:.2%} allowed",
     )
-    return Report(metrics=metrics, checks=(check,), markdown={"Refused lines": _table(counts)})
+    markdown = {"Refused lines": _table("reason", "records", counts)}
+    if damaged:
+        markdown["Damaged files"] = _table("file", "damage", damaged)
+    return Report(metrics=metrics, checks=(check,), markdown=markdown)
 
 
-def build_items(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Write `raw_items.parquet`, one record per item id, and `quarantine.parquet`.
-
-    A published split keeps all its items: the title rules were applied by who published it.
-
-    Raises:
-        InputError: another layout, too many unreadable records, or no item left.
-    """
-    parsed = _SOURCES[config.source.kind].items(inputs, config.source, progress)
-    _require_clean(parsed, config.filters.max_quarantine_share, "items")
-    records, refused = parsed.records, parsed.refused
-    if "published_sid" not in records.columns:
-        records = records.with_columns(pl.lit(None, dtype=pl.String).alias("published_sid"))
-        too_long = pl.col("title_words") > config.filters.max_title_words
-        records, refused = _refuse(records, refused, too_long, "title_too_long")
-    records, refused = _refuse(records, refused, ~pl.col("item_id").is_first_distinct(), "duplicate_item")
-    counts = reason_counts(refused)
-    if records.is_empty():
-        raise InputError(
-            "no item is left",
-            expected="item records with a title",
-            found=f"{parsed.lines} records, refused: {_listed(counts)}",
-            do="look at the metadata file; `filters.max_title_words` bounds the length of titles",
-        )
-    refused = refused.sort("file", "line", maintain_order=True)
-    records = records.with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
-    tables.write(records, out_dir / "raw_items.parquet", RawItems)
-    tables.write(refused, out_dir / "quarantine.parquet", Quarantine)
-    metrics = {
-        "lines": parsed.lines,
-        "rows": len(records),
-        "quarantined": len(refused),
-        "described_share": round((records["description"] != "").mean(), 4),  # type: ignore[call-overload]
-        **{f"refused_{reason}": count for reason, count in counts.items()},
-    }
-    unique = records["item_id"].n_unique()
-    check = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records")
-    return Report(metrics=metrics, checks=(check,), markdown={"Refused records": _table(counts)})
+def _union(parts: ReviewParts, name: str, columns: str = "*") -> str:
+    """SQL for one file of all parts, in order, with `file` and `part` (the part's number)."""
+    return " UNION ALL ".join(
+        f"SELECT {columns}, {quoted(part.name)} AS file, {number} AS part "
+        f"FROM read_parquet({quoted(str(part.artifact.path(name)))})"
+        for number, part in enumerate(parts.parts)
+    )
 
 
-#: Columns that a layout may not have, and their types.
-_DEFAULTS = {
-    "rating": pl.Float64,
-    "timestamp": pl.Int64,
-    "split": pl.String,
-    "history_item_ids": pl.List(pl.String),
-}
-
-
-def _cut(records: pl.DataFrame, key: str, cutoff: int) -> pl.DataFrame:
-    """What was known by the end of the snapshot; a published row has no time and always counts."""
-    known = records.filter(pl.col("timestamp").is_null() | (pl.col("timestamp") < cutoff))
-    if known.is_empty():
-        times = records["timestamp"].drop_nulls()
-        span = f"{_date(times.min())} … {_date(times.max())}" if len(times) else "no accepted review"
-        raise InputError(
-            f"snapshot {key} holds no review",
-            expected=f"reviews before {_date(cutoff)}",
-            found=f"{len(records):,} reviews, {span}",
-            do="choose a later snapshot, or correct `snapshots` in the profile",
-        )
-    return known
-
-
-def _require_clean(parsed: Parsed, allowed: float, what: str) -> float:
-    """Share of unreadable records. Raises InputError if it is above `allowed`."""
-    broken = parsed.refused.filter(~pl.col("reason").is_in(POLICY))
-    share = len(broken) / max(parsed.lines, 1)
+def _require_clean(db: duckdb.DuckDBPyConnection, counts: Mapping[str, int], lines: int, allowed: float) -> float:
+    """Share of unreadable lines. Raises InputError if it is above `allowed`."""
+    broken = sum(counts.values())
+    share = broken / max(lines, 1)
     if share > allowed:
-        first = broken.row(0, named=True)
+        first = frame(db, "SELECT file, line, reason, text FROM refused LIMIT 1").row(0, named=True)
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
         raise InputError(
-            f"too many {what} cannot be read: {len(broken):,} of {parsed.lines:,} ({share:.1%})",
+            f"too many reviews cannot be read: {broken:,} of {lines:,} ({share:.1%})",
             expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
-            found=f"{_listed(reason_counts(broken))}; first in {first['file']}, line {first['line']} "
+            found=f"{listed}; first in {first['file']}, line {first['line']} "
             f"({first['reason']}): {first['text'][:120]!r}",
             do="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
         )
     return share
 
 
-def _refuse(
-    records: pl.DataFrame, refused: pl.DataFrame, rule: pl.Expr, reason: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Move the records that a rule names into the quarantine."""
-    marked = records.with_columns(rule.alias("refused"))
-    gone = marked.filter("refused").with_columns(pl.lit(reason).alias("reason")).select(list(QUARANTINE_SCHEMA))
-    return marked.filter(~pl.col("refused")).drop("refused"), pl.concat([refused, gone])
+# Repeats inside a file were found when it was parsed. Across files, what the largest holds is looked up in
+# all others together, so that a small new file costs one reading of the digests.
+_SHARED = """
+CREATE TABLE shared AS
+WITH others AS (SELECT digest, part FROM records WHERE part <> $largest),
+     largest AS (SELECT digest, part FROM records SEMI JOIN others USING (digest) WHERE part = $largest)
+SELECT digest, min(part) AS first FROM (FROM others UNION ALL FROM largest)
+GROUP BY digest HAVING min(part) <> max(part)
+"""
 
 
-def _dates(records: pl.DataFrame) -> dict[str, str]:
-    times = records["timestamp"].drop_nulls()
-    return {"first_date": _date(times.min()), "last_date": _date(times.max())} if len(times) else {}
+def _repeats(db: duckdb.DuckDBPyConnection, parts: ReviewParts) -> list[np.ndarray]:
+    """Per part the numbers of the lines that repeat an earlier one, of this part or of one before; sorted."""
+    found = [pq.read_table(part.artifact.path("repeats.parquet"))["line"].to_numpy() for part in parts.parts]
+    if len(parts.parts) == 1:
+        return found
+    db.execute("CREATE VIEW records AS " + _union(parts, "records.parquet", "line, digest"))
+    rows = [part.artifact.manifest["files"]["records.parquet"]["rows"] for part in parts.parts]
+    db.execute(_SHARED, {"largest": int(np.argmax(rows))})
+    if not db.execute("SELECT count(*) FROM shared").fetchall()[0][0]:
+        return found
+    later = frame(db, "SELECT part, line FROM records JOIN shared USING (digest) WHERE part > first")
+    return [np.union1d(lines, later.filter(part=number)["line"].to_numpy()) for number, lines in enumerate(found)]
 
 
-def _date(seconds: object) -> str:
-    return datetime.fromtimestamp(int(str(seconds)), UTC).date().isoformat()
+def _copy(parts: ReviewParts, repeats: Sequence[np.ndarray], cutoff: int, synthetic: bool, path: Path) -> _Counts:
+    """Write what stays of each part, in order; returns what was met."""
+    met = _Counts()
+
+    def tables() -> Iterator[pa.Table]:
+        for part, lines in zip(parts.parts, repeats, strict=True):
+            for table in ahead(_row_groups(part)):
+                yield _labelled(_known(table, lines, cutoff, met), part.name, synthetic)
+
+    # Dictionary-typed columns are an encoding here; without the stored schema readers see plain strings.
+    with pq.ParquetWriter(path, _SCHEMA, store_schema=False, **ENCODING) as writer:
+        for table in tables():
+            if len(table):
+                writer.write_table(table)
+    return met
 
 
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"
+def _row_groups(part: ReviewPart) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(part.artifact.path("records.parquet"), read_dictionary=["user_id", "item_id"])
+    columns = [name for name in file.schema_arrow.names if name != "digest"]
+    for number in range(file.num_row_groups):
+        yield file.read_row_group(number, columns=columns)
 
 
-def _table(counts: dict[str, int]) -> str:
-    if not counts:
+def _known(table: pa.Table, repeats: np.ndarray, cutoff: int, met: _Counts) -> pa.Table:
+    """The rows that are no repeats and were known at `cutoff`; a published row has no time and always counts."""
+    if len(table) == 0:
+        return table
+    lines = table["line"].to_numpy()
+    here = repeats[np.searchsorted(repeats, lines[0]) : np.searchsorted(repeats, lines[-1], "right")]
+    if len(here):
+        table = table.filter(pa.array(~np.isin(lines, here)))
+        met.repeats += len(here)
+    times = pl.Series(table["timestamp"])
+    known = (times < cutoff).fill_null(True)
+    if not known.all():
+        table, times = table.filter(known.to_arrow()), times.filter(known)
+        met.later += len(known) - len(table)
+    if (stays := times.drop_nulls().to_numpy()).size:
+        met.first = min(int(stays.min()), met.first or int(stays.min()))
+        met.last = max(int(stays.max()), met.last or 0)
+    met.rows += len(table)
+    return table
+
+
+def _labelled(table: pa.Table, name: str, synthetic: bool) -> pa.Table:
+    """The rows with all columns of :data:`_SCHEMA`; `file` is one code of a dictionary of one name."""
+    rows = len(table)
+    columns = {column: table[column] for column in table.column_names} | {
+        "file": pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name])),
+        "synthetic": pa.array(np.full(rows, synthetic)),
+    }
+    return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in _SCHEMA], schema=_SCHEMA)
+
+
+def _empty(parts: ReviewParts, key: str, cutoff: int) -> InputError:
+    paths = [str(part.artifact.path("records.parquet")) for part in parts.parts]
+    query = "SELECT count(*), min(timestamp), max(timestamp) FROM read_parquet($paths)"
+    rows, first, last = duckdb.execute(query, {"paths": paths}).fetchall()[0]
+    span = "no accepted review" if first is None else f"{_date(first)} … {_date(last)}"
+    return InputError(
+        f"snapshot {key} holds no review",
+        expected=f"reviews before {_date(cutoff)}",
+        found=f"{rows:,} reviews, {span}",
+        do="choose a later snapshot, or correct `snapshots` in the profile",
+    )
+
+
+def _date(seconds: int | None) -> str:
+    return datetime.fromtimestamp(seconds or 0, UTC).date().isoformat()
+
+
+def _table(name: str, value: str, rows: Mapping[str, int | str]) -> str:
+    if not rows:
         return "None."
-    rows = "\n".join(f"| {reason} | {count:,} |" for reason, count in counts.items())
-    return f"| reason | records |\n| --- | ---: |\n{rows}"
+    lines = [
+        f"| {key} | {entry:,} |" if isinstance(entry, int) else f"| {key} | {entry} |" for key, entry in rows.items()
+    ]
+    return "\n".join([f"| {name} | {value} |", "| --- | ---: |", *lines])

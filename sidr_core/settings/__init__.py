@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from sidr_core.settings.base import Endpoint, Section
-from sidr_core.settings.corpus import REASONING_TASK, TASKS, Budget, General, Price, Teacher
+from sidr_core.settings.corpus import GENERAL_TASK, REASONING_TASK, TASKS, Budget, General, Price, Teacher
 from sidr_core.settings.data import Encoder, Filters, Quantizer, Refit, Snapshots, Split, Window
 from sidr_core.settings.evaluation import Decoding, Evaluation, ItemItem
 from sidr_core.settings.sources import (
@@ -25,6 +25,7 @@ from sidr_core.settings.sources import (
 from sidr_core.settings.training import Activation, BaseModelConfig, Grpo, PretrainedModel, Sft, TinyModel, Training
 
 __all__ = [
+    "GENERAL_TASK",
     "REASONING_TASK",
     "TASKS",
     "Activation",

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from sidr_core.settings.base import Endpoint, Section
 
-#: The eight alignment tasks (METHOD 5.1, numbers 1-5, 7, 8; number 2 counts as two) and the trace task.
+#: The eight alignment tasks (METHOD 5.1, numbers 1-5, 7, 8; number 2 counts as two), the mix-in of general
+#: reasoning (number 9), and the trace task of stage 2.
 TASKS = (
     "sids_to_sid",
     "sid_to_title",
@@ -18,7 +19,9 @@ TASKS = (
     "titles_to_sid",
     "item_narrative",
     "user_narrative",
+    "general",
 )
+GENERAL_TASK = "general"
 REASONING_TASK = "reasoning"
 
 
@@ -56,6 +59,8 @@ class Teacher(Section):
     Args:
         item_narratives, user_narratives: whether these kinds are written.
         traces_per_user: most reasoning traces of one user (the newest train rows); 0 = all.
+        open_thoughts: whether `rules` keeps a trace whose target shares nothing with the history ("or something
+            new"), or drops the row from the traces.
         items, users: how many items (most frequent in train first) and users (most train rows first) the
             language model writes about; None is all. `rest` says who writes about the others.
         reply: how JSON is asked for, by what the server understands.
@@ -67,6 +72,7 @@ class Teacher(Section):
     item_narratives: bool = True
     user_narratives: bool = True
     traces_per_user: int = Field(default=0, ge=0)
+    open_thoughts: Literal["keep", "drop"] = "keep"
     seed: int = 42
     general: General | None = None
     endpoint: Endpoint | None = None

@@ -83,7 +83,9 @@ class Filters(Section):
     """METHOD 1.2. `since` (YYYY-MM) drops earlier reviews; `min_rating` drops lower ones.
 
     Args:
-        keep_repeats: whether a user's later reviews of the same item stay. Exact duplicates never do.
+        keep_repeats: whether a user's later reviews of the same item stay.
+        keep_duplicates: whether lines that equal an earlier one in user, item, rating, time and text stay (METHOD
+            1.2 keeps them). For files with coarse times and no text, where such lines may be two purchases.
         max_quarantine_share: share of unreadable records above which the stage fails.
         allow_truncated: whether a gzip file that ends too early is used as far as it goes.
         items_without_text: `drop` refuses items without a usable title (METHOD 1.2); `keep` takes them
@@ -95,6 +97,7 @@ class Filters(Section):
     since: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     min_rating: float | None = None
     keep_repeats: bool = True
+    keep_duplicates: bool = False
     max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
     allow_truncated: bool = False
     items_without_text: Literal["drop", "keep"] = "drop"
@@ -117,7 +120,12 @@ class Split(Section):
 class Encoder(Section):
     """Sentence encoder. `minilm` is the all-MiniLM-L6-v2 that ships in a package; else an HF id or folder.
 
-    With `endpoint`, vectors come from an OpenAI-compatible `/embeddings` and `model` only names them.
+    With `endpoint`, vectors come from an OpenAI-compatible `/embeddings` and `model` only names them. A model is
+    known by its name: give a changed folder or server another one, or its old vectors are taken from the cache.
+
+    Args:
+        max_tokens: longer texts are cut; at an endpoint by characters, 16 per token.
+        batch_size: texts in a batch on a GPU or in a request; a CPU takes fewer where texts are long.
     """
 
     model: str = "minilm"
@@ -128,16 +136,23 @@ class Encoder(Section):
     normalize: bool = True
     endpoint: Endpoint | None = None
 
+    @model_validator(mode="after")
+    def _server_decides(self) -> Encoder:
+        if self.endpoint is not None and (self.pooling, self.dtype) != ("default", "float32"):
+            raise ValueError("with `endpoint` the server decides on pooling and dtype: leave both out")
+        return self
+
 
 class Refit(Section):
     """When a codebook of an earlier snapshot is given up and fitted anew (every SID may then change).
 
     Args:
-        error_ratio: mean reconstruction error of the items that are new since the fit, over that of the
-            items that it was fitted on, above which it no longer fits.
-        moved_share: share of new items that could not get the SID of their nearest codes, above which it is full.
+        error_ratio: mean reconstruction error of the items placed since the fit, over that of items unseen
+            at the fit, above which the codebook no longer fits.
+        moved_share: of the items placed since the fit that would have found the SID of their nearest codes
+            free at the fit, the share that did not, above which the codebook is full.
         growth: catalogue size over that at the fit, above which it is outgrown.
-        least_new: fewer new items than this since the fit prove nothing.
+        least_new: with fewer placed items than this the first two prove nothing.
     """
 
     error_ratio: float = Field(default=1.5, gt=1)
@@ -155,7 +170,8 @@ class Quantizer(Section):
         vectors: what is quantized: the `text` vectors, `whitened` ones, or `fused`: text joined with the
             item's co-occurrence vector from train rows.
         fused_weight, fused_size: share of the squared length that co-occurrence gets, and its dimensions.
-        whitened_size: principal directions kept; 0 keeps all.
+        whitened_size: principal directions kept, at most; 0 keeps all, of which the weak ones are noise (of
+            3,459 real items coded by 3 × 64, 87 % then collided, 24 % with 64 directions).
         size: codes per level.
         collisions: `reassign` gives every item its own SID by optimal assignment at the last level;
             `suffix` adds a level that numbers the items of one SID; `share` lets items share one (a set).
@@ -164,7 +180,7 @@ class Quantizer(Section):
 
     kind: Literal["residual_kmeans", "balanced_kmeans", "rqvae", "published"] = "residual_kmeans"
     vectors: Literal["text", "whitened", "fused"] = "text"
-    whitened_size: int = Field(default=0, ge=0)
+    whitened_size: int = Field(default=64, ge=0)
     fused_weight: float = Field(default=0.5, gt=0, lt=1)
     fused_size: int = Field(default=64, ge=1)
     levels: int = Field(default=3, ge=1, le=25)

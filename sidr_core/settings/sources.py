@@ -22,12 +22,12 @@ class SampleSource(Section):
 
 class _AmazonSource(Section):
     """Reviews and metadata of one Amazon release; paths, globs or http(s) URLs, each with an optional
-    `#sha256=<hex>` at its end that the file must match.
+    `#sha256=<hex>` at its end that the file must match. Without metadata see `filters.items_without_text`.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("reviews", "items")  # fields that name files
     reviews: tuple[str, ...] = Field(min_length=1)
-    items: tuple[str, ...] = Field(min_length=1)
+    items: tuple[str, ...] = ()
 
 
 class Amazon2014Source(_AmazonSource):
@@ -68,16 +68,19 @@ class TablesSource(Section):
     """Your own data: Parquet or CSV files (or folders of them), with a map from our columns to yours.
 
     Args:
-        review_columns: `user_id`, `item_id`, `timestamp`, and optionally `rating`, by your names.
-        item_columns: `item_id`, `title`, and optionally `description`, `brand`, `category`.
+        review_columns: `user_id`, `item_id`, `timestamp`, and optionally `rating`: your names. What is not
+            mapped is looked for under our name.
+        item_columns: `item_id`, `title`, and optionally `description`, `brand`, `category`, likewise.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("reviews", "items")
     kind: Literal["tables"]
     reviews: tuple[str, ...] = Field(min_length=1)
-    items: tuple[str, ...] = Field(min_length=1)
-    review_columns: dict[str, str] = Field(default_factory=dict)
-    item_columns: dict[str, str] = Field(default_factory=dict)
+    items: tuple[str, ...] = ()
+    review_columns: dict[Literal["user_id", "item_id", "timestamp", "rating"], str] = Field(default_factory=dict)
+    item_columns: dict[Literal["item_id", "title", "description", "brand", "category"], str] = Field(
+        default_factory=dict
+    )
 
 
 class MiniOneRecSource(Section):

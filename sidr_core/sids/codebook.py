@@ -1,152 +1,283 @@
 """The stage `sid_codebook`: every item's Semantic ID, the codebook behind it, and how good it is.
 
-Files: `sid_codebook.parquet`, `quality.json`, `codes.png`, and `codebook.safetensors` (not for a
-published index, which comes without centroids).
+Files: `sid_codebook.parquet`, `quality.json`, `codes.png`, and for all kinds but a published index, which
+comes without centroids, `codebook.safetensors` and `retired.parquet`.
 
-Warm start: an item whose text and encoder are those of the previous snapshot keeps its SID; new and
-changed items are coded by the old centroids and take SIDs that are free. An item that left frees its
-SID. The codebook starts cold where the quantizer's settings changed, nothing is unchanged, or the
-catalogue has outgrown the codes. The paper has no such notion: it indexes one catalogue once.
+What is quantized and how is the business of `quantize.py`, `collisions.py` resolves collisions, and
+`lasting.py` says which SIDs stay from one snapshot to the next. The codebook starts cold where there is
+no snapshot before, the quantizer's settings changed, or nothing is unchanged; it is fitted anew where it
+has aged past `quantizer.refit` or its SIDs run out.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from sidr_core import tables
-from sidr_core.columns import CODES, ITEM_ID, PUBLISHED_SID, SID, TEXT_DIGEST, VECTOR
+from sidr_core.columns import (
+    BRAND,
+    CATEGORY,
+    CODES,
+    HISTORY,
+    ITEM_ID,
+    PUBLISHED_SID,
+    SID,
+    TARGET,
+    TEXT_DIGEST,
+    TITLE,
+)
 from sidr_core.contracts import Codebook as CodebookTable
+from sidr_core.contracts import RetiredSids
 from sidr_core.errors import InputError, ProfileError
-from sidr_core.sids import quality
-from sidr_core.sids.collisions import reassign
-from sidr_core.sids.quantize import Codebook, codes_per_level, fit
-from sidr_core.sids.tokens import format_sid, parse_sid
-from sidr_core.stage import Check, Inputs, Progress, Report, StageInput
+from sidr_core.sids import lasting, quality
+from sidr_core.sids.collisions import group_numbers, resolve
+from sidr_core.sids.lasting import QUALITY, RETIRED, TABLE, Fit, Known
+from sidr_core.sids.quantize import Codebook, fit
+from sidr_core.sids.tokens import parse_sid
+from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.vectors import read_vectors
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Quantizer
+    from sidr_core.settings.data import Refit
 
-TABLE, CENTROIDS, QUALITY = "sid_codebook.parquet", "codebook.safetensors", "quality.json"
+CENTROIDS, PLOT = "codebook.safetensors", "codes.png"
+#: With so many items behind every code, a codebook does as well on unseen items as on its own.
+_MANY_PER_CODE = 100
+_FEW_ITEMS, _HELD_OUT = 20, 10
+
+Metrics = dict[str, float | int | str | bool]
 
 
 @dataclass(frozen=True)
-class _Previous:
-    """The codebook of the snapshot before, as far as it concerns this catalogue (N items)."""
+class _Catalogue:
+    """The N items, sorted by id, their vectors (N, D), and what a fused fit needs besides."""
 
-    kept: np.ndarray  # (N,) bool: known, text and encoder unchanged
-    codes: dict[int, list[int]]  # of the kept items
-    folder: StageInput
-    settings: dict[str, Any]
+    items: pl.DataFrame
+    vectors: np.ndarray
+    histories: pl.DataFrame | None
+    item_ids: list[str] | None
+
+    def part(self, chosen: np.ndarray) -> _Catalogue:
+        """The items of the mask (N,)."""
+        ids = None if self.item_ids is None else list(compress(self.item_ids, chosen))
+        return _Catalogue(self.items.filter(pl.Series(chosen)), self.vectors[chosen], self.histories, ids)
 
 
 @dataclass(frozen=True)
 class _Coded:
-    """What a quantizer gave."""
+    """What a quantizer gave.
 
-    codes: np.ndarray  # (N, L)
+    Args:
+        codes: (N, L), or (N, L + 1) with suffixes.
+        nearest: (N, L) before collisions were resolved.
+        judged: (N, L) what collapse is judged by: `nearest`, but where clusters are made equal by force
+            the plain nearest codes, since force hides it.
+    """
+
+    codes: np.ndarray
+    nearest: np.ndarray
+    judged: np.ndarray
     size: int
     started: str
     book: Codebook | None = None
-    greedy_collisions: float | None = None
+    fit: Fit | None = None
+    ratios: dict[str, float] | None = None
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Code every item and write the table, the centroids and the report.
+    """Code every item and write the table, the centroids, the retired SIDs and the report.
 
     Raises:
         ProfileError: more items than SIDs.
         InputError: a published index is asked for and an item has no well-formed SID.
     """
-    quantizer = config.quantizer
-    items = tables.read(inputs["interactions"].path("items.parquet"))
-    vectors = tables.read(inputs["item_embeddings"].path("item_embeddings.parquet"))
-    frame = items.join(vectors, on=ITEM_ID, how="inner", validate="1:1").sort(ITEM_ID)
-    assert frame.height == items.height, "item_embeddings lacks items of the catalogue"
-    matrix = np.array(frame[VECTOR].to_list(), dtype=np.float32)
-    previous = _previous(inputs.previous, frame)
+    quantizer: Quantizer = config.quantizer
+    snapshot: str = config.snapshot.key  # type: ignore[attr-defined]
+    catalogue = _catalogue(inputs, quantizer)
+    known = lasting.load(inputs.previous)
+    found = lasting.compare(catalogue.items, known) if known else None
     if quantizer.kind == "published":
-        coded = _published(frame, quantizer)
+        coded = _published(catalogue.items, quantizer)
     else:
-        progress.say(f"quantizing {len(matrix):,} items into {quantizer.levels} × {quantizer.size} codes")
-        coded = _quantized(matrix, quantizer, previous)
-    frame = frame.with_columns(
-        pl.Series(CODES, coded.codes.tolist(), dtype=pl.List(pl.Int32)),
-        pl.Series(SID, [format_sid(row) for row in coded.codes.tolist()]),
-    )
-    metrics = _metrics(frame, matrix, coded, previous)
-    tables.write(frame, out_dir / TABLE, CodebookTable)
+        coded = _quantized(catalogue, quantizer, known, found, snapshot, progress)
+    progress.say(f"{coded.started}; writing the table and the report")
+    items = catalogue.items.with_columns(_codes_series(coded.codes), sid_texts(coded.codes))
+    tables.write(items, out_dir / TABLE, CodebookTable)
     if coded.book is not None:
         coded.book.save(out_dir / CENTROIDS)
-    quality.plot_usage(coded.codes, coded.size, out_dir / "codes.png")
-    summary = {"quantizer": quantizer.model_dump(mode="json"), "metrics": metrics}
-    (out_dir / QUALITY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        kept = lasting.retire(known, items) if known and _is_warm(coded) else lasting.no_retired()
+        tables.write(kept, out_dir / RETIRED, RetiredSids)
+    levels = coded.codes[:, : coded.nearest.shape[1]]
+    quality.plot(levels, coded.size, out_dir / PLOT)
+    agreed = quality.agreements(levels, items)
+    metrics = _metrics(catalogue, coded, agreed)
+    if known is not None and found is not None:
+        metrics |= lasting.churn(found, coded.codes, known)
+    metrics |= _ageing(coded, quantizer.refit)
+    (out_dir / QUALITY).write_text(lasting.summary(snapshot, quantizer, coded.fit, metrics))
     return Report(
         metrics=metrics,
-        checks=(_collision_check(coded.codes, quantizer), _collapse_check(coded.codes)),
-        markdown={"Items that share a prefix": quality.neighbours(frame)},
+        checks=(
+            _collision_check(coded.codes, quantizer),
+            _collapse_check(coded),
+            _lasting_check(coded, metrics),
+        ),
+        markdown={
+            "Use of the codes": quality.level_table(levels, coded.size),
+            "Prefixes and labels": quality.agreement_table(agreed),
+            "Items that share a prefix": quality.prefix_examples(coded.codes, items),
+            "Nearest items by text": quality.nearest_examples(levels, catalogue.vectors, items),
+        },
     )
 
 
-def _quantized(vectors: np.ndarray, quantizer: Quantizer, previous: _Previous | None) -> _Coded:
-    """Residual k-means, warm or cold, collisions resolved as the profile wants."""
-    if quantizer.collisions == "reassign" and len(vectors) > quantizer.size**quantizer.levels:
+def _catalogue(inputs: Inputs, quantizer: Quantizer) -> _Catalogue:
+    columns = [ITEM_ID, TITLE, BRAND, CATEGORY, PUBLISHED_SID]
+    items = tables.read(inputs["interactions"].path("items.parquet"), columns).sort(ITEM_ID)
+    path = inputs["item_embeddings"].path("item_embeddings.parquet")
+    rows = tables.read(path, [ITEM_ID, TEXT_DIGEST]).with_row_index("row")
+    items = items.join(rows, on=ITEM_ID, how="left", maintain_order="left", validate="1:1")
+    assert items["row"].null_count() == 0, "item_embeddings lacks items of the catalogue"
+    vectors, order = read_vectors(path), items["row"].to_numpy()
+    if not np.array_equal(order, np.arange(len(vectors))):  # a copy only where it is needed
+        vectors = vectors[order]
+    histories = item_ids = None
+    if quantizer.vectors == "fused" and quantizer.kind != "published":
+        histories = tables.read(inputs["interactions"].path("train.parquet"), [HISTORY, TARGET])
+        item_ids = items[ITEM_ID].to_list()
+    return _Catalogue(items.drop("row"), vectors, histories, item_ids)
+
+
+# -- coding -------------------------------------------------------------------------------------
+
+
+def _quantized(
+    catalogue: _Catalogue,
+    quantizer: Quantizer,
+    known: Known | None,
+    found: pl.DataFrame | None,
+    snapshot: str,
+    progress: Progress,
+) -> _Coded:
+    """Warm by the old codebook while it does, else by a new one."""
+    total = len(catalogue.vectors)
+    if quantizer.collisions == "reassign" and total > quantizer.size**quantizer.levels:
         raise ProfileError(
             "sid_codebook: more items than SIDs",
             expected=f"at most {quantizer.size} ** {quantizer.levels} items",
-            found=f"{len(vectors):,} items",
-            do="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions: share`",
+            found=f"{total:,} items",
+            do="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions: suffix`",
         )
-    book, started = _old_book(vectors, quantizer, previous)
-    kept = np.zeros(len(vectors), dtype=bool)
-    if book is not None and previous is not None:
-        kept = previous.kept
-    else:
-        book = fit(vectors, quantizer)
-    codes = book.encode(vectors)
-    greedy = quality.collision_rate(codes)
-    if previous is not None:
-        for n in np.flatnonzero(kept).tolist():
-            codes[n] = previous.codes[n]
-    if quantizer.collisions == "reassign":
-        codes = reassign(book, vectors, codes, kept)
-    return _Coded(codes, book.size, started, book, greedy)
+    started, ratios = "cold", None
+    if known is not None and found is not None:
+        if (reason := _cold(quantizer, known, found)) is None:
+            warm = _warm(catalogue, quantizer, known, found)
+            if isinstance(warm, _Coded):
+                return warm
+            started, ratios = f"refit: {warm[0]}", warm[1]
+        else:
+            started = f"cold: {reason}"
+    progress.say(f"{started}: quantizing {total:,} items into {quantizer.levels} × {quantizer.size} codes")
+    return _fitted(catalogue, quantizer, snapshot, started, ratios, progress)
 
 
-def _old_book(vectors: np.ndarray, quantizer: Quantizer, previous: _Previous | None) -> tuple[Codebook | None, str]:
-    """The previous centroids if they can be used again, and how this start is called."""
-    if previous is None:
-        return None, "cold"
-    if previous.settings != quantizer.model_dump(mode="json"):
-        return None, "cold: other quantizer settings than in the previous snapshot"
-    if not previous.kept.any():
-        return None, "cold: no item is as it was in the previous snapshot"
-    book = Codebook.load(previous.folder.path(CENTROIDS))
-    # twice the codes, not one more: a catalogue that grows must not renumber itself each month
-    if codes_per_level(vectors, quantizer) >= 2 * book.size or len(vectors) > book.size**book.levels:
-        return None, f"cold: the catalogue has outgrown {book.size} codes per level"
-    return book, f"warm: {int(previous.kept.sum())} of {len(vectors)} items keep their SIDs"
+def _cold(quantizer: Quantizer, known: Known, found: pl.DataFrame) -> str | None:
+    """Why the codebook of the snapshot before says nothing about this one; None if it does."""
+    if known.quantizer != lasting.settings(quantizer):
+        return "other quantizer settings than in the previous snapshot"
+    if not (found[lasting.STATE] == lasting.UNCHANGED).any():
+        return "no item is as it was in the previous snapshot"
+    return None
 
 
-def _previous(folder: StageInput | None, frame: pl.DataFrame) -> _Previous | None:
-    if folder is None:
-        return None
-    old = tables.read(folder.path(TABLE)).select(ITEM_ID, TEXT_DIGEST, CODES)
-    codes = frame.select(ITEM_ID, TEXT_DIGEST).join(old, on=[ITEM_ID, TEXT_DIGEST], how="left", maintain_order="left")
-    known = {n: row for n, row in enumerate(codes[CODES].to_list()) if row is not None}
-    settings = json.loads(folder.path(QUALITY).read_text())["quantizer"]
-    return _Previous(codes[CODES].is_not_null().to_numpy(), known, folder, settings)
+def _warm(
+    catalogue: _Catalogue, quantizer: Quantizer, known: Known, found: pl.DataFrame
+) -> _Coded | tuple[str, dict[str, float] | None]:
+    """The catalogue coded by the old codebook, or why it should be fitted anew and the measures that say so."""
+    assert known.fit is not None, "a quantized codebook has a fit"
+    book = Codebook.load(known.folder.path(CENTROIDS))
+    placed = lasting.place(book, catalogue.vectors, found, known, quantizer.collisions, catalogue.item_ids)
+    if placed is None:
+        return f"too few of {book.size} ** {book.levels} SIDs have never been given", None
+    fresh = np.flatnonzero(placed.fresh)
+    errors = quality.squared_errors(book, catalogue.vectors[fresh], placed.nearest[fresh])
+    record = known.fit.with_placed(errors, placed.moved)
+    ratios = record.ratios(len(placed.codes))
+    if (reason := record.aged(len(placed.codes), quantizer.refit)) is not None:
+        return reason, ratios
+    started = f"warm: {len(placed.codes) - len(fresh)} of {len(placed.codes)} items keep their SIDs"
+    return _Coded(placed.codes, placed.nearest, placed.nearest, book.size, started, book, record, ratios)
 
 
-def _published(frame: pl.DataFrame, quantizer: Quantizer) -> _Coded:
+def _fitted(
+    catalogue: _Catalogue,
+    quantizer: Quantizer,
+    snapshot: str,
+    started: str,
+    ratios: dict[str, float] | None,
+    progress: Progress,
+) -> _Coded:
+    """A codebook of these items, and their codes."""
+    book = _fit(catalogue, quantizer, progress)
+    nearest, codes, judged = _resolved(book, catalogue, quantizer)
+    error, taken = _unseen(catalogue, quantizer, book, nearest, codes, progress)
+    return _Coded(codes, nearest, judged, book.size, started, book, Fit(snapshot, len(codes), error, taken), ratios)
+
+
+def _fit(catalogue: _Catalogue, quantizer: Quantizer, progress: Progress) -> Codebook:
+    return fit(
+        catalogue.vectors, quantizer, histories=catalogue.histories, item_ids=catalogue.item_ids, progress=progress
+    )
+
+
+def _resolved(book: Codebook, catalogue: _Catalogue, quantizer: Quantizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`nearest`, `codes` and `judged` of :class:`_Coded`, of the items that a codebook was fitted on."""
+    latent = book.project(catalogue.vectors, catalogue.item_ids)
+    nearest = book.encode(latent) if book.fitted is None else book.fitted
+    codes = resolve(book, latent, nearest, np.zeros(len(nearest), dtype=bool), quantizer.collisions)
+    return nearest, codes, book.encode(latent) if quantizer.kind == "balanced_kmeans" else nearest
+
+
+def _unseen(
+    catalogue: _Catalogue,
+    quantizer: Quantizer,
+    book: Codebook,
+    nearest: np.ndarray,
+    codes: np.ndarray,
+    progress: Progress,
+) -> tuple[float, float]:
+    """What to expect of an item that the codebook was not fitted on: squared error, and chance that its SID is taken.
+
+    With few items per code both are well above those of the items it was fitted on (the error 1.6 times,
+    for 3,000 items and 3 × 256 codes), which would look like ageing. So they are measured: every tenth
+    item is coded by a codebook of the others.
+    """
+    total, reassigned = len(catalogue.vectors), quantizer.collisions == "reassign"
+    if total >= _MANY_PER_CODE * book.size or total < _FEW_ITEMS:
+        group = group_numbers(nearest)
+        shared = (np.bincount(group)[group] > 1) | (codes[:, : book.levels] != nearest).any(axis=1)
+        errors = quality.squared_errors(book, catalogue.vectors, nearest)
+        return float(errors.mean()), float(shared.mean()) if reassigned else 0.0
+    progress.say("fitting once more without a tenth of the items, to know how unseen ones fare")
+    held = np.arange(total) % _HELD_OUT == _HELD_OUT - 1
+    mine, others = catalogue.part(~held), catalogue.part(held)
+    rest = _fit(mine, quantizer, progress)
+    unseen = rest.encode(rest.project(others.vectors, others.item_ids))
+    error = float(quality.squared_errors(rest, others.vectors, unseen).mean())
+    return error, float(lasting.among(unseen, _resolved(rest, mine, quantizer)[1]).mean()) if reassigned else 0.0
+
+
+def _published(items: pl.DataFrame, quantizer: Quantizer) -> _Coded:
     """The SIDs that came with the source, parsed strictly."""
     codes: list[list[int]] = []
-    for item, text in frame.select(ITEM_ID, PUBLISHED_SID).iter_rows():
+    for item, text in items.select(ITEM_ID, PUBLISHED_SID).iter_rows():
         try:
             codes.append(parse_sid(text or ""))
         except ValueError:
@@ -154,7 +285,7 @@ def _published(frame: pl.DataFrame, quantizer: Quantizer) -> _Coded:
         if len(codes[-1]) != len(codes[0]):
             raise _bad_sid(item, text)
     array = np.array(codes)
-    return _Coded(array, max(quantizer.size, int(array.max()) + 1), "published")
+    return _Coded(array, array, array, max(quantizer.size, int(array.max()) + 1), "published")
 
 
 def _bad_sid(item: str, text: str | None) -> InputError:
@@ -166,34 +297,64 @@ def _bad_sid(item: str, text: str | None) -> InputError:
     )
 
 
-def _metrics(
-    frame: pl.DataFrame, vectors: np.ndarray, coded: _Coded, previous: _Previous | None
-) -> dict[str, float | int | str | bool]:
-    codes = coded.codes
-    found: dict[str, float | int | str | bool] = {
-        "items": len(codes),
-        "distinct_sids": len(np.unique(codes, axis=0)),
-        "collision_rate": round(quality.collision_rate(codes), 5),
-        "distinct_prefixes": len(quality.prefix_counts(codes)),
-        "largest_prefix": int(quality.prefix_counts(codes).max()),
+def _codes_series(codes: np.ndarray) -> pl.Series:
+    return pl.Series(CODES, codes.astype(np.int32)).arr.to_list()
+
+
+def sid_texts(codes: np.ndarray) -> pl.Series:
+    """The SIDs of codes (N, L) as text: `tokens.format_sid` of every row at once."""
+    letters = quality.LETTERS[: codes.shape[1]]
+    parts = [part for letter in letters for part in (pl.lit(f"<{letter}_"), pl.col(letter), pl.lit(">"))]
+    return pl.DataFrame(codes, schema=list(letters)).select(pl.concat_str(parts).alias(SID)).to_series()
+
+
+# -- the report ---------------------------------------------------------------------------------
+
+
+def _is_warm(coded: _Coded) -> bool:
+    return coded.started.startswith("warm")
+
+
+def _metrics(catalogue: _Catalogue, coded: _Coded, agreed: dict[tuple[str, str], quality.Agreement]) -> Metrics:
+    levels = coded.codes[:, : coded.nearest.shape[1]]
+    prefixes = quality.prefix_counts(levels)
+    found: Metrics = {
+        "items": len(levels),
+        "distinct_sids": len(np.unique(group_numbers(coded.codes))),
+        "collision_rate": round(quality.collision_rate(coded.codes), 5),
+        "distinct_prefixes": len(prefixes),
+        "largest_prefix": int(prefixes.max()),
         "codes_per_level": coded.size,
-        **quality.usage(codes, coded.size),
-        **quality.label_metrics(codes, frame),
+        **quality.usage(levels, coded.size),
+        **{f"{name}_lift_{prefix}": round(seen.lift, 3) for (name, prefix), seen in agreed.items()},
+        **quality.nearest_shares(levels, catalogue.vectors),
         "started": coded.started,
     }
-    if coded.greedy_collisions is not None:
-        found["collision_rate_before"] = round(coded.greedy_collisions, 5)
     if coded.book is not None:
-        found["reconstruction_error"] = round(quality.relative_error(vectors, coded.book.decode(codes)), 5)
-    if previous is not None:
-        changed = sum(codes[n].tolist() != old for n, old in previous.codes.items())
-        found |= {"unchanged_items": len(previous.codes), "churned_items": changed}
-        found["new_items"] = len(codes) - len(previous.codes)
+        errors = quality.squared_errors(coded.book, catalogue.vectors, levels)
+        found["collision_rate_before"] = round(quality.collision_rate(coded.nearest), 5)
+        found["reconstruction_error"] = round(quality.relative_error(catalogue.vectors, errors), 5)
+    if coded.codes.shape[1] > levels.shape[1]:
+        found["largest_suffix"] = int(coded.codes[:, -1].max())
+    return found
+
+
+def _ageing(coded: _Coded, limits: Refit) -> Metrics:
+    """The measures of the codebook's age beside their limits; of a refit, those that led to it."""
+    if coded.fit is None:
+        return {}
+    found: Metrics = {
+        "fit_snapshot": coded.fit.snapshot,
+        "fit_items": coded.fit.items,
+        "placed_since_fit": coded.fit.placed,
+    }
+    for name, value in (coded.ratios or {}).items():
+        found |= {f"refit_{name}": round(value, 4), f"refit_{name}_limit": getattr(limits, name)}
     return found
 
 
 def _collision_check(codes: np.ndarray, quantizer: Quantizer) -> Check:
-    _, counts = np.unique(codes, axis=0, return_counts=True)
+    counts = np.bincount(group_numbers(codes))
     shared, surplus = int((counts > 1).sum()), len(codes) - len(counts)
     detail = f"{surplus} of {len(codes)} items lack a SID of their own; {shared} SIDs are shared"
     if quantizer.kind == "published":
@@ -203,10 +364,13 @@ def _collision_check(codes: np.ndarray, quantizer: Quantizer) -> Check:
     return Check("no_collisions", surplus == 0, detail)
 
 
-def _collapse_check(codes: np.ndarray) -> Check:
-    """Passes if every level uses two codes or more and no prefix holds over half of the items."""
-    used = [len(np.unique(codes[:, level])) for level in range(codes.shape[1])]
-    largest = int(quality.prefix_counts(codes).max())
-    even = codes.shape[1] == 1 or largest <= max(2, len(codes) // 2)
-    detail = f"codes in use per level: {', '.join(map(str, used))}; the fullest prefix holds {largest} items"
-    return Check("no_collapse", min(used) > 1 and even, detail)
+def _collapse_check(coded: _Coded) -> Check:
+    faults = quality.collapse(coded.judged, coded.size)
+    fine = f"every level is used widely and no prefix holds more than {quality.prefix_counts(coded.judged).max()} items"
+    return Check("no_collapse", not faults, "; ".join(faults) or fine)
+
+
+def _lasting_check(coded: _Coded, metrics: Metrics) -> Check:
+    churned, unchanged = metrics.get("churned_items", 0), metrics.get("unchanged_items", 0)
+    detail = f"{churned} of {unchanged} unchanged items have another SID than before ({coded.started})"
+    return Check("sids_last", churned == 0 or not _is_warm(coded), detail)

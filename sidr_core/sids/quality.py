@@ -1,34 +1,45 @@
-"""How good a codebook is: use of the codes, prefixes, and what they have to do with the items."""
+"""How good a codebook is: use of the codes, prefixes, and what they have to do with the items.
+
+The paper reports collisions only. A codebook can have none and still be useless, when a few codes hold
+nearly everything or prefixes mean nothing: hence use, agreement with labels, and nearest items, and
+:func:`collapse`, which says what makes a codebook unfit to train on.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from sidr_core.columns import BRAND, CATEGORY, CODES, SID, TITLE
+from sidr_core.columns import BRAND, CATEGORY, SID, TITLE
 from sidr_core.items.text import markdown_text
+from sidr_core.sids.collisions import group_numbers
+from sidr_core.sids.kmeans import blocks
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_EXAMPLES, _NEIGHBOURS = 5, 4
+if TYPE_CHECKING:
+    from sidr_core.sids.quantize import Codebook
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_EXAMPLES, _NEIGHBOURS, _SAMPLE = 5, 4, 256
+
+#: A level is collapsed below this perplexity, as a share of its codes (or of the items, if fewer).
+LEAST_PERPLEXITY = 0.05
+#: ... or if one of its codes holds a larger share of the items than this.
+LARGEST_CODE = 0.5
+#: The largest share of the items that may stand under one prefix (all levels but the last).
+LARGEST_PREFIX = 0.2
 
 
-def usage(codes: np.ndarray, size: int) -> dict[str, float]:
-    """Per level of codes (N, L): how many codes are in use, their perplexity, and Gini over all `size`.
+# -- numbers ------------------------------------------------------------------------------------
 
-    Perplexity is exp of the entropy in nats: the number of equally used codes that would be as even.
-    """
-    found: dict[str, float] = {}
-    for level in range(codes.shape[1]):
-        counts = np.bincount(codes[:, level], minlength=size)
-        share = counts[counts > 0] / counts.sum()
-        found[f"level_{_LETTERS[level]}_codes"] = int((counts > 0).sum())
-        found[f"level_{_LETTERS[level]}_perplexity"] = round(float(np.exp(-(share * np.log(share)).sum())), 2)
-        found[f"level_{_LETTERS[level]}_gini"] = round(gini(counts), 4)
-    return found
+
+def perplexity(counts: np.ndarray) -> float:
+    """The exponential of the entropy: the number of equally used codes that would be as even."""
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def gini(counts: np.ndarray) -> float:
@@ -38,80 +49,224 @@ def gini(counts: np.ndarray) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
 
 
+def usage(codes: np.ndarray, size: int) -> dict[str, float]:
+    """Per level of codes (N, L): how many codes are in use, their perplexity, and Gini over all `size`."""
+    found: dict[str, float] = {}
+    for letter, column in zip(LETTERS, codes.T, strict=False):
+        counts = np.bincount(column, minlength=size)
+        found[f"level_{letter}_codes"] = int((counts > 0).sum())
+        found[f"level_{letter}_perplexity"] = round(perplexity(counts), 2)
+        found[f"level_{letter}_gini"] = round(gini(counts), 4)
+    return found
+
+
 def collision_rate(codes: np.ndarray) -> float:
     """(items - distinct SIDs) / items, as in METHOD.md 3.2."""
-    return (len(codes) - len(np.unique(codes, axis=0))) / len(codes)
+    return (len(codes) - len(np.unique(group_numbers(codes)))) / len(codes)
 
 
 def prefix_counts(codes: np.ndarray) -> np.ndarray:
     """Items per distinct prefix; the prefix is all levels but the last, so one level has one prefix."""
-    return np.unique(codes[:, :-1], axis=0, return_counts=True)[1] if codes.shape[1] > 1 else np.array([len(codes)])
+    return np.bincount(group_numbers(codes[:, :-1]))
 
 
-def relative_error(vectors: np.ndarray, decoded: np.ndarray) -> float:
-    """Squared error of the decoded vectors (N, D) over that of the mean vector: 0 exact, 1 useless."""
-    spread = float(((vectors - vectors.mean(axis=0)) ** 2).sum())
-    return float(((vectors - decoded) ** 2).sum()) / spread if spread else 0.0
+def squared_errors(book: Codebook, vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(N,) squared distance of each text vector (N, D) from what its codes (N, L) stand for."""
+    return np.concatenate(
+        [np.zeros(0)]
+        + [
+            ((vectors[block] - book.reconstruct(codes[block])).astype(np.float64) ** 2).sum(axis=1)
+            for block in blocks(len(vectors))
+        ]
+    )
 
 
-def purity_lift(codes: np.ndarray, labels: Sequence[str], seed: int = 0) -> float | None:
-    """How much more often two items of one first-level code share a label than random items would.
+def relative_error(vectors: np.ndarray, errors: np.ndarray) -> float:
+    """Sum of the squared errors (N,) over that of the mean vector of (N, D): 0 exact, 1 useless."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    spread = sum(float(((vectors[block] - mean) ** 2).sum()) for block in blocks(len(vectors)))
+    return float(errors.sum()) / spread if spread else 0.0
 
-    Purity is the share of items that carry the commonest label of their code; it is divided by the
-    mean purity of five shuffles of the labels (1 = no relation). None where fewer than two labels occur.
+
+# -- what prefixes mean -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often two items of one group have the same label, and how often any two items have."""
+
+    pairs: int  # of items that share their group, both labelled
+    same: float  # share of these pairs with one label
+    chance: float  # share of all labelled pairs with one label
+
+    @property
+    def lift(self) -> float:
+        """1 where groups have nothing to do with labels; at most 1 / chance."""
+        return self.same / self.chance
+
+
+def agreement(groups: np.ndarray, labels: pl.Series) -> Agreement | None:
+    """Agreement of groups (N,) with labels (N strings; empty or null ones are left out).
+
+    Pairs are counted, not items: groups of one item, of which a fine prefix has many, say nothing and
+    weigh nothing. None where fewer than two labels occur, no label twice, or no labelled pair shares a group.
     """
-    known = [n for n, label in enumerate(labels) if label]
-    names, numbers = np.unique([labels[n] for n in known], return_inverse=True)
-    if len(names) < 2:
+    named = (labels.fill_null("") != "").to_numpy()
+    kinds = labels.filter(pl.Series(named)).cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
+    kinds, groups = np.unique(kinds, return_inverse=True)[1], groups[named]
+    pairs, chance = _pairs(groups), _pairs(kinds)
+    if not pairs or not chance or kinds.max() == 0:
         return None
-    groups = codes[known, 0]
-    rng = np.random.default_rng(seed)
-    chance = np.mean([_purity(groups, rng.permutation(numbers)) for _ in range(5)])
-    return float(_purity(groups, numbers) / chance)
+    both = _pairs(group_numbers(np.stack([groups, kinds], axis=1)))
+    return Agreement(pairs, both / pairs, chance / (len(kinds) * (len(kinds) - 1) // 2))
 
 
-def _purity(groups: np.ndarray, labels: np.ndarray) -> float:
-    best: Counter[int] = Counter()
-    pairs, counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
-    for group, count in zip(pairs[0].tolist(), counts.tolist(), strict=True):
-        best[group] = max(best[group], count)
-    return sum(best.values()) / len(groups)
+def _pairs(groups: np.ndarray) -> int:
+    """Pairs of entries that are equal."""
+    counts = np.unique(groups, return_counts=True)[1].astype(object)  # exact: a million items make 5e11 pairs
+    return int((counts * (counts - 1) // 2).sum()) if len(counts) else 0
 
 
-def label_metrics(codes: np.ndarray, items: pl.DataFrame) -> dict[str, float]:
-    """Purity lift of first-level codes for category and brand, where the catalogue has them."""
-    found = {name: purity_lift(codes, items[name].to_list()) for name in (CATEGORY, BRAND)}
-    return {f"{name}_purity_lift": round(lift, 3) for name, lift in found.items() if lift is not None}
+def agreements(codes: np.ndarray, items: pl.DataFrame) -> dict[tuple[str, str], Agreement]:
+    """(column, prefix letters) -> agreement, for category and brand and every prefix shorter than the SID."""
+    depths = range(1, max(2, codes.shape[1]))
+    found = {
+        (name, LETTERS[:depth]): agreement(group_numbers(codes[:, :depth]), items[name])
+        for name in (CATEGORY, BRAND)
+        for depth in depths
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
-def neighbours(frame: pl.DataFrame) -> str:
-    """Markdown: five items, spread over the catalogue, each with those that share its longest prefix.
+def shared_levels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N,) leading levels in which codes (N, L) and (N, L) are equal."""
+    return np.cumprod(first == second, axis=1).sum(axis=1)
 
-    `frame` has title, sid and codes.
+
+def nearest_items(vectors: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """(n, count) rows of the other items whose vectors (N, D) are nearest to those of `rows` (n,)."""
+    import faiss
+
+    count = min(count, len(vectors) - 1)
+    found = faiss.knn(np.ascontiguousarray(vectors[rows]), vectors, count + 1)[1]
+    # an item is not always its own first neighbour: others may have the same vector
+    keep = found != rows[:, None]
+    keep[keep.all(axis=1), -1] = False
+    return found[keep].reshape(len(rows), count)
+
+
+def nearest_shares(codes: np.ndarray, vectors: np.ndarray) -> dict[str, float]:
+    """Share of up to 256 items, spread over the catalogue, whose nearest item by text has their prefix."""
+    rows = _spread(len(codes), _SAMPLE)
+    if len(codes) < 2:
+        return {}
+    levels = shared_levels(codes[rows], codes[nearest_items(vectors, rows, 1)[:, 0]])
+    depths = range(1, max(2, codes.shape[1]))
+    return {f"nearest_shares_{LETTERS[:depth]}": round(float((levels >= depth).mean()), 4) for depth in depths}
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+
+# -- collapse -----------------------------------------------------------------------------------
+
+
+def collapse(codes: np.ndarray, size: int) -> list[str]:
+    """What makes these codes (N, L) useless, one sentence each; none if nothing does.
+
+    They should be the nearest codes, before collisions are resolved: items that are forced apart make
+    the codes of a collapsed codebook look even. A few codes per level, or a few prefixes, cannot be
+    used evenly enough to judge, so the limits are wider there.
     """
-    codes = np.array(frame[CODES].to_list())
-    titles, sids = frame[TITLE].to_list(), frame[SID].to_list()
-    lines = []
-    for n in np.unique(np.linspace(0, len(codes) - 1, min(_EXAMPLES, len(codes))).astype(int)):
-        shared = np.cumprod(codes == codes[n], axis=1).sum(axis=1)
-        shared[n] = -1
-        lines.append(f"- **{markdown_text(titles[n])}** `{sids[n]}`")
-        nearest = np.argsort(-shared, kind="stable")[:_NEIGHBOURS]
-        lines += [f"  - `{sids[m]}` {markdown_text(titles[m])}" for m in nearest if shared[m] > 0]
+    found = []
+    for letter, column in zip(LETTERS, codes.T, strict=False):
+        counts = np.bincount(column)
+        even, least = perplexity(counts), max(1.5, LEAST_PERPLEXITY * min(size, len(codes)))
+        share, most = counts.max() / len(codes), max(LARGEST_CODE, 1.5 / size)
+        if even < least:
+            found.append(f"level {letter} has a perplexity of {even:.1f}, below {least:.1f}")
+        if share > most:
+            found.append(f"{share:.0%} of the items have code <{letter}_{counts.argmax()}>, above {most:.0%}")
+    largest = int(prefix_counts(codes).max())
+    prefixes = size ** (codes.shape[1] - 1)
+    if codes.shape[1] > 1 and largest > max(2, len(codes) * max(LARGEST_PREFIX, 4 / prefixes)):
+        found.append(f"one prefix holds {largest} of {len(codes)} items")
+    return found
+
+
+# -- what a person looks at ---------------------------------------------------------------------
+
+
+def level_table(codes: np.ndarray, size: int) -> str:
+    """Markdown: use of each level."""
+    found = usage(codes, size)
+    lines = ["| level | codes in use | of | perplexity | Gini |", "| --- | ---: | ---: | ---: | ---: |"]
+    for letter in LETTERS[: codes.shape[1]]:
+        cells = (found[f"level_{letter}_{name}"] for name in ("codes", "perplexity", "gini"))
+        used, even, uneven = cells
+        lines.append(f"| {letter} | {used:.0f} | {size} | {even:.1f} | {uneven:.3f} |")
     return "\n".join(lines)
 
 
-def plot_usage(codes: np.ndarray, size: int, path: Path) -> None:
-    """Items per code, codes from the most to the least used, one line per level. Same codes, same bytes."""
+def agreement_table(found: dict[tuple[str, str], Agreement]) -> str:
+    """Markdown: for each label and prefix, how often two items of one prefix share the label."""
+    if not found:
+        return "The catalogue has neither categories nor brands to compare with."
+    lines = ["| label | prefix | pairs | same label | by chance | lift |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    for (name, prefix), seen in found.items():
+        lines.append(f"| {name} | {prefix} | {seen.pairs:,} | {seen.same:.2%} | {seen.chance:.2%} | {seen.lift:.1f} |")
+    return "\n".join(lines)
+
+
+def prefix_examples(codes: np.ndarray, items: pl.DataFrame) -> str:
+    """Markdown: five items, spread over the catalogue, each with those that share its longest prefix.
+
+    `items` has title and sid, in the order of codes (N, L).
+    """
+    lines = []
+    for row in _spread(len(codes), _EXAMPLES).tolist():
+        shared = shared_levels(codes, codes[row][None])
+        shared[row] = -1
+        nearest = np.argsort(-shared, kind="stable")[:_NEIGHBOURS]
+        lines.append(_item_line(items, row))
+        lines += [f"  {_item_line(items, m, strong=False)}" for m in nearest.tolist() if shared[m] > 0]
+    return "\n".join(lines)
+
+
+def nearest_examples(codes: np.ndarray, vectors: np.ndarray, items: pl.DataFrame) -> str:
+    """Markdown: five items with those nearest by text, and the leading levels that they share."""
+    if len(codes) < 2:
+        return "There is one item only."
+    rows = _spread(len(codes), _EXAMPLES)
+    lines = []
+    for row, nearest in zip(rows.tolist(), nearest_items(vectors, rows, _NEIGHBOURS).tolist(), strict=True):
+        lines.append(_item_line(items, row))
+        levels = shared_levels(codes[nearest], codes[row][None]).tolist()
+        for other, shared in zip(nearest, levels, strict=True):
+            lines.append(f"  {_item_line(items, other, strong=False)} – shares {shared} of {codes.shape[1]} levels")
+    return "\n".join(lines)
+
+
+def _item_line(items: pl.DataFrame, row: int, strong: bool = True) -> str:
+    title, sid = markdown_text(items[TITLE][row]), items[SID][row]
+    return f"- **{title}** `{sid}`" if strong else f"- `{sid}` {title}"
+
+
+def plot(codes: np.ndarray, size: int, path: Path) -> None:
+    """Draw the items per code of each level, and per prefix, largest first; equal codes give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 3.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for level in range(codes.shape[1]):
-        counts = np.sort(np.bincount(codes[:, level], minlength=size))[::-1]
-        axes.step(np.arange(1, len(counts) + 1), counts, where="mid", label=f"level {_LETTERS[level]}")
-    axes.set(xlabel="code, by use", ylabel="items", title="Use of the codes")
-    axes.legend()
+    left, right = figure.subplots(1, 2)
+    for letter, column in zip(LETTERS, codes.T, strict=False):
+        counts = np.sort(np.bincount(column, minlength=size))[::-1]
+        left.step(np.arange(1, len(counts) + 1), counts, where="mid", label=f"level {letter}")
+    left.set(xlabel="code, by use", ylabel="items", title="Use of the codes")
+    left.legend()
+    held = np.sort(prefix_counts(codes))[::-1]
+    right.step(np.arange(1, len(held) + 1), held, where="mid")
+    right.set(xlabel="prefix, by size", ylabel="items", title=f"{len(held):,} prefixes in use")
     figure.savefig(path, metadata={"Software": None})

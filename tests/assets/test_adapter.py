@@ -132,6 +132,20 @@ def test_output_that_failed_a_blocking_check_does_not_become_current(toys: Toys)
     assert toys.digest("numbers") == before
 
 
+def test_table_that_breaks_its_contract_does_not_become_current(toys: Toys) -> None:
+    result = toys.run(stages=(replace(NUMBERS, tables={"numbers": "Popularity"}), TOTAL))
+    assert not result.success
+    outcome = {e.check_name: (e.passed, e.description) for e in result.get_asset_check_evaluations()}
+    assert outcome["schema"][0] is False and "item_id breaks column_in_dataframe" in outcome["schema"][1]
+    assert outcome["enough"][0] is True
+    assert toys.store.current("toys", "2018-10", "numbers") is None
+
+
+def test_what_was_published_without_the_check_is_not_reused(toys: Toys) -> None:
+    toys.run()
+    assert not toys.run(stages=(replace(NUMBERS, tables={"numbers": "Popularity"}), TOTAL)).success
+
+
 def test_failed_warning_stops_nothing(toys: Toys) -> None:
     result = toys.run()
     outcome = {e.check_name: (e.passed, e.severity) for e in result.get_asset_check_evaluations()}

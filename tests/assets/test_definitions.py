@@ -90,6 +90,17 @@ def test_checks_carry_their_blocking_flag(graph: AssetGraph) -> None:
             assert (found.blocking, found.description) == (spec.blocking, spec.description)
 
 
+def test_the_columns_of_the_main_table_are_told_before_any_run(graph: AssetGraph) -> None:
+    for stage in STAGES:
+        metadata = graph.get(dg.AssetKey(["games", stage.name])).metadata
+        assert ("dagster/column_schema" in metadata) == (stage.name in stage.tables)
+    columns = graph.get(dg.AssetKey(["games", "raw_reviews"])).metadata["dagster/column_schema"].columns
+    rating = next(column for column in columns if column.name == "rating")
+    assert (rating.type, rating.description) == ("float64", "stars; null where the source has none")
+    assert (rating.constraints.nullable, rating.constraints.other) == (True, ["≥ 0", "≤ 5"])
+    assert next(column for column in columns if column.name == "user_id").constraints.nullable is False
+
+
 def test_warm_stages_alone_depend_on_themselves(graph: AssetGraph) -> None:
     for stage in STAGES:
         key = dg.AssetKey(["games", stage.name])

@@ -114,6 +114,9 @@ def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_pat
     store = Store(tmp_path / "store")
     early = run_all(store, stages=upstream, snapshot="2018-09")
     late = run_all(store, stages=upstream)
+    # Most vectors of the later one came from the cache; it is the table that it is without an earlier one.
+    assert late["item_embeddings"].artifact.manifest["metrics"]["reused"] > 0
+    assert late["item_embeddings"].artifact.digest == built[1]["item_embeddings"].artifact.digest
     assert early["sid_codebook"].started.startswith("cold")
     assert late["sid_codebook"].started == "warm from 2018-09"
     old, new = (table(o["sid_codebook"], "sid_codebook.parquet") for o in (early, late))

@@ -14,13 +14,13 @@ import pytest
 
 from sidr_core import tables
 from sidr_core.contracts import Codebook, Corpus, Items, Samples
-from sidr_core.corpus import guards, tasks
+from sidr_core.corpus import guards, hindsight, tasks
 from sidr_core.corpus.build import build
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import next_item
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
-from sidr_core.settings import REASONING_TASK, TASKS, Teacher
+from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS, Teacher
 from sidr_core.sids.tokens import SID_PATTERN, format_sid
 from sidr_core.stage import Progress
 
@@ -115,7 +115,7 @@ def rows(catalogue):
 def test_every_task_is_there_in_order_and_the_table_keeps_its_contract(built, corpus):
     report, _ = built
     Corpus.validate(corpus)
-    assert corpus["task"].unique(maintain_order=True).to_list() == [*TASKS, REASONING_TASK]
+    assert [*corpus["task"].unique(maintain_order=True)] == [t for t in (*TASKS, REASONING_TASK) if t != GENERAL_TASK]
     assert dict(corpus.group_by("task").len().iter_rows()) == {
         "sids_to_sid": 6,
         "sid_to_title": 7,  # i7 has no title that can be shown
@@ -169,9 +169,24 @@ def test_the_teacher_section_chooses_what_is_written(tmp_path):
     assert sorted(zip(traced["user_id"], traced["position"], strict=True)) == [("u0", 3), ("u1", 2), ("u2", 4)]
 
 
+def test_open_thoughts_leave_their_rows_without_a_trace(tmp_path):
+    pairs = [("v", "i0", "i1"), ("w", "i5", "i6"), ("x", "i0", "i6")]
+    rows = [(f"{user}{n}", 1, [item], target) for n in range(10) for user, item, target in pairs]
+    made = {}
+    for choice in ("keep", "drop"):
+        report, out = run(tmp_path / choice, *frames(rows), open_thoughts=choice)
+        made[choice] = report, tables.read(out / "synthetic_corpus.parquet")
+    (kept, all_rows), (dropped, some_rows) = made["keep"], made["drop"]
+    is_open = pl.col("thought").str.contains("something new").fill_null(False)
+    users = set(all_rows.filter(is_open)["user_id"].str.head(1))
+    assert "x" in users and "w" not in users, "w stays with gloom, x shares nothing"
+    assert some_rows.equals(all_rows.filter(~is_open)) and some_rows.height < all_rows.height
+    assert dropped.metrics["thoughts_open"] == 0 < kept.metrics["thoughts_open"]
+
+
 def test_the_same_input_gives_the_same_bytes(built, tmp_path):
     _, again = run(tmp_path, *frames())
-    for name in ("synthetic_corpus.parquet", "card.md"):
+    for name in ("synthetic_corpus.parquet", "teacher_quarantine.parquet", "card.md", "corpus.png"):
         assert _sha(built[1] / name) == _sha(again / name)
 
 
@@ -279,10 +294,10 @@ def test_what_is_no_sid_of_the_codebook_is_found(corpus, column, text):
 
 def test_hindsight_share_is_the_part_of_the_targets_own_words(catalogue):
     history, target = [catalogue["i0"]], catalogue["i2"]  # own words: kart, cup
-    assert guards.hindsight_share("racing", history, target) == 0
-    assert guards.hindsight_share("a kart", history, target) == 0.5
-    assert guards.hindsight_share("kart cup", history, target) == 1
-    assert guards.hindsight_share("one", history, catalogue["i0"]) == 0
+    assert hindsight.hindsight_share("racing", history, target) == 0
+    assert hindsight.hindsight_share("a kart", history, target) == 0.5
+    assert hindsight.hindsight_share("kart cup", history, target) == 1
+    assert hindsight.hindsight_share("one", history, catalogue["i0"]) == 0
 
 
 # real data

@@ -60,6 +60,17 @@ def test_what_is_visible_stays():
     assert neutralise("<a_1><b_2>", 60) == "‹a_1›‹b_2›"
 
 
+def test_what_other_tokenizers_hold_as_one_token_is_broken():
+    assert neutralise("[INST] a [/INST] [gMASK] [Old Model] [1] ［ＩＮＳＴ］ [ TOOL_CALLS ]", 99) == (
+        "(INST) a (/INST) (gMASK) [Old Model] [1] [ＩＮＳＴ] ( TOOL_CALLS )"
+    )
+    assert neutralise("＜a_1＞ ﹤s﹥ <\u0338think>\u0338", 60) == "‹a_1› ‹s› ‹think›"
+
+
+def test_a_text_is_not_read_to_its_end():
+    assert neutralise("\u200b" * 10_000 + "pen", 20) == ""
+
+
 def test_a_cut_falls_on_a_blank_where_one_is_near():
     assert neutralise("seven blue pens", 12) == "seven blue"
     assert neutralise("seven blue pens", 10) == "seven blue"

@@ -1,7 +1,6 @@
-"""The Amazon 2018 layout through raw_reviews and raw_items: what is accepted, refused, and fatal."""
+"""Amazon review files through raw_reviews: what is accepted, refused, and fatal."""
 
 import gzip
-import json
 
 import pytest
 from reviews_bench import JUNE_2018, Bench, amazon, checks, item, review, rows, write
@@ -33,12 +32,11 @@ def test_accepted_reviews_keep_their_values_order_and_place(tmp_path):
     assert got.select("user_id", "item_id", "rating", "timestamp", "file", "line").rows() == [
         ("U2", "I1", 4.0, 1_527_811_200, "reviews.json.gz", 1),
         ("U1", "I1", 5.0, 1_527_724_800, "reviews.json.gz", 3),
-        ("U1", "I1", 5.0, 1_527_724_800, "reviews.json.gz", 4),
         ("U1", "I1", 5.0, 1_527_724_800, "reviews.json.gz", 5),
     ]
-    assert got["synthetic"].to_list() == [False] * 4
+    assert got["synthetic"].to_list() == [False] * 3
     metrics = out.manifest["metrics"]
-    assert (metrics["exact_duplicates"], metrics["lines"], metrics["rows"]) == (1, 4, 4)
+    assert (metrics["exact_duplicates"], metrics["lines"], metrics["rows"]) == (1, 4, 3)
     assert (metrics["first_date"], metrics["last_date"]) == ("2018-05-31", "2018-06-01")
 
 
@@ -127,36 +125,6 @@ def test_several_files_are_joined_in_order(tmp_path):
     assert rows(out, "quarantine").select("file", "line").rows() == [("a.json.gz", 2)]
 
 
-AMAZON_2023 = json.dumps(
-    {"rating": 5.0, "title": "t", "asin": "I1", "parent_asin": "I1", "user_id": "U", "timestamp": 1}
-)
-OTHER_LAYOUTS = [
-    ("reviews", item("I1"), "Amazon 2014/2018 metadata"),
-    ("reviews", AMAZON_2023, "Amazon 2023 reviews"),
-    ("reviews", "user_id,history_item_title,item_title,history_item_id", "MiniOneRec's published CSV split"),
-    ("reviews", "I1,U1,5.0,1527811200", "a ratings-only CSV"),
-    ("reviews", '{"a": 1}', "keys a"),
-    ("reviews", "once upon a time", "once upon a time"),
-    ("reviews", "", "an empty file"),
-    ("items", review("U1", "I1"), "Amazon 2014/2018 reviews"),
-    ("items", AMAZON_2023, "Amazon 2023 reviews"),
-    ("items", "{'asin': 'I1', 'title': 'x'}", "Python-dict lines"),
-]
-
-
-@pytest.mark.parametrize(("role", "line", "named"), OTHER_LAYOUTS)
-def test_other_layouts_are_named(tmp_path, role, line, named):
-    source = amazon(tmp_path / "data", [review("U1", "I1")], GOOD_ITEMS) | {
-        role: [write(tmp_path / "data" / "other.json", line, line)]
-    }
-    made = Bench(tmp_path / "home", source)
-    with pytest.raises(InputError) as caught:
-        made.run(f"raw_{role}")
-    assert named in caught.value.found
-    assert "other.json" in caught.value.what
-    assert made.published() == []
-
-
 def test_damaged_first_lines_do_not_hide_the_layout(tmp_path):
     out = bench(tmp_path, ["{broken", "{}", review("U1", "I1")], **LENIENT).run("raw_reviews")
     assert len(rows(out, "raw_reviews")) == 1
@@ -175,56 +143,7 @@ def test_missing_empty_and_truncated_files(tmp_path):
     made = Bench(tmp_path / "c", source | {"reviews": [str(cut)]})
     with pytest.raises(InputError, match=r"cut\.json\.gz is damaged"):
         made.run("raw_reviews")
-    assert made.published() == []
-
-
-def test_items_are_cleaned_and_refused_by_rule(tmp_path):
-    lines = [
-        item("I1", "Pen &amp; Ink", description=["<b>Fine</b>", ""], brand=" Quill ", category=["A", "B &amp; C"]),
-        item("I2", '<span id="x">'),
-        item("I3", "word " * 20),
-        item("I4", "word " * 21),
-        item("I1", "Second record"),
-        item("I5").replace('"Thing I5"', "null"),
-        item("I6", description="['one', 'two']", categories=[["X", "Y"], ["Z"]], brand=None, price=3),
-        item("I7", "x"),
-        item("I8", description={"a": 1}, category="Pens"),
-    ]
-    out = bench(tmp_path, [review("U1", "I1")], lines, filters={"max_quarantine_share": 0.0}).run("raw_items")
-    columns = ("item_id", "title", "description", "brand", "category")
-    assert rows(out, "raw_items").select(columns).rows() == [
-        ("I1", "Pen & Ink", "Fine", "Quill", "A > B & C"),
-        ("I3", " ".join(["word"] * 20), "", "", ""),
-        ("I6", "Thing I6", "one two", "", "X > Y"),
-        ("I8", "Thing I8", "", "", "Pens"),
-    ]
-    assert refused(out) == {
-        2: "title_html",
-        4: "title_too_long",
-        5: "duplicate_item",
-        6: "title_missing",
-        8: "title_missing",
-    }
-    assert rows(out, "quarantine")["line"].to_list() == [2, 4, 5, 6, 8]
-    assert rows(out, "quarantine").filter(line=5)["text"].item() == lines[4]
-    assert checks(out) == {"unique_items": True}
-
-
-def test_first_accepted_record_of_a_repeated_item_wins(tmp_path):
-    lines = [item("I1", "<span id"), item("I1", "The name"), item("I1", "Later name")]
-    out = bench(tmp_path, [review("U1", "I1")], lines).run("raw_items")
-    assert rows(out, "raw_items")["title"].to_list() == ["The name"]
-    assert refused(out) == {1: "title_html", 3: "duplicate_item"}
-
-
-def test_bad_item_lines_count_and_rules_do_not(tmp_path):
-    bad = ["{broken", '{"title": "x"}', '{"asin": 3, "title": "x"}', '{"asin": "I9", "title": 3}']
-    out = bench(tmp_path / "a", [review("U1", "I1")], [*GOOD_ITEMS, *bad], **LENIENT).run("raw_items")
-    assert list(refused(out).values()) == ["bad_json", "missing_field", "wrong_type", "wrong_type"]
-    with pytest.raises(InputError, match="too many items"):
-        bench(tmp_path / "b", [review("U1", "I1")], [*GOOD_ITEMS, *bad]).run("raw_items")
-    with pytest.raises(InputError, match="no item is left"):
-        bench(tmp_path / "c", [review("U1", "I1")], [item("I1", "<span id")]).run("raw_items")
+    assert "raw_reviews" not in made.published()
 
 
 def test_same_lines_give_the_same_bytes(tmp_path):

@@ -1,6 +1,7 @@
 """Finding, downloading and reading files; cleaning text."""
 
 import gzip
+import hashlib
 import http.server
 import re
 import threading
@@ -137,6 +138,53 @@ def test_globs_expand_in_order_and_names_are_unique(tmp_path):
         one(str(tmp_path / "*/x.json"), "train")
 
 
+def test_checksums_are_verified_and_remembered(server, tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    path.write_bytes(BODY)
+    good, other = hashlib.sha256(BODY).hexdigest(), "0" * 64
+    assert resolve([f"{path}#sha256={good.upper()}"], "reviews") == {"x.json": path}
+    with pytest.raises(InputError, match="not the file that the profile names") as caught:
+        resolve([f"{path}#sha256={other}"], "reviews")
+    assert good in caught.value.found and other in caught.value.expected
+    url = f"{server.url}/y.json.gz"
+    assert resolve([f"{url}#sha256={good}"], "reviews") == resolve([url], "reviews")
+    with pytest.raises(InputError, match="not the file"):
+        resolve([f"{url}#sha256={other}"], "reviews")
+    assert one(f"{path}#sha256={good}", "train") == path
+    monkeypatch.setattr("sidr_core.reviews.files.sha256_file", lambda _: pytest.fail("read again"))
+    resolve([f"{path}#sha256={good}", f"{url}#sha256={good}"], "reviews")
+
+
+def test_a_changed_file_is_summed_again(server, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(BODY)
+    pattern = f"{path}#sha256={hashlib.sha256(BODY).hexdigest()}"
+    resolve([pattern], "reviews")
+    path.write_bytes(BODY[:-1] + b"!")
+    with pytest.raises(InputError, match="not the file"):
+        resolve([pattern], "reviews")
+
+
+def test_checksums_that_are_none_or_name_many_files(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(name)
+    for pattern in ("a.json#sha256=", "a.json#sha256=abc", f"a.json#sha256={'g' * 64}"):
+        with pytest.raises(InputError, match="64 hex"):
+            resolve([str(tmp_path / pattern)], "reviews")
+    with pytest.raises(InputError, match="one checksum for 2 files"):
+        resolve([f"{tmp_path}/*.json#sha256={'0' * 64}"], "reviews")
+
+
+def test_folders_stand_for_their_tables_only_where_asked(tmp_path):
+    for name in ("b.csv", "a/x.parquet", "a/.x.parquet.crc", "_hidden.csv", "readme.txt"):
+        (tmp_path / "log" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "log" / name).write_text("x")
+    suffixes = (".parquet", ".csv")
+    assert list(resolve([str(tmp_path / "log")], "reviews", suffixes)) == ["x.parquet", "b.csv"]
+    with pytest.raises(InputError, match="a folder"):
+        resolve([str(tmp_path / "log")], "reviews")
+
+
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]))), st.integers(1, 40))
 def test_batches_cover_every_line(tmp_path_factory, lines, chunk):
@@ -187,6 +235,8 @@ def test_damaged_gzip_is_named(tmp_path, damage):
         (["x", "", 3, None, "y"], "x y"),
         ("[broken", "[broken"),
         ("[__import__('os').system('true')]", "[__import__('os').system('true')]"),
+        ("['x'] + ['y']", "['x'] + ['y']"),
+        ("a\ud800b &#1;c", "a b c"),
         ("[" * 3000, "[" * 3000),
         (None, ""),
         (7, ""),
@@ -233,3 +283,74 @@ def test_clean_title():
     assert text.clean_title(' "Colored  Pencils" /> ') == "Colored Pencils"
     assert text.clean_title("8.5&rdquo; x 11&quot; &amp; more") == '8.5” x 11" & more'
     assert text.title_words("a&nbsp;b c") == 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean", "rules"),
+    [
+        ("plain", "plain", set()),
+        ("a  b", "a b", {"blanks"}),
+        ("a &amp; b", "a & b", {"entities"}),
+        ("<i>a</i>", "a", {"tags"}),
+        ("cut <span class='a-si", "cut", {"tags"}),
+        ("<script>x</script>a", "a", {"blocks"}),
+        ("a<!-- x -->", "a", {"blocks"}),
+        ("&lt;b&gt;a", "a", {"entities", "tags"}),
+        ("['a']", "a", {"list"}),
+        ("['a', '<b>b']", "a b", {"list", "tags"}),
+        ("x" * 50_000, "x" * text.MAX_FIELD, {"cut"}),
+        ("5 < 6", "5 < 6", set()),
+    ],
+)
+def test_rules_that_changed_a_value_are_named(raw, clean, rules):
+    changed: set[str] = set()
+    assert text.clean_value(raw, changed) == clean
+    assert changed == rules and changed <= set(text.RULES)
+
+
+def test_rules_that_changed_a_title_are_named():
+    for raw, rules in (("Pen", set()), ('"Pen" />', {"quotes"}), ("A &amp; B", {"entities"}), (" A", {"blanks"})):
+        changed: set[str] = set()
+        text.clean_title(raw, changed)
+        assert changed == rules
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner),
+        max_leaves=20,
+    )
+)
+def test_literals_are_what_python_writes(value):
+    assert text.literal(repr(value)) == value
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "open('x')",
+        "a",
+        "1 + 1",
+        "{**{}}",
+        "lambda: 1",
+        "f'{1}'",
+        "b'x'",
+        "[x for x in []]",
+        "(" * 300 + ")" * 300,
+        "{[]: 1}",
+        "'open",
+        "1j",
+        "...",
+        "9" * 5000,
+        "not 1",
+        "-" * 9,
+        "",
+        "'a'.upper()",
+        "[1, 2",
+        "'\\x'",
+    ],
+)
+def test_anything_but_a_literal_is_refused(raw):
+    with pytest.raises(ValueError):
+        text.literal(raw)

@@ -2,13 +2,17 @@
 
 from collections import Counter
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reviews_bench import DAY, JUNE_2018, Bench, amazon, checks, item, review, rows
 
 from sidr_core.errors import InputError, ProfileError
+from sidr_core.reviews.interactions import _timed_checks
+from sidr_core.reviews.samples import Log, Samples
 
 
 def bench(tmp_path, log, items=None, **sections):
@@ -100,7 +104,7 @@ def brute_core(log, k):
 )
 def test_any_log_keeps_its_promises(tmp_path_factory, log, k, longest):
     made = bench(tmp_path_factory.mktemp("log"), log, filters={"k_core": k}, split={"max_history": longest})
-    expected = brute_core(log, k)
+    expected = brute_core(list(dict.fromkeys(log)), k)  # an exact duplicate counts once
     by_user: dict[str, list] = {}
     for user, thing, day in sorted(expected, key=lambda entry: entry[2]):  # stable: file order within a day
         by_user.setdefault(user, []).append((thing, day))
@@ -140,8 +144,8 @@ def test_filters(tmp_path):
     distinct = [("U", thing, n) for n, thing in enumerate("abcdefghijka")]
     out = bench(tmp_path / "repeats", distinct, filters={"keep_repeats": False}).interactions()
     assert rows(out, "interactions")["item_id"].to_list() == list("abcdefghijk")
-    with pytest.raises(ProfileError, match="YYYY-MM"):
-        bench(tmp_path / "bad", TWENTY, filters={"since": "July"}).interactions()
+    with pytest.raises(ProfileError, match=r"filters\.since"):
+        bench(tmp_path / "bad", TWENTY, filters={"since": "July"})
 
 
 def test_an_empty_core_says_what_was_there(tmp_path):
@@ -174,3 +178,56 @@ def test_another_ratio_cuts_elsewhere(tmp_path):
 def test_same_input_same_bytes(tmp_path):
     one, two = (bench(tmp_path / name, TWENTY).interactions() for name in ("a", "b"))
     assert one.digest == two.digest
+
+
+def test_repeats_are_kept_or_dropped(tmp_path):
+    # U buys a three times (twice on one day), an exact duplicate of the last is no purchase of its own.
+    log = [("U", "a", 1), ("U", "b", 2), ("U", "a", 3, 4.0), ("U", "a", 3, 3.0), ("U", "a", 3, 3.0)]
+    log += [("U", thing, 4 + n) for n, thing in enumerate("cdefghijk")]
+    kept = rows(bench(tmp_path / "kept", log).interactions(), "interactions")
+    assert kept["item_id"].to_list() == list("abaacdefghijk")
+    dropped = rows(bench(tmp_path / "dropped", log, filters={"keep_repeats": False}).interactions(), "interactions")
+    assert dropped["item_id"].to_list() == list("abcdefghijk")
+    assert dropped["position"].to_list() == list(range(11))
+
+
+def small_log(**changes):
+    fields = {"user": [0, 0, 0, 1, 1], "item": [0, 1, 0, 1, 1], "time": [1, 2, 3, 2, 5]} | changes
+    arrays = [np.array(fields[name], kind) for name, kind in (("user", "i4"), ("item", "i4"), ("time", "i8"))]
+    return Log(*arrays, pa.array(["u", "v"], pa.large_string()), pa.array(["a", "b"], pa.large_string()))
+
+
+def test_samples_of_a_small_log():
+    samples = Samples(small_log(), longest=1)
+    table = pl.DataFrame(pa.concat_tables(samples.tables([np.array([1, 4]), np.array([], int), np.array([2])])))
+    assert table.rows() == [
+        ("u:1", "u", 1, ["a"], "b", 2),
+        ("v:1", "v", 1, ["b"], "b", 5),
+        ("u:2", "u", 2, ["b"], "a", 3),
+    ]
+    assert (samples.rows, samples.history_items, samples.repeated_targets) == (3, 3, 1)
+    assert (samples.misplaced, samples.repeated_places) == (0, 0)
+
+
+def test_samples_count_what_breaks_their_promises():
+    late = Samples(small_log(time=[1, 9, 3, 2, 5]), longest=5)
+    list(late.tables([np.array([1, 2])]))
+    assert late.misplaced == 1  # the second item is later than the third, whose history holds it
+    twice = Samples(small_log(), longest=5)
+    list(twice.tables([np.array([1, 2]), np.array([2])]))
+    assert twice.repeated_places == 1
+
+
+def test_checks_fail_when_train_reaches_into_the_future():
+    log = small_log()
+    good = {"train": np.array([1]), "valid": np.array([2]), "test": np.array([4])}
+    for places, failed in (
+        (good, set()),
+        (good | {"train": np.array([4]), "test": np.array([1])}, {"split_order", "train_only_past"}),
+        (good | {"train": np.array([1, 4])}, {"split_order", "splits_disjoint", "train_only_past"}),
+    ):
+        samples = Samples(log, longest=5)
+        list(samples.tables(places.values()))
+        found = _timed_checks(log, samples, places, k=2)
+        assert {check.name for check in found if not check.passed} == failed
+    assert not _timed_checks(log, samples, places, k=3)[0].passed

@@ -148,12 +148,15 @@ def test_wrong_and_missing_files(tmp_path):
         ("raw_reviews", {"train": str(hollow)}, "0 bytes"),
         ("raw_reviews", {"test": str(tmp_path / "none.csv")}, "missing"),
         ("raw_reviews", {"valid": reviews}, "Amazon 2014/2018 reviews"),
-        ("raw_reviews", {"info": reviews}, "no info file"),
-        ("raw_items", {"info": good["train"]}, "no info file"),
-        ("raw_items", {"items": good["info"]}, "no item file"),
+        ("raw_reviews", {"info": reviews}, "Amazon 2014/2018 reviews"),
+        ("raw_items", {"info": good["train"]}, "MiniOneRec's published CSV split"),
+        ("raw_items", {"items": good["info"]}, "MiniOneRec's info file"),
+        ("raw_items", {"items": write(tmp_path / "index.json", '{"7": ["<a_1>"]}')}, "no item file"),
+        ("raw_items", {"info": write(tmp_path / "info.txt", "<a_1>\tonly two")}, "no info file"),
+        ("raw_reviews", {"test": write(tmp_path / "x.csv", HEADER.replace("item_sid", "sid"))}, "lacks columns"),
     ]
     for number, (stage, change, message) in enumerate(cases):
-        made = Bench(tmp_path / str(number), good | change)
+        made = Bench(tmp_path / str(number), good | change, **LENIENT)
         with pytest.raises(InputError, match=message):
             made.run(stage)
         assert stage not in made.published()

@@ -12,18 +12,22 @@ class Teacher(Protocol):
     """Writes about items and users, naming items by SID alone.
 
     Attributes:
-        frame_words: the fixed wording of its thoughts, equal for every row, so it tells nothing of a target.
+        frame_words: the wording of its thoughts that is the same whatever the target is, so that it tells nothing
+            of it; as `catalogue.audit_words`.
     """
 
     @property
     def frame_words(self) -> frozenset[str]: ...
 
     def narrate_item(self, item: Item) -> str:
-        """One flowing paragraph about an item (METHOD 4.1)."""
+        """One flowing paragraph about an item (METHOD 4.1), or "" for none."""
         ...
 
     def narrate_user(self, history: Sequence[Item], target: Item) -> str:
-        """One paragraph about a train row, oldest item first, that ends by naming the target's SID (METHOD 4.2)."""
+        """One paragraph about a train row, oldest item first, that ends by naming the target's SID (METHOD 4.2).
+
+        "" for none.
+        """
         ...
 
     def think(self, history: Sequence[Item], target: Item) -> str:

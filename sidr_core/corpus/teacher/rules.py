@@ -10,7 +10,7 @@ History ranks, hindsight filters: aspects are ranked by how strongly and how rec
 them, and the hidden target only strikes out those that it lacks. If it lacks all, the thought keeps the
 history's own strongest aspects and says "or something new". That this line is still built from history
 matters: a flat "something new" is the most frequent single thought, so a greedy model would say
-nothing else.
+nothing else. `open_thoughts: drop` leaves such rows without a trace.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sidr_core.corpus.catalogue import Item, all_words, content_words
+from sidr_core.corpus.catalogue import Item, all_words, audit_words, content_words
 from sidr_core.corpus.prompts import neutralise
+from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.facts import Facts
 
 #: Weight of an item that is one step older than the next.
@@ -46,13 +47,16 @@ _FRAMES = (_RECENT, _RECENT_BARE, _EARLIER, _AS_IN, _OPEN, _NOTHING)
 class RulesTeacher:
     """Writes from item facts and train statistics alone."""
 
-    frame_words = frozenset(word for frame in _FRAMES for word in all_words(frame.format(sid=" ", word=" ", words=" ")))
+    frame_words = audit_words(" ".join(frame.format(sid=" ", word=" ", words=" ") for frame in _FRAMES))
 
-    def __init__(self, facts: Facts, seed: int) -> None:
-        self._facts, self._seed = facts, seed
+    def __init__(self, facts: Facts, seed: int, drop_open: bool = False) -> None:
+        self._facts, self._seed, self._drop_open = facts, seed, drop_open
 
     def think(self, history: Sequence[Item], target: Item) -> str:
-        """The thought of one train row; see the module's text. `history` is oldest first, not empty."""
+        """The thought of one train row; see the module's text. `history` is oldest first, not empty.
+
+        "" if the target lacks all of the history's aspects and such thoughts are dropped.
+        """
         recent = history[-1]
         shown = self._facts.of(recent)[:_RECENT_ASPECTS]
         recall = (
@@ -62,6 +66,8 @@ class RulesTeacher:
         wanted = set(target.words)
         persistent = [word for word in ranked if self._facts.weight[word] >= LEAST_WEIGHT]
         shared = [word for word in persistent if word in wanted][:_TENDENCY_ASPECTS]
+        if not shared and self._drop_open:
+            return ""
         if not shared:
             words = ranked[: min(len(history), _OPEN_ASPECTS)]
             return f"{recall} {_OPEN.format(words=', '.join(words)) if words else _NOTHING}"
@@ -106,8 +112,8 @@ class RulesTeacher:
         details = [word for word in content_words(item.description) if word not in item.words]
         details.sort(key=lambda word: (-self._facts.rarity.get(word, 0.0), word))
         text = self._item_text(item, brand, kind, aspects, details)
-        title = all_words(item.title)
-        if _holds(all_words(text), title):  # a title of one or two words would be spelt out by its keywords
+        if spells_title(text, item):  # a title of one or two words would be spelt out by its keywords
+            title = all_words(item.title)
             others = [word for word in aspects if word not in title]
             brand = "" if set(all_words(brand)) & set(title) else brand
             kind = "" if set(all_words(kind)) & set(title) else kind
@@ -191,8 +197,3 @@ def _shared_codes(item: Item, target: Item) -> int:
 
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _holds(text: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether the words `part` follow each other somewhere in `text`."""
-    return bool(part) and f" {' '.join(part)} " in f" {' '.join(text)} "

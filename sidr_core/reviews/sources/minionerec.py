@@ -6,31 +6,32 @@ codebooks is found. The rows carry no time, so a snapshot cannot cut them.
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from sidr_core.errors import InputError
-from sidr_core.reviews import text
+from sidr_core.reviews import layouts, text
 from sidr_core.reviews.files import one
-from sidr_core.reviews.layouts import identify
 from sidr_core.reviews.lines import line_batches, read_whole
-from sidr_core.reviews.parsed import QUARANTINE_SCHEMA, TEXT_LIMIT, Parsed, combined, load_part
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
+from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.sources.item_records import Cleaner
+from sidr_core.stage import Inputs, Progress
 from sidr_core.store import sha256_file
 
 if TYPE_CHECKING:
-    from sidr_core.settings import MiniOneRecSource
+    from sidr_core.settings import Filters, MiniOneRecSource
 
 #: Raise it when the same files should parse to other rows.
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 _SPLITS = ("train", "valid", "test")
 _COLUMNS = ("user_id", "history_item_id", "item_id", "history_item_sid", "item_sid")
@@ -39,66 +40,80 @@ _SID = re.compile(r"(<[a-z]_\d{1,6}>)+")
 _MAX_CELL, _MAX_ITEMS = 100_000, 1_000
 
 _ROWS = {"line": pl.Int64, "user_id": pl.String, "item_id": pl.String, "history_item_ids": pl.List(pl.String)}
+_REFUSED = {"line": pl.Int64, "reason": pl.String, "text": pl.String}
 
 
 def review_files(source: MiniOneRecSource) -> dict[str, Path]:
     """The three CSV files and the info file as `<role>/<file name>`."""
-    roles = {split: getattr(source, split) for split in _SPLITS} | {"info": source.info}
-    return {f"{role}/{path.name}": path for role, path in ((r, one(p, r)) for r, p in roles.items())}
+    return _files({split: getattr(source, split) for split in _SPLITS} | {"info": source.info})
 
 
 def item_files(source: MiniOneRecSource) -> dict[str, Path]:
     """The info file and, if named, the JSON of descriptions, as `<role>/<file name>`."""
-    roles = {"info": source.info} | ({"items": source.items} if source.items else {})
-    return {f"{role}/{path.name}": path for role, path in ((r, one(p, r)) for r, p in roles.items())}
+    return _files({"info": source.info} | ({"items": source.items} if source.items else {}))
 
 
-def reviews(inputs: Inputs, source: MiniOneRecSource, progress: Progress) -> Parsed:
-    """Rows (line, user_id, item_id, history_item_ids, split, file), train first, in file order."""
+def _files(roles: Mapping[str, str]) -> dict[str, Path]:
+    paths = {role: one(pattern, role) for role, pattern in roles.items()}
+    return {f"{role}/{path.name}": path for role, path in paths.items()}
+
+
+def _require_layouts(files: Mapping[str, Path]) -> None:
+    wanted = dict.fromkeys(_SPLITS, layouts.MINIONEREC) | {
+        "info": layouts.MINIONEREC_INFO,
+        "items": layouts.MINIONEREC_ITEMS,
+    }
+    for name, path in files.items():
+        role = name.partition("/")[0]
+        layouts.require(path, layouts.detect(path), (wanted[role],), role)
+
+
+def reviews(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: Progress) -> ReviewParts:
+    """Rows with `history_item_ids` and `split`, train first, in file order."""
     files = review_files(source)
+    _require_layouts(files)
     info = _by_role(files, "info")[1]
-    sids: dict[str, str] = dict(_info(info).records.select("item_id", "published_sid").iter_rows())
-    pieces = []
+    sids: dict[str, str] = dict(_info(info, Cleaner()).records.select("item_id", "published_sid").iter_rows())
+    parts = []
     for split in _SPLITS:
         name, path = _by_role(files, split)
-        part = inputs.part(
-            "parsed_reviews",
-            PARSER_VERSION,
-            {"layout": "minionerec", "sha256": sha256_file(path), "info": sha256_file(info)},
-            lambda folder, path=path: _write_rows(path, sids, folder),
-        )
-        parsed = load_part(part)
-        progress.say(f"{name}: {len(parsed.records):,} rows")
-        rows = parsed.records.with_columns(pl.lit(split).alias("split"))
-        pieces.append((name, Parsed(rows, parsed.refused, parsed.lines)))
-    return combined(pieces)
+        key = {"layout": "minionerec", "split": split, "sha256": sha256_file(path), "info": sha256_file(info)}
+        parse = partial(_rows, path, sids, split)
+        parts.append(stored_part(inputs, name, PARSER_VERSION, key, parse, distinct=False))
+        progress.say(f"{name}: {parts[-1].lines:,} rows")
+    return ReviewParts(tuple(parts))
 
 
-def items(inputs: Inputs, source: MiniOneRecSource, progress: Progress) -> Parsed:
+def items(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: Progress) -> Parsed:
     """Records (line, item_id, title, description, brand, category, published_sid, text, file) in info order."""
-    files = item_files(source)
+    files, cleaner = item_files(source), Cleaner()
+    _require_layouts(files)
     name, path = _by_role(files, "info")
-    parsed = _info(path)
+    parsed = _info(path, cleaner)
     details = {key: p for key, p in files.items() if key.startswith("items/")}
     described = _details(next(iter(details.values()))) if details else {}
     fields = [described.get(item, {}) for item in parsed.records["item_id"]]
+    columns = {"description": "description", "brand": "brand", "category": "categories"}
     records = parsed.records.with_columns(
-        pl.Series("description", [text.clean_value(f.get("description")) for f in fields], dtype=pl.String),
-        pl.Series("brand", [text.clean_value(f.get("brand")) for f in fields], dtype=pl.String),
-        pl.Series("category", [text.clean_value(f.get("categories")) for f in fields], dtype=pl.String),
+        pl.lit(name).alias("file"),
+        *(
+            pl.Series(ours, [cleaner.first(ours, [f.get(theirs)]) for f in fields], dtype=pl.String)
+            for ours, theirs in columns.items()
+        ),
     )
     progress.say(f"{name}: {len(records):,} items, {len(described):,} described")
-    return combined([(name, Parsed(records, parsed.refused, parsed.lines))])
+    refused = parsed.refused.with_columns(pl.lit(name).alias("file"))
+    return Parsed(records, refused, parsed.lines, dict(cleaner.counts))
 
 
 def _by_role(files: Mapping[str, Path], role: str) -> tuple[str, Path]:
     return next((name, path) for name, path in files.items() if name.startswith(f"{role}/"))
 
 
-def _info(path: Path) -> Parsed:
+def _info(path: Path, cleaner: Cleaner) -> Parsed:
     """The info file: SID, title and item id per line, separated by tabs."""
     rows: list[tuple[int, str, str, str, str]] = []
-    refused: list[tuple[str, int, str, str]] = []
+    refused: list[tuple[int, str, str]] = []
     for batch in line_batches(path):
         for line, raw, fault in batch.iter_rows():
             if not raw.strip():
@@ -108,20 +123,20 @@ def _info(path: Path) -> Parsed:
             if reason is None and not _SID.fullmatch(cells[0]):
                 reason = "bad_sid"
             if reason:
-                refused.append(("", line, reason, raw[:TEXT_LIMIT]))
+                refused.append((line, reason, raw[:TEXT_LIMIT]))
             else:
-                rows.append((line, cells[2], text.clean_title(cells[1]), cells[0], raw[:TEXT_LIMIT]))
+                rows.append((line, cells[2], cleaner.title(cells[1]), cells[0], raw[:TEXT_LIMIT]))
     if not rows:
         raise InputError(
             f"{path} is no info file of MiniOneRec",
             expected="lines of SID, title and item id, separated by tabs",
-            found=f"{len(refused)} lines, the first: {refused[0][3][:80]!r}" if refused else "an empty file",
+            found=f"{len(refused)} lines, the first: {refused[0][2][:80]!r}" if refused else "an empty file",
             do="name <category>.txt of the published `info` folder under `source.info`",
         )
     schema = {"line": pl.Int64, "item_id": pl.String, "title": pl.String, "published_sid": pl.String, "text": pl.String}
     return Parsed(
         pl.DataFrame(rows, schema=schema, orient="row"),
-        pl.DataFrame(refused, schema=QUARANTINE_SCHEMA, orient="row"),
+        pl.DataFrame(refused, schema=_REFUSED, orient="row"),
         lines=len(rows) + len(refused),
     )
 
@@ -142,19 +157,18 @@ def _details(path: Path) -> dict[str, dict[str, Any]]:
     return value
 
 
-def _write_rows(path: Path, sids: Mapping[str, str], folder: Path) -> Report:
+def _rows(path: Path, sids: Mapping[str, str], split: str) -> Iterator[Parsed]:
     rows: list[tuple[int, str, str, list[str]]] = []
-    refused: list[tuple[str, int, str, str]] = []
+    refused: list[tuple[int, str, str]] = []
     for line, cells in _records(path):
         reason, row = _row(cells, sids)
         if reason:
             raw = ",".join(value or "" for value in cells.values())
-            refused.append(("", line, reason, raw.encode(errors="replace").decode()[:TEXT_LIMIT]))
+            refused.append((line, reason, raw.encode(errors="replace").decode()[:TEXT_LIMIT]))
         else:
             rows.append((line, *row))
-    pl.DataFrame(rows, schema=_ROWS, orient="row").write_parquet(folder / "records.parquet")
-    pl.DataFrame(refused, schema=QUARANTINE_SCHEMA, orient="row").write_parquet(folder / "quarantine.parquet")
-    return Report(metrics={"lines": len(rows) + len(refused)})
+    records = pl.DataFrame(rows, schema=_ROWS, orient="row").with_columns(pl.lit(split).alias("split"))
+    yield Parsed(records, pl.DataFrame(refused, schema=_REFUSED, orient="row"), len(rows) + len(refused))
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -165,10 +179,10 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     header = next(reader, None)
     if header is None or not set(_COLUMNS) <= set(header):
         raise InputError(
-            f"{path} is of another layout than MiniOneRec's published split",
+            f"{path} lacks columns of MiniOneRec's published split",
             expected=f"a CSV with the columns {', '.join(_COLUMNS)}",
-            found=identify(content[:100_000].splitlines()[:20]) if content.strip() else "an empty file",
-            do="name the right file under `source`, or the right `source.kind`",
+            found=", ".join(header or ()) or "no header",
+            do="fetch the file again",
         )
     while True:
         line = reader.line_num + 1
@@ -211,8 +225,8 @@ def _list(cell: str) -> list[str] | None:
     if len(cell) > _MAX_CELL:
         return None
     try:
-        value = ast.literal_eval(cell.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text.literal(cell)
+    except ValueError:
         return None
     if not isinstance(value, list) or len(value) > _MAX_ITEMS:
         return None

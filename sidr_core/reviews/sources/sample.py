@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidr_core.reviews.parsed import Parsed
+from sidr_core.reviews.records import ReviewParts, parse_reviews
 from sidr_core.reviews.sources import amazon_2018
+from sidr_core.reviews.sources.item_records import parse_metadata
 from sidr_core.reviews.sources.sample_users import Crowd, walk
 from sidr_core.reviews.sources.sample_worlds import Thing, build_world
 from sidr_core.stage import Inputs, Progress
 from sidr_core.store import Artifact
 
 if TYPE_CHECKING:
-    from sidr_core.settings import SampleSource
+    from sidr_core.settings import Filters, SampleSource
 
 #: Raise it when the same configuration should give other files.
 GENERATOR_VERSION = "1"
@@ -39,14 +41,16 @@ def review_files(source: SampleSource) -> dict[str, Path]:
 item_files = review_files
 
 
-def reviews(inputs: Inputs, source: SampleSource, progress: Progress) -> Parsed:
-    """Records of the generated reviews; see `amazon_2018.parse_reviews`."""
-    return amazon_2018.parse_reviews(inputs, {REVIEWS: _files(inputs, source).path(REVIEWS)}, progress)
+def reviews(inputs: Inputs, source: SampleSource, filters: Filters, progress: Progress) -> ReviewParts:
+    """The generated reviews as stored parts, parsed like those of Amazon 2018."""
+    files = {REVIEWS: _files(inputs, source).path(REVIEWS)}
+    return parse_reviews(inputs, files, amazon_2018.RELEASE.layout, filters, progress)
 
 
-def items(inputs: Inputs, source: SampleSource, progress: Progress) -> Parsed:
-    """Records of the generated items; see `amazon_2018.parse_items`."""
-    return amazon_2018.parse_items(inputs, {ITEMS: _files(inputs, source).path(ITEMS)}, progress)
+def items(inputs: Inputs, source: SampleSource, filters: Filters, progress: Progress) -> Parsed:
+    """Records of the generated items, parsed like those of Amazon 2018."""
+    files = {ITEMS: _files(inputs, source).path(ITEMS)}
+    return parse_metadata(inputs, files, amazon_2018.RELEASE.item_names, filters, progress)
 
 
 def _files(inputs: Inputs, source: SampleSource) -> Artifact:

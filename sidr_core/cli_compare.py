@@ -1,0 +1,44 @@
+"""`sidr compare`: the same test rows, several datasets of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from sidr_core.cli_status import newest_published, open_store
+from sidr_core.errors import InputError
+from sidr_core.profile import load_profile
+from sidr_core.report import compare as report
+
+
+def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> None:
+    """Print the comparison of `<dataset>/<model>/<mode>` names with the first of them.
+
+    Args:
+        names: at least two, all different.
+        snapshot: default: the newest that has recommendations of the first dataset.
+        k: cut-off of HR and NDCG.
+        form: `markdown`, or `csv` with full precision.
+    """
+    if form not in ("markdown", "csv"):
+        raise InputError(f"unknown format {form!r}", expected="markdown or csv", found=form, do="name one of these")
+    parsed = [report.Name.parse(name) for name in names]
+    if len(parsed) < 2 or len(set(parsed)) < len(parsed):
+        raise InputError(
+            "there is nothing to compare",
+            expected="at least two different models",
+            found=", ".join(names) or "none",
+            do="for example: sidr compare office/sft/direct office/item_item/direct",
+        )
+    profile, store = load_profile(), open_store()
+    first = profile.dataset(parsed[0].dataset)
+    snapshot = newest_published(profile, store, parsed[0].dataset, "recommendations", snapshot)
+    for name in parsed:
+        profile.dataset(name.dataset)
+    entries = [report.read(store, name, snapshot, k) for name in parsed]
+    found = report.table(entries, k, first.evaluation)
+    if form == "csv":
+        typer.echo(found.write_csv(), nl=False)
+    else:
+        typer.echo(report.page(found, snapshot, first.evaluation, any(entry.synthetic for entry in entries)), nl=False)

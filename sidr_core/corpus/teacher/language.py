@@ -1,0 +1,221 @@
+"""A teacher that is a language model: asks in two rounds, judges each reply, writes from what passed.
+
+What no reply covers (an item or user beyond the profile's limits, a refused reply) is written by the
+rules or not at all, as `teacher.rest` says. Deviation from the paper, which uses every reply: a thought
+that tells a word that only the hidden next item has is refused (`sidr_core.corpus.hindsight`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from sidr_core.corpus import hindsight
+from sidr_core.corpus.catalogue import Catalogue, Item
+from sidr_core.corpus.refused import Refused
+from sidr_core.corpus.tasks import Row
+from sidr_core.corpus.teacher import accept, requests
+from sidr_core.corpus.teacher.accept import Verdict
+from sidr_core.corpus.teacher.base import Teacher
+from sidr_core.corpus.teacher.requests import Job, row_key
+from sidr_core.remote.client import Reply, Request
+from sidr_core.settings import Teacher as TeacherSettings
+from sidr_core.stage import Progress
+
+#: Figures that count accepted texts.
+ACCEPTED = ("accepted_item_narratives", "accepted_user_narratives", "accepted_thoughts")
+
+
+class Asks(Protocol):
+    """The part of :class:`sidr_core.remote.client.Client` that is used here."""
+
+    def ask(self, requests: Sequence[Request], progress: Progress) -> list[Reply]: ...
+
+
+class LanguageTeacher:
+    """Writes what was accepted; all else by `rest`, or "" where there is none.
+
+    Args:
+        items: item_id -> narrative. users, thoughts: :func:`row_key` -> text.
+        common: audit words that thoughts say whatever the target is (`hindsight.common_speech`).
+    """
+
+    def __init__(
+        self,
+        items: Mapping[str, str],
+        users: Mapping[tuple[str, ...], str],
+        thoughts: Mapping[tuple[str, ...], str],
+        common: frozenset[str],
+        rest: Teacher | None,
+    ) -> None:
+        self._items, self._users, self._thoughts, self._rest = items, users, thoughts, rest
+        self.frame_words = common | (rest.frame_words if rest else frozenset())
+
+    def narrate_item(self, item: Item) -> str:
+        """The accepted narrative of an item."""
+        return self._items.get(item.item_id) or (self._rest.narrate_item(item) if self._rest else "")
+
+    def narrate_user(self, history: Sequence[Item], target: Item) -> str:
+        """The accepted narrative of a row."""
+        own = self._users.get(row_key(history, target))
+        return own or (self._rest.narrate_user(history, target) if self._rest else "")
+
+    def think(self, history: Sequence[Item], target: Item) -> str:
+        """The accepted reasoning path of a row."""
+        own = self._thoughts.get(row_key(history, target))
+        return own or (self._rest.think(history, target) if self._rest else "")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A teacher, what was refused, and figures.
+
+    Args:
+        cost: requests, tokens and USD of all replies, whenever they were paid for.
+        calls: how many of them this run made and reused; the one thing in which a rerun differs.
+        figures: counts of texts and repairs, and hindsight.
+        digest: of all replies, in order.
+    """
+
+    teacher: LanguageTeacher
+    refused: tuple[Refused, ...]
+    cost: Mapping[str, float | int]
+    calls: Mapping[str, int]
+    figures: Mapping[str, float | int]
+    digest: str
+
+
+def write(
+    client: Asks,
+    rows: list[Row],
+    catalogue: Catalogue,
+    settings: TeacherSettings,
+    rest: Teacher | None,
+    progress: Progress,
+) -> Written:
+    """Ask about `rows` and the catalogue, and judge the replies.
+
+    Raises:
+        BudgetExhausted, TeacherUnavailable, EndpointError: as the client does; what was paid for is in the ledger.
+    """
+    jobs = requests.first_round(rows, catalogue, settings)
+    replies = client.ask([job.request for job in jobs], progress.named("round 1 of 2"))
+    following = requests.second_round(jobs, [reply.value for reply in replies], settings)
+    replies = [*replies, *client.ask([job.request for job in following], progress.named("round 2 of 2"))]
+    judged = _Judged.of([*jobs, *following], replies)
+    teacher = LanguageTeacher(judged.items, judged.users, judged.thoughts, judged.common, rest)
+    # Items of equal text share a request, which is paid once.
+    paid = list({job.request: reply for job, reply in zip([*jobs, *following], replies, strict=True)}.values())
+    return Written(teacher, tuple(judged.refused), _cost(paid), _calls(paid), judged.figures(), _digest(paid))
+
+
+class _Judged:
+    """Accepted texts by what they are about, and the refused ones."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, str] = {}
+        self.users: dict[tuple[str, ...], str] = {}
+        self.thoughts: dict[tuple[str, ...], str] = {}
+        self.refused: list[Refused] = []
+        self.repairs: Counter[str] = Counter()
+        self.common: frozenset[str] = frozenset()
+        self._told: dict[tuple[str, ...], tuple[Job, Row, str]] = {}
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], replies: Sequence[Reply]) -> _Judged:
+        judged = cls()
+        for job, reply in zip(jobs, replies, strict=True):
+            judged._take(job, reply)
+        judged._audit()
+        return judged
+
+    def _take(self, job: Job, reply: Reply) -> None:
+        if reply.value is None:
+            self._refuse(job, Verdict("", reply.reason or "no_reply"))
+            return
+        verdict = _verdict(job, reply.value)
+        if verdict is None:
+            return
+        self.repairs.update(verdict.repairs)
+        if verdict.reason:
+            self._refuse(job, verdict)
+        elif job.item:
+            self.items[job.item.item_id] = verdict.text
+        elif job.row:
+            key = row_key(job.row.history, job.row.target)
+            if job.kind == requests.USER_PATH:
+                self._told[key] = (job, job.row, verdict.text)
+            else:
+                self.users[key] = verdict.text
+
+    def _audit(self) -> None:
+        """Let thoughts pass that tell nothing of their target beyond common speech."""
+        self.common = hindsight.common_speech(self._pairs())
+        for key, (job, row, text) in self._told.items():
+            if words := hindsight.hindsight_words(text, row.history, row.target, self.common):
+                self._refuse(job, Verdict(accept.shown(text), f"hindsight: {' '.join(words)}"))
+            else:
+                self.thoughts[key] = text
+
+    def _pairs(self) -> list[hindsight.Told]:
+        return [(text, row.history, row.target) for _, row, text in self._told.values()]
+
+    def _refuse(self, job: Job, verdict: Verdict) -> None:
+        item_id, user_id, about = None, None, ""
+        if job.item:
+            item_id = about = job.item.item_id
+        if job.row:
+            user_id, about = job.row.user_id, job.row.row_id
+        self.refused.append(Refused(f"{job.kind}:{about}", job.kind, item_id, user_id, verdict.reason, verdict.text))
+
+    def figures(self) -> dict[str, float | int]:
+        """Counts of accepted, repaired and refused texts, and the hindsight of the replies before any was refused."""
+        told = self._pairs()
+        return {
+            **dict(zip(ACCEPTED, (len(self.items), len(self.users), len(self.thoughts)), strict=True)),
+            "quarantined": len(self.refused),
+            **{f"repaired_{name}": count for name, count in sorted(self.repairs.items())},
+            "hindsight_of_replies": round(hindsight.mean_share(told), 6),
+            "hindsight_of_replies_by_chance": round(hindsight.by_chance(told), 6),
+            "common_words": len(self.common),
+        }
+
+
+def _verdict(job: Job, value: BaseModel) -> Verdict | None:
+    """The judgement of a reply; None for an analysis, which only leads to a narrative."""
+    asked = job.request.user.rpartition("</data>")[2]
+    if isinstance(value, requests.ItemNarrative) and job.item:
+        return accept.item_narrative(value.narrative, job.item, asked)
+    if isinstance(value, requests.UserPath) and job.row:
+        return accept.thought(value.reasoning, job.row.history, job.row.target, asked)
+    if isinstance(value, requests.UserNarrative) and job.row:
+        return accept.user_narrative(value.narrative, job.row.history, job.row.target, asked)
+    return None
+
+
+def _cost(replies: Sequence[Reply]) -> dict[str, float | int]:
+    return {
+        "requests": len(replies),
+        "input_tokens": sum(reply.input_tokens for reply in replies),
+        "output_tokens": sum(reply.output_tokens for reply in replies),
+        "usd": round(sum(reply.usd for reply in replies), 6),
+    }
+
+
+def _calls(replies: Sequence[Reply]) -> dict[str, int]:
+    reused = sum(reply.reused for reply in replies)
+    return {"teacher_calls": len(replies) - reused, "teacher_reused": reused}
+
+
+def _digest(replies: Sequence[Reply]) -> str:
+    """Changes with any reply; replies without a value count by their reason."""
+    digest = hashlib.sha256()
+    for reply in replies:
+        text = reply.value.model_dump_json() if reply.value else reply.reason
+        digest.update(f"{len(text)}:{text}".encode(errors="replace"))
+    return digest.hexdigest()

@@ -1,0 +1,235 @@
+"""Asks a language model for JSON, pays once per request, and keeps every reply.
+
+A request is looked up in the ledger first. What is missing is asked by a pool of `concurrency` workers; each reply is
+in the ledger before it is used. A reply that is not the JSON asked for gets one repair (a request of its own, with its
+own record); then it is quarantined with the reason and, being paid for, not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from sidr_core.errors import SidrError
+from sidr_core.remote.dialogue import Call, Dialogue, Done, ReplyFormat, Request, parse_body, read_completion
+from sidr_core.remote.endpoint import host_of, is_loopback
+from sidr_core.remote.errors import BudgetExhausted, TeacherUnavailable
+from sidr_core.remote.estimate import Estimate, Reply, estimate, reply_of
+from sidr_core.remote.ledger import NANO, Cost, Label, Ledger, Stored, price_of
+from sidr_core.remote.retry import CallFailed, Session, Stopped, classify, run_pool
+from sidr_core.settings.base import Endpoint
+from sidr_core.settings.corpus import Budget, Price
+from sidr_core.stage import Progress
+
+__all__ = ["Client", "Estimate", "Reply", "ReplyFormat", "Request"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks one model on one server, within one budget.
+
+    Args:
+        budget: over the whole ledger, whoever spent it.
+        price: USD per million tokens.
+        reply_format: how JSON is asked for.
+        batch: hand requests to the server's Batch API (`sidr_core.remote.batch`).
+
+    Raises:
+        SidrError: a budget in USD for a server elsewhere, and no price to hold it against.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        budget: Budget,
+        price: Price,
+        reply_format: ReplyFormat = "json_schema",
+        batch: bool = False,
+    ) -> None:
+        self.endpoint, self.ledger, self.budget, self.price, self.batch = endpoint, ledger, budget, price, batch
+        self.host = host_of(endpoint)
+        self.dialogue = Dialogue(endpoint.model, self.host, reply_format)
+        if budget.usd is not None and not (price.input or price.output) and not is_loopback(self.host):
+            raise SidrError(
+                f"a budget of {budget.usd} USD for {self.host}, and no price",
+                expected="`teacher.price: {input: …, output: …}` in USD per million tokens",
+                found="0 and 0",
+                do="add the model's price, or limit `teacher.budget.tokens` instead",
+            )
+
+    def ask(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
+        """A reply for each request, in order; equal requests are asked once.
+
+        Raises:
+            BudgetExhausted: incomplete (budget).
+            TeacherUnavailable: the server did not answer, or answered nothing usable.
+            EndpointError: the server refuses on principle, or the key is missing.
+            In each case every reply that came is in the ledger, and asking again goes on from there.
+        """
+        done, missing = self._sorted(requests, {})
+        reused = set(done)
+        while missing:
+            done.update(self._asked(missing, any(step.value is not None for step in done.values()), progress))
+            done, missing = self._sorted(requests, done)
+        return [reply_of(done[request], request in reused) for request in requests]
+
+    def _sorted(
+        self, requests: Sequence[Request], done: dict[Request, Done]
+    ) -> tuple[dict[Request, Done], list[Request]]:
+        """Finished dialogues, and of the others one request for each call that is to be made."""
+        calls: dict[str, Request] = {}
+        for request in dict.fromkeys(requests):
+            if request not in done:
+                step = self.dialogue.next(request, self.ledger.find)
+                if isinstance(step, Done):
+                    done[request] = step
+                else:
+                    calls.setdefault(step.key, request)
+        return done, list(calls.values())
+
+    def _asked(self, missing: Sequence[Request], good: bool, progress: Progress) -> dict[Request, Done]:
+        if not self.batch:
+            return _Asking(self, progress, len(missing), good).ask(missing)
+        from sidr_core.remote.batch import ask_in_batches
+
+        return ask_in_batches(self, missing, progress)
+
+    def estimate(self, requests: Sequence[Request]) -> Estimate:
+        """What :meth:`ask` would cost now, repairs and retries aside. Nothing is called.
+
+        Equal requests count each: planned on replies of usual length, they are equal now and will differ then.
+        """
+        steps = [self.dialogue.next(request, self.ledger.find) for request in requests]
+        calls = [step for step in steps if isinstance(step, Call)]
+        measured = self.ledger.usage(self.endpoint.model, self.host)
+        return estimate(calls, len(steps) - len(calls), measured, self.price, self.batch)
+
+    def answered(self, request: Request) -> BaseModel | None:
+        """The usable reply that is on file for a request, if any. Nothing is called."""
+        step = self.dialogue.next(request, self.ledger.find)
+        return step.value if isinstance(step, Done) else None
+
+    def worst(self, call: Call) -> Cost:
+        """The most that a call can cost: its bytes as input tokens, and all the output it is allowed."""
+        return price_of(self.price, call.most_input_tokens, call.most_output_tokens, self.batch)
+
+    def priced(self, reply: Stored) -> Stored:
+        """A reply with its price of today."""
+        return replace(
+            reply, nano_usd=price_of(self.price, reply.input_tokens, reply.output_tokens, self.batch).nano_usd
+        )
+
+    def label(self, call: Call) -> Label:
+        """What the reply to a call is filed under."""
+        return Label(self.endpoint.model, self.host, call.kind, call.size)
+
+    def exhausted(self) -> BudgetExhausted:
+        """The error that says how far the budget went."""
+        total, lost = self.ledger.total, self.ledger.unconfirmed
+        limit = [f"{self.budget.usd:g} USD"] if self.budget.usd is not None else []
+        limit += [f"{self.budget.tokens:,} tokens"] if self.budget.tokens is not None else []
+        return BudgetExhausted(
+            "incomplete (budget): the next call could go beyond it",
+            expected=f"room within {' and '.join(limit)}",
+            found=f"{total.usd:.4f} USD and {total.tokens:,} tokens are spent (of these {lost.usd:.4f} USD and "
+            f"{lost.tokens:,} tokens for calls without an answer, which may have been charged)",
+            do="raise `teacher.budget` and run again: what came is kept and only the rest is asked",
+        )
+
+
+class _Asking:
+    """One run of :meth:`Client.ask` over the requests that are missing."""
+
+    def __init__(self, client: Client, progress: Progress, total: int, good: bool) -> None:
+        self._client, self._progress, self._total, self._good = client, progress, total, good
+        self._done: dict[Request, Done] = {}
+        self._held = 0  # calls of this process that hold a reservation
+        self._nano_usd = 0
+        self._turn, self._freed = asyncio.Lock(), asyncio.Event()
+        # One thread writes the ledger, so that a slow disk does not hold up the event loop.
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+
+    def ask(self, missing: Sequence[Request]) -> dict[Request, Done]:
+        with self._writer:
+            run_pool(self._client.endpoint, missing, self._dialogue)
+        return self._done
+
+    async def _dialogue(self, session: Session, request: Request) -> None:
+        client = self._client
+        step = client.dialogue.next(request, client.ledger.find)
+        while isinstance(step, Call):
+            await self._call(session, step)
+            step = client.dialogue.next(request, client.ledger.find)
+        self._done[request] = step
+        self._good = self._good or step.value is not None
+        self._progress.tick(len(self._done), self._total, "replies", f"{self._nano_usd / NANO:.4f} USD")
+        if not self._good and len(self._done) >= client.endpoint.give_up_after:
+            session.breaker.stop(self._useless(step))
+
+    async def _call(self, session: Session, call: Call) -> None:
+        """Send one call and file its reply, or that the server refuses it."""
+        client, send = self._client, 0
+
+        async def reserve() -> None:
+            nonlocal send
+            send = await self._reserve(session, call)
+
+        async def attempt() -> Stored:
+            try:
+                raw = await session.client.chat.completions.with_raw_response.create(**client.dialogue.wire(call))
+                return read_completion(parse_body(raw.text), call.key, call.size)
+            except Exception as error:
+                if classify(error, client.endpoint).free:
+                    await self._in_thread(client.ledger.free, send)
+                raise
+
+        try:
+            reply = client.priced(await session.call(attempt, reserve, self._release))
+            await self._in_thread(client.ledger.record, send, reply, client.label(call))
+            self._nano_usd += reply.nano_usd
+            self._release()
+        except CallFailed as failure:
+            if not failure.own_fault:
+                raise
+            refused = Stored(call.key, "rejected", failure.reason, 0, 0, 0)
+            await self._in_thread(client.ledger.record, None, refused, client.label(call))
+
+    async def _reserve(self, session: Session, call: Call) -> int:
+        """Room in the budget for a call. Calls in flight may cost less than they hold: those are waited for."""
+        client = self._client
+        async with self._turn:
+            while not session.breaker.stopped:
+                held = self._held
+                self._freed.clear()
+                send = await self._in_thread(client.ledger.reserve, call.key, client.worst(call), client.budget)
+                if send is not None:
+                    self._held += 1
+                    return send
+                if not held:
+                    session.breaker.stop(client.exhausted())
+                    break
+                await self._freed.wait()
+        raise Stopped
+
+    def _release(self) -> None:
+        self._held -= 1
+        self._freed.set()
+
+    async def _in_thread(self, fn: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, fn, *args)
+
+    def _useless(self, step: Done) -> SidrError:
+        return TeacherUnavailable(
+            f"not one of the first {len(self._done)} replies of {self._client.endpoint.model} can be used",
+            expected="JSON that fits the schema",
+            found=step.reason,
+            do="try another `teacher.reply`, a larger `max_output_tokens` or another model; a weak model may need a "
+            "larger `endpoint.give_up_after`",
+        )

@@ -1,0 +1,202 @@
+"""`raw_items`: one typed, cleaned record per item, and every refused one.
+
+Records that cannot be read count against `filters.max_quarantine_share`. Items whose title is no name
+(METHOD 1.2: none, markup, too long) are quarantined with their reason and never fatal; or, with
+`filters.items_without_text: keep`, stay under the best text they have. Of a repeated id the first
+usable record stays. A source without metadata has the items that its reviews name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import polars as pl
+
+from sidr_core import tables
+from sidr_core.contracts import Quarantine, RawItems
+from sidr_core.errors import InputError
+from sidr_core.reviews import text
+from sidr_core.reviews.parsed import QUARANTINE_SCHEMA, Parsed, reason_counts
+from sidr_core.reviews.sources import module_of
+from sidr_core.reviews.sql import frame
+from sidr_core.stage import Check, Inputs, Progress, Report
+
+if TYPE_CHECKING:
+    from sidr_core.settings import DatasetConfig, Filters, Source
+
+#: Reasons that are a rule's verdict on a sound record, not damage.
+POLICY = ("title_missing", "title_html", "title_too_long", "duplicate_item")
+
+_FIELDS = ("title", "description", "brand", "category")
+_OUTCOMES = {
+    "titles_from_text": "titles made of the description, brand or category",
+    "titles_placeholder": "titles made of the item's id alone",
+    "titles_shortened": "titles cut to `filters.max_title_words`",
+}
+
+
+def item_files(source: Source) -> dict[str, Path]:
+    """Name -> local path of each file that the catalogue is made of: metadata, or else the reviews.
+
+    Raises:
+        InputError: a file is missing or empty, a glob matches nothing, a download fails.
+    """
+    module = module_of(source.kind)
+    return module.review_files(source) if _without_metadata(source) else module.item_files(source)
+
+
+def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Write `raw_items.parquet`, one record per item id, and `quarantine.parquet`.
+
+    A published split keeps all its items: the title rules were applied by who published it.
+
+    Raises:
+        InputError: another layout, too many unreadable records, or no item left.
+    """
+    source, filters = config.source, config.filters
+    if _without_metadata(source):
+        parsed = _named_by_reviews(inputs, source, filters, progress)
+    else:
+        parsed = module_of(source.kind).items(inputs, source, filters, progress)
+    _require_clean(parsed, filters.max_quarantine_share)
+    records, refused, outcomes = _chosen(parsed, filters)
+    counts = reason_counts(refused)
+    if records.is_empty():
+        raise InputError(
+            "no item is left",
+            expected="item records with a title",
+            found=f"{parsed.lines} records, refused: {_listed(counts)}",
+            do="look at the metadata file; `filters.max_title_words` bounds the length of titles, "
+            "`filters.items_without_text: keep` takes items without one",
+        )
+    refused = refused.sort("file", "line", maintain_order=True)
+    records = records.with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
+    tables.write(records, out_dir / "raw_items.parquet", RawItems)
+    tables.write(refused, out_dir / "quarantine.parquet", Quarantine)
+    cleaned = _by_rule(parsed.metrics)
+    metrics = {
+        "lines": parsed.lines,
+        "rows": len(records),
+        "quarantined": len(refused),
+        "described_share": round((records["description"] != "").mean(), 4),  # type: ignore[call-overload]
+        **{f"refused_{reason}": count for reason, count in counts.items()},
+        **{f"cleaned_{rule}": sum(fields.values()) for rule, fields in cleaned.items()},
+        **outcomes,
+    }
+    unique = records["item_id"].n_unique()
+    check = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records")
+    markdown = {"Refused records": _table(counts), "Cleaning": _cleaning(cleaned, outcomes)}
+    return Report(metrics=metrics, checks=(check,), markdown=markdown)
+
+
+def _without_metadata(source: Source) -> bool:
+    return getattr(source, "items", None) == ()
+
+
+def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> Parsed:
+    """A record without text for every item that the reviews name, by id."""
+    if filters.items_without_text == "drop":
+        raise InputError(
+            "this source has no item metadata, and items without text are dropped",
+            expected="metadata under `source.items`, or `filters.items_without_text: keep`",
+            found="`source.items` is empty and `filters.items_without_text` is `drop`",
+            do="name a metadata file, or set `keep`: items are then known by their ids alone",
+        )
+    parts = module_of(source.kind).reviews(inputs, source, filters, progress).parts
+    paths = [str(part.artifact.path("records.parquet")) for part in parts]
+    with duckdb.connect() as db:
+        query = "SELECT DISTINCT item_id FROM read_parquet($paths) ORDER BY item_id"
+        ids = frame(db, query, {"paths": paths})
+    empty = [pl.lit("").alias(name) for name in (*_FIELDS, "text")]
+    records = ids.select(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"),
+        "item_id",
+        *empty,
+        pl.lit(0, dtype=pl.Int64).alias("title_words"),
+        pl.lit("title_missing").alias("unusable"),
+        pl.lit("reviews").alias("file"),
+    )
+    return Parsed(records, pl.DataFrame(schema=QUARANTINE_SCHEMA), len(records))
+
+
+def _chosen(parsed: Parsed, filters: Filters) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+    """Records that stay, records that are refused with their reason, and what became of titles."""
+    records, refused, outcomes = parsed.records, parsed.refused.select(list(QUARANTINE_SCHEMA)), {}
+    if "published_sid" not in records.columns:
+        records = records.with_columns(pl.lit(None, dtype=pl.String).alias("published_sid"))
+        too_long = pl.col("unusable").is_null() & (pl.col("title_words") > filters.max_title_words)
+        if filters.items_without_text == "drop":
+            records, refused = _refuse(records, refused, pl.col("unusable"))
+            records, refused = _refuse(records, refused, pl.when(too_long).then(pl.lit("title_too_long")))
+        # A usable record goes before an earlier one of the same item without a usable title.
+        records = records.with_row_index("place").sort(pl.col("unusable").is_not_null(), "place")
+    repeated = pl.when(~pl.col("item_id").is_first_distinct()).then(pl.lit("duplicate_item"))
+    records, refused = _refuse(records, refused, repeated)
+    if "unusable" in records.columns and filters.items_without_text == "keep":
+        records, outcomes = _titled(records.sort("place"), filters.max_title_words)
+    return records, refused, outcomes
+
+
+def _titled(records: pl.DataFrame, words: int) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Every record with a title of at most `words` words: its own, or one from what else is known."""
+    other = pl.coalesce(pl.col(name).replace("", None) for name in ("description", "brand", "category"))
+    usable = pl.col("unusable").is_null()
+    marked = records.with_columns(
+        pl.when(usable).then("title").otherwise(pl.coalesce(other, pl.format("Item {}", "item_id"))).alias("whole"),
+        (~usable & other.is_not_null()).alias("titles_from_text"),
+        (~usable & other.is_null()).alias("titles_placeholder"),
+    ).with_columns(pl.col("whole").str.split(" ").list.head(words).list.join(" ").alias("title"))
+    marked = marked.with_columns((usable & (pl.col("title") != pl.col("whole"))).alias("titles_shortened"))
+    return marked, {name: int(marked[name].sum()) for name in _OUTCOMES}
+
+
+def _refuse(records: pl.DataFrame, refused: pl.DataFrame, reason: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Move the records that have a reason into the quarantine."""
+    marked = records.with_columns(reason.alias("reason"))
+    gone = marked.filter(pl.col("reason").is_not_null()).select(list(QUARANTINE_SCHEMA))
+    return marked.filter(pl.col("reason").is_null()).drop("reason"), pl.concat([refused, gone])
+
+
+def _require_clean(parsed: Parsed, allowed: float) -> None:
+    share = len(parsed.refused) / max(parsed.lines, 1)
+    if share > allowed:
+        first = parsed.refused.row(0, named=True)
+        raise InputError(
+            f"too many items cannot be read: {len(parsed.refused):,} of {parsed.lines:,} ({share:.1%})",
+            expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
+            found=f"{_listed(reason_counts(parsed.refused))}; first in {first['file']}, line {first['line']} "
+            f"({first['reason']}): {first['text'][:120]!r}",
+            do="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
+        )
+
+
+def _by_rule(metrics: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Rule -> field -> how many values it changed, of the sources' `cleaned_<field>_<rule>`."""
+    counts = {rule: {field: int(metrics.get(f"cleaned_{field}_{rule}", 0)) for field in _FIELDS} for rule in text.RULES}
+    return {rule: fields for rule, fields in counts.items() if any(fields.values())}
+
+
+def _cleaning(cleaned: Mapping[str, Mapping[str, int]], outcomes: Mapping[str, int]) -> str:
+    """Markdown: how many values of each field each rule changed, refused records included."""
+    rows = [
+        f"| {text.RULES[rule]} | " + " | ".join(f"{fields[field]:,}" for field in _FIELDS) + " |"
+        for rule, fields in cleaned.items()
+    ]
+    rows += [f"| {_OUTCOMES[name]} | {count:,} | | | |" for name, count in outcomes.items() if count]
+    if not rows:
+        return "Nothing was changed."
+    return "\n".join([f"| values changed | {' | '.join(_FIELDS)} |", "| --- |" + " ---: |" * len(_FIELDS), *rows])
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"
+
+
+def _table(counts: Mapping[str, int]) -> str:
+    if not counts:
+        return "None."
+    rows = "\n".join(f"| {reason} | {count:,} |" for reason, count in counts.items())
+    return f"| reason | records |\n| --- | ---: |\n{rows}"

@@ -1,0 +1,160 @@
+"""The sensor for new source files: what it notices, which snapshot it asks for, what it says."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from fake_stages import STAGES, fake_profile
+
+from sidr_assets import automation
+from sidr_assets.definitions import build_definitions
+from sidr_core.graph import STAGES as REAL_STAGES
+from sidr_core.profile import load_profile
+
+LONG_AGO = datetime(2018, 11, 15, tzinfo=UTC).timestamp()
+
+
+def write(path: Path, text: str, changed_at: float = LONG_AGO) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (changed_at, changed_at))
+    return path
+
+
+class Watched:
+    """A dataset over `<folder>/reviews/*.json` with one file, and its sensor."""
+
+    def __init__(self, folder: Path, **source: object) -> None:
+        self.folder = folder
+        write(folder / "reviews" / "a.json", "one")
+        write(folder / "items.json", "items")
+        fields = {"kind": "amazon_2018", "reviews": [f"{folder}/reviews/*.json"], "items": [f"{folder}/items.json"]}
+        self.profile = fake_profile(source=fields | source)
+        self.defs = build_definitions(self.profile, STAGES)
+        self.sensor = self.defs.resolve_sensor_def("toys_new_files")
+        self.cursor: str | None = None
+
+    def look(self, instance: dg.DagsterInstance):
+        context = dg.build_sensor_context(instance=instance, cursor=self.cursor, definitions=self.defs)
+        data = self.sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        return data
+
+    def skipped(self, instance: dg.DagsterInstance) -> str:
+        data = self.look(instance)
+        assert not data.run_requests and data.skip_message is not None
+        return data.skip_message
+
+    def asked(self, instance: dg.DagsterInstance) -> dg.RunRequest:
+        (request,) = self.look(instance).run_requests
+        return request
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as found:
+        yield found
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
+
+
+def test_first_look_notes_what_is_there(watched: Watched, instance) -> None:
+    said = watched.skipped(instance)
+    assert said.startswith("first look") and "2 files, 8 bytes" in said
+    assert "2018-11-15 00:00:00 UTC" in said
+
+
+def test_nothing_new_asks_for_nothing(watched: Watched, instance) -> None:
+    watched.look(instance)
+    before = watched.cursor
+    assert watched.skipped(instance).startswith("nothing new: 2 files, 8 bytes")
+    assert watched.cursor == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: write(folder / "reviews" / "b.json", "two"),
+        lambda folder: write(folder / "reviews" / "a.json", "longer"),
+        lambda folder: write(folder / "reviews" / "a.json", "one", LONG_AGO + 1),
+        lambda folder: (folder / "reviews" / "a.json").unlink(),
+        lambda folder: write(folder / "items.json", "ITEMS", LONG_AGO - 1),
+    ],
+    ids=["new match", "other size", "other time", "one less", "other items"],
+)
+def test_each_change_is_asked_for_once(watched: Watched, instance, change) -> None:
+    watched.look(instance)
+    change(watched.folder)
+    request = watched.asked(instance)
+    assert (request.partition_key, request.run_key) == ("2018-11", f"2018-11-{watched.cursor}")
+    assert watched.skipped(instance).startswith("nothing new")
+
+
+def test_a_file_outside_the_patterns_is_none(watched: Watched, instance) -> None:
+    watched.look(instance)
+    write(watched.folder / "reviews" / "notes.txt", "x")
+    assert watched.skipped(instance).startswith("nothing new")
+
+
+def test_a_file_that_is_still_being_written_is_waited_for(watched: Watched, instance, monkeypatch) -> None:
+    watched.look(instance)
+    write(watched.folder / "reviews" / "b.json", "half", time.time())
+    assert "changed less than 60 s ago" in watched.skipped(instance)
+    monkeypatch.setattr(automation, "SETTLED_SECONDS", 0)
+    assert watched.asked(instance).partition_key == "2018-12"  # later than all windows: the newest
+
+
+def test_no_file_is_told(tmp_path: Path, instance) -> None:
+    watched = Watched(tmp_path, reviews=[f"{tmp_path}/none/*.json"], items=[])
+    assert watched.skipped(instance) == f"no file matches {tmp_path}/none/*.json"
+
+
+def test_folders_checksums_and_urls(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    patterns = [f"{tmp_path}/reviews", f"{tmp_path}/items.json#sha256={'0' * 64}", "https://example.org/x.json"]
+    config = fake_profile(source={"kind": "tables", "reviews": patterns, "items": patterns[:1]}).dataset("toys")
+    assert automation.local_patterns(config) == [f"{tmp_path}/reviews", f"{tmp_path}/items.json", f"{tmp_path}/reviews"]
+    assert automation.source_files(config) == automation.source_files(watched.profile.dataset("toys"))
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ("2018-09-30", "2018-12"),  # before the first window: old data, just fetched
+        ("2018-10-01", "2018-10"),
+        ("2018-10-31", "2018-10"),
+        ("2018-11-01", "2018-11"),
+        ("2018-12-31", "2018-12"),
+        ("2024-01-01", "2018-12"),
+    ],
+)
+def test_the_snapshot_is_the_one_in_whose_window_the_files_changed(when: str, expected: str) -> None:
+    snapshots = fake_profile().dataset("toys").snapshots
+    assert automation.snapshot_for(snapshots, datetime.fromisoformat(when).replace(tzinfo=UTC).timestamp()) == expected
+
+
+def test_a_request_runs_the_whole_dataset(watched: Watched, instance, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("SIDR_HOME", str(tmp_path / "home"))
+    watched.look(instance)
+    write(watched.folder / "reviews" / "b.json", "two")
+    request = watched.asked(instance)
+    job = watched.defs.resolve_job_def(watched.sensor.job_name)
+    result = job.execute_in_process(partition_key=request.partition_key, instance=instance)
+    made = {event.materialization.asset_key.path[1] for event in result.get_asset_materialization_events()}
+    assert result.success and made == {stage.name for stage in STAGES}
+
+
+def test_sensors_stand_where_files_are_and_are_off() -> None:
+    real = build_definitions(load_profile("real"), REAL_STAGES)
+    found = {sensor.name: sensor.default_status for sensor in real.sensors or []}
+    assert found == dict.fromkeys(
+        (f"{name}_new_files" for name in load_profile("real")), dg.DefaultSensorStatus.STOPPED
+    )
+    assert build_definitions(load_profile("quickstart")).sensors == []
+    dg.Definitions.validate_loadable(real)
