@@ -1,8 +1,8 @@
 """`raw_reviews`: every accepted review that was known by the end of the snapshot, and every refused line.
 
 A source file is parsed once per content (`records`); a snapshot is one pass over the parsed parts: cut
-by time, without exact duplicates (unless `filters.keep_duplicates`), in file and line order. The pass copies Parquet row groups with their
-ids still encoded, so that it costs little beside parsing.
+by time, without exact duplicates (unless `filters.keep_duplicates`), in file and line order. The pass
+copies Parquet row groups with their ids still encoded, so that it costs little beside parsing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from sidr_core.settings import TinyModel
 from sidr_core.tables import iso_date
 from sidr_core.training.cards import log_table, model_card
 from sidr_core.training.examples import IGNORED, history_prompts, subset, tokenise, weighted
-from sidr_core.training.grpo import Rewarder
 from sidr_core.training.select import Selector, with_thoughts
 from sidr_core.training.sft import answer_loss
 
@@ -152,13 +151,6 @@ def test_subset_is_seeded_and_ordered():
     assert picked == sorted(picked)
     assert picked == subset(frame, 10, 3)["n"].to_list()
     assert subset(frame, 500, 3).equals(frame)
-
-
-def test_rewarder_reads_each_rows_own_target():
-    rewarder = Rewarder(CODEBOOK)
-    same = f"x\n</think>\n\n{SIDS[1]}"
-    assert rewarder([same, same, "x"], target_codes=[[0, 1], [2, 2], [0, 1]]) == pytest.approx([1.1, 0.1, 0.0])
-    assert rewarder.parts() == pytest.approx({"parsed": 2 / 3, "valid": 2 / 3, "matched_1": 1 / 3, "matched_2": 1 / 3})
 
 
 def test_log_table_joins_records_of_a_step_and_drops_the_clock():
