@@ -6,7 +6,6 @@ As a module, `python -m sidr_core.run <spec.json>` with
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from sidr_core.errors import SidrError
 from sidr_core.graph import stage_named
 from sidr_core.profile import Profile, StageConfig, home, load_profile
 from sidr_core.stage import Check, Inputs, Progress, Report, Stage, StageInput, load_object
-from sidr_core.store import Artifact, Store, fingerprint, sha256_file
+from sidr_core.store import Artifact, Store, fingerprint
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,11 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
         key["tables"] = dict(stage.tables)  # so that nothing is reused that was not checked as it would be now
     if stage.sources:
         named = stage.sections[0]
+        from sidr_core.reviews.files import digest
+
         section = getattr(config, named)
         files = load_object(stage.sources)(section)
-        key["sources"] = {name: _source_digest(path, store) for name, path in files.items()}
+        key["sources"] = {name: digest(path) for name, path in files.items()}
         # Where a file lies does not matter, its content does.
         key["config"][named] = _without_paths(section)
     lineage = {name: item.fingerprint for name, item in stages.items()}
@@ -142,20 +143,6 @@ def _without_paths(section: BaseModel) -> dict[str, Any]:
     dumped = section.model_dump(mode="json", exclude=set(getattr(section, "PATHS", ())))
     parts = {name: getattr(section, name) for name in dumped}
     return dumped | {name: _without_paths(part) for name, part in parts.items() if isinstance(part, BaseModel)}
-
-
-def _source_digest(path: Path, store: Store) -> str:
-    """sha256 of a source file, remembered by (path, size, mtime) so that a warm run reads nothing."""
-    stat = path.stat()
-    memo = store.root.parent / "cache" / "source_digests"
-    memo.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
-    entry = memo / name
-    if entry.is_file() and len(text := entry.read_text()) == 64:
-        return text
-    digest = sha256_file(path)
-    entry.write_text(digest)
-    return digest
 
 
 def main(argv: list[str]) -> int:

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 
 from sidr_core.errors import InputError
 from sidr_core.reviews.decode import Judged, digests, judge_csv, judge_json
+from sidr_core.reviews.files import digest
 from sidr_core.reviews.lines import Block, DamagedFile, ahead, blocks
 from sidr_core.reviews.parsed import Parsed
 from sidr_core.reviews.sql import connect, frame
 from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.store import Artifact, sha256_file
+from sidr_core.store import Artifact
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters
@@ -181,7 +182,7 @@ def _parsed(
         def build(folder: Path, name: str = name, path: Path = path) -> Report:
             return _parse(path, judge(), folder, progress.named(name))
 
-        key = {**how, "sha256": sha256_file(path)}
+        key = {**how, "sha256": digest(path)}
         part = ReviewPart(name, inputs.part("parsed_reviews", PARSER_VERSION, key, build))
         if part.damage and not filters.allow_truncated:
             raise InputError(

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from sidr_core import tables
 from sidr_core.errors import InputError
 from sidr_core.reviews import layouts, text
+from sidr_core.reviews.files import digest
 from sidr_core.reviews.lines import DamagedFile, line_batches
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.store import Artifact, sha256_file
+from sidr_core.store import Artifact
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters
@@ -184,7 +185,7 @@ def parse_metadata(
         layouts.require(path, found, accepted, "items")
         parts[name] = stored_items(
             inputs,
-            {"layout": found.name, "sha256": sha256_file(path)},
+            {"layout": found.name, "sha256": digest(path)},
             lambda out, path=path, found=found: _parse(path, out, found.name, progress.named(path.name)),
         )
     return load_items(parts, filters)

@@ -19,13 +19,12 @@ import polars as pl
 
 from sidr_core.errors import InputError
 from sidr_core.reviews import layouts, text
-from sidr_core.reviews.files import one
+from sidr_core.reviews.files import digest, one
 from sidr_core.reviews.lines import line_batches, read_whole
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources.item_records import Cleaner
 from sidr_core.stage import Inputs, Progress
-from sidr_core.store import sha256_file
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, MiniOneRecSource
@@ -77,7 +76,7 @@ def reviews(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress
     parts = []
     for split in _SPLITS:
         name, path = _by_role(files, split)
-        key = {"layout": "minionerec", "split": split, "sha256": sha256_file(path), "info": sha256_file(info)}
+        key = {"layout": "minionerec", "split": split, "sha256": digest(path), "info": digest(info)}
         parse = partial(_rows, path, sids, split)
         parts.append(stored_part(inputs, name, PARSER_VERSION, key, parse, distinct=False))
         progress.say(f"{name}: {parts[-1].lines:,} rows")

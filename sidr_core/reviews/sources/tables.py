@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sidr_core.errors import InputError
-from sidr_core.reviews.files import resolve
+from sidr_core.reviews.files import digest, resolve
 from sidr_core.reviews.lines import DamagedFile
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources import table_rows
 from sidr_core.reviews.sources.item_records import ItemLayout, ItemWriter, load_items, stored_items
 from sidr_core.stage import Inputs, Progress
-from sidr_core.store import sha256_file
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, TablesSource
@@ -61,7 +60,7 @@ def reviews(inputs: Inputs, source: TablesSource, filters: Filters, progress: Pr
     for name, path in review_files(source).items():
         columns = _mapped(path, source.review_columns, _REVIEW_NEEDS, _REVIEW_MAY, "reviews")
         # A part that was allowed to end early must not serve where that is not allowed.
-        key = {"layout": "tables", "columns": columns, "sha256": sha256_file(path), "cut": filters.allow_truncated}
+        key = {"layout": "tables", "columns": columns, "sha256": digest(path), "cut": filters.allow_truncated}
         parse = partial(_judged, path, columns, filters, progress.named(name))
         parts.append(stored_part(inputs, name, PARSER_VERSION, key, parse, distinct=True))
     return ReviewParts(tuple(parts))
@@ -74,7 +73,7 @@ def items(inputs: Inputs, source: TablesSource, filters: Filters, progress: Prog
         columns = _mapped(path, source.item_columns, _ITEM_NEEDS, _ITEM_MAY, "items")
         parts[name] = stored_items(
             inputs,
-            {"layout": "tables", "columns": columns, "sha256": sha256_file(path)},
+            {"layout": "tables", "columns": columns, "sha256": digest(path)},
             lambda out, path=path, columns=columns: _write_items(path, columns, out, progress.named(path.name)),
         )
     return load_items(parts, filters)
