@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/bench_increment.py            # needs SIDR_REAL_DATA (default ../shared/data)
 
 The reviews are split by time into two files, 99 % and 1 %. The first snapshot knows the first file; the second has
-both. Each is built by a process of its own in one SIDR_HOME, down to `item_embeddings`; prints seconds per stage.
+both. `--k-core 1` keeps every item that was ever reviewed, for a larger catalogue. Each snapshot is built by a process
+of its own in one SIDR_HOME, down to `item_embeddings`; prints seconds per stage.
 """
 
 from __future__ import annotations
@@ -41,14 +42,16 @@ print(json.dumps(found))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SIDR_REAL_DATA", "../shared/data")))
-    folder = parser.parse_args().data.resolve() / "amazon_2018"
+    parser.add_argument("--k-core", type=int, default=5)
+    arguments = parser.parse_args()
+    folder = arguments.data.resolve() / "amazon_2018"
     if not folder.is_dir():
         sys.exit(f"no real data at {folder}: set SIDR_REAL_DATA")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         sizes = split(folder / "Office_Products_5.json.gz", work)
-        first = build(work, folder, ["a.json.gz"], "2018-09")
-        second = build(work, folder, ["a.json.gz", "b.json.gz"], "2018-10")
+        first = build(work, folder, ["a.json.gz"], "2018-09", arguments.k_core)
+        second = build(work, folder, ["a.json.gz", "b.json.gz"], "2018-10", arguments.k_core)
     print(
         f"{os.cpu_count()} CPU cores, Python {sys.version.split()[0]}; {sizes[0]:,} reviews, then {sizes[1]:,} more\n"
     )
@@ -75,7 +78,7 @@ def split(source: Path, work: Path) -> tuple[int, int]:
     return cut, len(lines) - cut
 
 
-def build(work: Path, folder: Path, files: list[str], snapshot: str) -> dict[str, list[float]]:
+def build(work: Path, folder: Path, files: list[str], snapshot: str, k_core: int) -> dict[str, list[float]]:
     """Seconds, reused, rows and encoded items of each stage."""
     profile = work / f"{snapshot}.yaml"
     office = {
@@ -85,7 +88,7 @@ def build(work: Path, folder: Path, files: list[str], snapshot: str) -> dict[str
             "items": [str(folder / "meta_Office_Products.json.gz")],
         },
         "snapshots": {"start": "2018-09", "end": "2018-10"},
-        "filters": {"keep_duplicates": True},
+        "filters": {"keep_duplicates": True, "k_core": k_core},
         "encoder": {"model": "minilm", "max_tokens": 128},
     }
     profile.write_text(yaml.safe_dump({"default_dataset": "office", "datasets": {"office": office}}))
