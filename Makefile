@@ -1,4 +1,4 @@
-# make setup | run | test | lint | ui | faults | screenshot | clean
+# make setup | run | test | lint | ui | faults | teacher-faults | bench | ablations | screenshot | clean
 # Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
 # On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
 SHELL := /bin/bash
@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
 SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
 
-.PHONY: setup run test lint ui faults screenshot clean instance
+.PHONY: setup run test lint ui faults teacher-faults bench ablations screenshot clean instance
 
 setup: $(STAMP)
 
@@ -57,6 +57,24 @@ ui: instance
 # Kills whole runs at random moments (about ten minutes); KILLS=n for another number.
 faults: setup
 	@$(BIN)/python scripts/faults.py --kills $(or $(KILLS),10)
+
+# A failing server, 50 kills during generation, throughput: about eight minutes.
+teacher-faults: setup
+	@$(BIN)/python scripts/teacher_faults.py
+	@$(BIN)/python scripts/teacher_faults.py --kills $(or $(KILLS),50)
+	@$(BIN)/python scripts/teacher_faults.py --throughput
+
+# Everything in benchmarks/README.md: about an hour, alone on the machine.
+bench: setup
+	@$(BIN)/python benchmarks/bench_reviews.py --rows 1000000,3000000,10000000
+	@$(BIN)/python benchmarks/bench_increment.py --k-core 1
+	@$(BIN)/python benchmarks/bench_embeddings.py --size 1000000
+	@$(BIN)/python benchmarks/bench_sids.py --size 100000
+	@$(BIN)/python benchmarks/bench_sids.py --stage 1000000
+
+# Quantizers and teachers on the published Office rows: about an hour; stopped, it goes on where it was.
+ablations: setup
+	@$(BIN)/python scripts/ablations.py
 
 # The picture of the graph in the README; needs Debian's chromium.
 screenshot: instance
