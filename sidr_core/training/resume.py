@@ -144,6 +144,9 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
 class Keeper(TrainerCallback):
     """Measures the model on schedule, keeps the weights of the best measurement, and stops early.
 
+    With `at_epochs` the start is measured and never kept: a stage 2 that stayed what it was may rank well,
+    and does not think. With `every` it may be kept: RL that does not help is not.
+
     What was measured stands in the trainer's log, which is part of a resume point, so nothing else has
     to be restored.
 
@@ -186,6 +189,8 @@ class Keeper(TrainerCallback):
         self._progress.say(f"step {state.global_step}: valid {text}")
         state.log_history.append({"step": state.global_step, **{f"eval_{k}": v for k, v in found.items()}})
         records = self._records(state)
+        if not records:
+            return
         best = self._best(records)
         if best == len(records) - 1:
             self._save(state.global_step)
@@ -202,7 +207,8 @@ class Keeper(TrainerCallback):
         model.load_state_dict(weights, strict=False)
 
     def _records(self, state: Any) -> list[dict[str, float]]:
-        return [record for record in state.log_history if "eval_ndcg@10" in record]
+        first = 1 if self._at_epochs else 0
+        return [record for record in state.log_history if "eval_ndcg@10" in record and record["step"] >= first]
 
     @staticmethod
     def _best(records: Sequence[dict[str, float]]) -> int:

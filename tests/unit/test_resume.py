@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from sidr_core.run import run_stage
 from sidr_core.stage import Progress
 from sidr_core.store import Store
 from sidr_core.training import cards
-from sidr_core.training.resume import MARK, LengthGrouped, newest_point
+from sidr_core.training.resume import MARK, Keeper, LengthGrouped, newest_point
 
 QUIET = Progress(lambda line: None)
 BELOW = ("sft_checkpoint", "activation_checkpoint", "grpo_checkpoint")
@@ -139,3 +140,24 @@ def test_batches_hold_examples_of_like_length():
         return sum(16 * max(lengths[i] for i in order[n : n + 16]) for n in range(0, len(order), 16))
 
     assert padded(order) < 1.05 * sum(lengths) < 0.7 * padded(range(4000))
+
+
+@pytest.mark.parametrize(("at_epochs", "kept"), [(True, 5), (False, 0)])
+def test_the_start_may_be_kept_by_rl_and_never_by_fine_tuning(tmp_path, at_epochs, kept):
+    """Measured before the first step at 0.9, then at 0.3 and 0.5 and 0.4: the start ranks best."""
+    model = torch.nn.Linear(1, 1)
+    values = iter([0.9, 0.3, 0.5, 0.4])
+    log: list[dict[str, float]] = []
+
+    class Trainer:
+        state = SimpleNamespace(log_history=log, global_step=0, max_steps=7)
+        accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+
+    Trainer.model = model
+    keeper = Keeper(Trainer, lambda _: {"ndcg@10": next(values)}, tmp_path, QUIET, every=2, at_epochs=at_epochs)
+    for step in (0, 3, 5, 7):
+        Trainer.state.global_step = step
+        model.weight.data.fill_(float(step))
+        keeper._take(Trainer.state, SimpleNamespace())
+    keeper.load_best()
+    assert model.weight.item() == kept
