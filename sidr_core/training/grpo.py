@@ -25,7 +25,7 @@ from sidr_core.sids.tokens import format_sid
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
 from sidr_core.training.examples import history_prompts
-from sidr_core.training.resume import Keeper, ResumePoints, workplace
+from sidr_core.training.resume import train, workplace
 from sidr_core.training.rewards import CLOSE, REWARDS, Rollout, Scored, zero_variance
 from sidr_core.training.rollouts import Written, roll_out
 from sidr_core.training.select import Selector
@@ -45,9 +45,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     settings = config.grpo
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
-    train = tables.read(inputs["interactions"].path("train.parquet"))
+    rows = tables.read(inputs["interactions"].path("train.parquet"))
     valid = tables.read(inputs["interactions"].path("valid.parquet"))
-    rollouts = Rollouts(_met(train, settings), codebook, loaded, settings)
+    rollouts = Rollouts(_met(rows, settings), codebook, loaded, settings)
     measure = _measure(valid, codebook, loaded, config) if settings.select_rows else None
     with workplace(inputs, out_dir, progress) as (folder, point):
         if point is None and settings.preflight:
@@ -62,15 +62,15 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic, CURVES)
 
 
-def _met(train: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
+def _met(rows: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
     """Every prompt of the training in the order in which it is met: one seeded shuffle after the other.
 
     The order is laid out here, as one epoch, so that it does not depend on the trainer's random state.
     """
     random = np.random.default_rng(settings.seed)
     wanted = settings.steps * settings.prompts_per_step
-    rounds = [random.permutation(len(train)) for _ in range(-(-wanted // len(train)))]
-    return train[np.concatenate(rounds)[:wanted]]
+    rounds = [random.permutation(len(rows)) for _ in range(-(-wanted // len(rows)))]
+    return rows[np.concatenate(rounds)[:wanted]]
 
 
 def _measure(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config: DatasetConfig) -> Any:
@@ -229,7 +229,6 @@ def _train(
 ) -> pl.DataFrame:
     """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     with quiet():
@@ -242,16 +241,8 @@ def _train(
             rollout_func=rollouts,
             callbacks=[cards.ProgressCallback(progress), Parts(rollouts)],
         )
-        keeper = None
-        if measure is not None:
-            keeper = Keeper(trainer, measure, folder, progress, every=settings.select_every)
-            trainer.add_callback(keeper)
-        trainer.add_callback(ResumePoints(folder, settings.save_every))
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=point)
-        if keeper is not None:
-            keeper.load_best()
-    return cards.log_table(trainer.state.log_history)
+        log = train(trainer, folder, point, settings.save_every, measure, progress, every=settings.select_every)
+    return cards.log_table(log)
 
 
 def _arguments(settings: Grpo, scratch: str) -> Any:
@@ -275,7 +266,6 @@ def _arguments(settings: Grpo, scratch: str) -> Any:
         scale_rewards="group",
         num_iterations=1,
         shuffle_dataset=False,
-        save_total_limit=2,
         logging_steps=1,
         save_strategy="no",
     )

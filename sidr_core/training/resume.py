@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from sidr_core.errors import StoreError
 from sidr_core.stage import Inputs, Progress
@@ -226,6 +226,32 @@ class Keeper(TrainerCallback):
 
     def _file(self, step: int) -> Path:
         return self._folder / f"best-{step}.safetensors"
+
+
+def train(
+    trainer: Any,
+    folder: Path,
+    point: str | None,
+    save_every: int,
+    measure: Callable[[Any], dict[str, float]] | None,
+    progress: Progress,
+    **kept: Any,
+) -> list[dict[str, float]]:
+    """Train from `point` (None: the start), leave the model at its best measurement if it is measured; the log.
+
+    Args:
+        folder, point: of :func:`workplace`.
+        measure, kept: of :class:`Keeper`; without `measure` the last weights stay.
+    """
+    keeper = Keeper(trainer, measure, folder, progress, **kept) if measure is not None else None
+    if keeper is not None:
+        trainer.add_callback(keeper)
+    trainer.add_callback(ResumePoints(folder, save_every))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=point)
+    if keeper is not None:
+        keeper.load_best()
+    return trainer.state.log_history
 
 
 def _distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ takes any three angle-bracket groups of the last 50 characters (METHOD 7.2, 10.2
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 from sidr_core.sids.tokens import parse_sid
@@ -73,13 +73,13 @@ def step_rule(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Score
     """
     found = _compared(rollout, catalogue)
     base = 0.5 ** (len(rollout.target) - found.matched) if found.matched else 0.0
-    return _with_reward(found, base + VALID_BONUS * found.valid)
+    return replace(found, reward=base + VALID_BONUS * found.valid)
 
 
 def exact(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
     """1 for the target's SID, 0 for anything else."""
     found = _compared(rollout, catalogue)
-    return _with_reward(found, float(found.matched == len(rollout.target)))
+    return replace(found, reward=float(found.matched == len(rollout.target)))
 
 
 def rank(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
@@ -89,8 +89,9 @@ def rank(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
     group among each other: here the place is the target's own in the list that a user would be shown.
     """
     found = _compared(rollout, catalogue)
-    seen = found.parsed and rollout.place is not None
-    return _with_reward(found, 1 / log2(rollout.place + 2) if seen and rollout.place is not None else 0.0)
+    if not found.parsed or rollout.place is None:
+        return found
+    return replace(found, reward=1 / log2(rollout.place + 2))
 
 
 REWARDS: dict[str, Callable[[Rollout, Collection[tuple[int, ...]]], Scored]] = {
@@ -107,6 +108,7 @@ def zero_variance(rewards: Sequence[float], generations: int) -> list[bool]:
 
 
 def _compared(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
+    """The parts of a rollout's score, with no reward yet."""
     codes = answer_codes(rollout.text, len(rollout.target))
     if codes is None:
         return Scored(0.0, 0, False, False)
@@ -114,7 +116,3 @@ def _compared(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Score
     while matched < len(codes) and codes[matched] == rollout.target[matched]:
         matched += 1
     return Scored(0.0, matched, True, tuple(codes) in catalogue)
-
-
-def _with_reward(found: Scored, reward: float) -> Scored:
-    return Scored(reward, found.matched, found.parsed, found.valid)

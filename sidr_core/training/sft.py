@@ -23,7 +23,7 @@ from sidr_core.settings import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
 from sidr_core.training import cards
 from sidr_core.training.examples import tokenise, weighted
-from sidr_core.training.resume import Keeper, LengthGrouped, ResumePoints, workplace
+from sidr_core.training.resume import LengthGrouped, train, workplace
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
@@ -119,7 +119,6 @@ def _train(
 ) -> pl.DataFrame:
     """Train `model` in place, leave it at its best epoch, and return the log (one row per record)."""
     from datasets import Dataset
-    from transformers import PrinterCallback
 
     data = Dataset.from_list(tokenise(rows, renderer, settings.max_length))
     progress.say(f"{len(data):,} examples, {sum(data['length']):,} tokens per epoch")
@@ -132,16 +131,8 @@ def _train(
             processing_class=tokenizer,
             callbacks=[cards.ProgressCallback(progress)],
         )
-        keeper = None
-        if selector is not None:
-            keeper = Keeper(trainer, selector, folder, progress, at_epochs=True, patience=settings.patience)
-            trainer.add_callback(keeper)
-        trainer.add_callback(ResumePoints(folder, settings.save_every))
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=point)
-        if keeper is not None:
-            keeper.load_best()
-        return cards.log_table(trainer.state.log_history)
+        how = {"at_epochs": True, "patience": settings.patience}
+        return cards.log_table(train(trainer, folder, point, settings.save_every, selector, progress, **how))
 
 
 def _valid_examples(selector: Selector, renderer: Any) -> Any:
@@ -171,7 +162,6 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
         dataset_kwargs={"skip_prepare_dataset": True},
         eval_strategy="epoch" if select else "no",
         save_strategy="no",  # resume points are asked for by ResumePoints
-        save_total_limit=2,
         logging_steps=10,
         logging_nan_inf_filter=False,
     )
