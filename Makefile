@@ -1,4 +1,4 @@
-# make setup | run | test | lint | ui | faults | teacher-faults | bench | ablations | screenshot | clean
+# make setup | run | test | lint | ui | docs | faults | teacher-faults | bench | ablations | screenshot | clean
 # Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
 # On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
 SHELL := /bin/bash
@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
 SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
 
-.PHONY: setup run test lint ui faults teacher-faults bench ablations screenshot clean instance
+.PHONY: setup run test lint ui docs faults teacher-faults bench ablations screenshot clean instance
 
 setup: $(STAMP)
 
@@ -53,6 +53,10 @@ lint: setup
 # Reads workspace.yaml; stop it with Ctrl-C.
 ui: instance
 	@env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --host 127.0.0.1
+
+# The documentation as a site, in site/.
+docs: setup
+	@$(BIN)/mkdocs build --quiet
 
 # Kills whole runs at random moments (about ten minutes); KILLS=n for another number.
 faults: setup

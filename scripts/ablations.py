@@ -4,30 +4,21 @@
     .venv/bin/python scripts/ablations.py --only office_base,office_rkmeans
     .venv/bin/python scripts/ablations.py --tables                    # nothing is run
 
-Prints Markdown for docs/log.md. It may be stopped at any moment and started again: what is published is reused,
-and so are a language model's replies. Where a teacher's endpoint is on loopback and nothing answers there, the
-packaged model is served for as long as the corpus is written.
+Prints Markdown for docs/log.md. It may be stopped and started again (`run_datasets`).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
-from local_teacher import CORPUS, environment, serving, upstream
+from local_teacher import CORPUS
+from run_datasets import parse, run_all
 
-from sidr_core.profile import PROFILES, Profile, home, load_profile
+from sidr_core.profile import Profile, home, load_profile
 from sidr_core.report import compare
 from sidr_core.store import Store
 
-PROFILE = PROFILES / "ablations.yaml"
 #: Tables, each compared with its first dataset.
 FAMILIES = {
     "Quantizers": (
@@ -48,42 +39,7 @@ SHOWN = {
     "Collision policies": {"sid_codebook": ("",)},
     "Teachers": {CORPUS: ("teacher_", "quarantined_", "examples_item_narrative", "examples_user_narrative")},
 }
-LOOPBACK = ("http://127.0.0.1", "http://localhost")
 K = 10
-
-_lock = threading.Lock()
-
-
-def say(text: str) -> None:
-    """One line on standard error, whole, whichever thread says it."""
-    with _lock:
-        print(text, file=sys.stderr, flush=True)
-
-
-def run(profile: Profile, dataset: str, threads: int) -> bool:
-    """Build a dataset's newest snapshot, stage by stage, each in a process of its own. Whether all went well."""
-    config, snapshot = profile.dataset(dataset), profile.newest(dataset)
-    logs = home() / "ablations"
-    logs.mkdir(parents=True, exist_ok=True)
-    for stage in upstream(config, "evaluation"):
-        spec = logs / f"{dataset}.json"
-        told = {"profile": str(PROFILE), "dataset": dataset, "snapshot": snapshot, "stage": stage.name}
-        spec.write_text(json.dumps(told))
-        endpoint = config.teacher.endpoint if stage.name == CORPUS else None
-        local = endpoint is not None and endpoint.base_url.startswith(LOOPBACK)
-        started = time.monotonic()
-        with serving(endpoint.base_url, threads) if local and endpoint else nullcontext():
-            command = [sys.executable, "-m", "sidr_core.run", str(spec)]
-            with (logs / f"{dataset}.log").open("a") as log:
-                done = subprocess.run(
-                    command, env=environment(threads), stdout=subprocess.PIPE, stderr=log, text=True, check=False
-                )
-        if done.returncode:
-            say(f"{dataset}/{stage.name} failed; see {logs / dataset}.log")
-            return False
-        reused = json.loads(done.stdout.splitlines()[-1])["reused"]
-        say(f"{dataset}/{stage.name}: {'reused' if reused else 'built'}, {time.monotonic() - started:.1f} s")
-    return True
 
 
 def tables(profile: Profile) -> None:
@@ -133,19 +89,9 @@ def _short(value: object) -> str:
 def main() -> None:
     """Run what is asked for, then print the tables; exit code 1 where a dataset failed."""
     everything = list(dict.fromkeys(name for datasets in FAMILIES.values() for name in datasets))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=everything, metavar="a,b")
-    parser.add_argument("--jobs", type=int, default=2, help="datasets at a time")
-    parser.add_argument("--threads", type=int, default=1, help="of each")
-    parser.add_argument("--tables", action="store_true", help="print what is published, run nothing")
-    arguments = parser.parse_args()
-    if unknown := [name for name in arguments.only if name not in everything]:
-        parser.error(f"unknown dataset {unknown[0]}; known: {', '.join(everything)}")
-    profile, failed = load_profile(str(PROFILE)), 0
-    if not arguments.tables:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            outcomes = list(pool.map(lambda name: run(profile, name, arguments.threads), arguments.only))
-        failed = outcomes.count(False)
+    arguments = parse(__doc__, everything)
+    profile = load_profile("ablations")
+    failed = run_all(profile, arguments)
     tables(profile)
     sys.exit(1 if failed else 0)
 

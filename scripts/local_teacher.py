@@ -178,7 +178,7 @@ def main() -> None:
     for command in (server, shown):
         command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    folder = prepare(home())
+    folder = prepare(home() / "cache" / "models")
     if arguments.command == "prepare":
         print(folder)
     elif arguments.command == "serve":

@@ -18,6 +18,7 @@ import dagster as dg
 
 from sidr_core.profile import Profile
 from sidr_core.settings import DatasetConfig, Snapshots
+from sidr_core.settings.sources import single_sources
 
 INTERVAL_SECONDS = 60
 #: A file that changed this recently may still be being written.
@@ -59,7 +60,7 @@ def source_files(config: DatasetConfig) -> SourceFiles:
 
 def local_patterns(config: DatasetConfig) -> list[str]:
     """Paths and globs that a source names, without URLs and checksums."""
-    values = [getattr(config.source, name) for name in config.source.PATHS]
+    values = [getattr(source, name) for source in single_sources(config.source) for name in source.PATHS]
     patterns = [pattern for value in values for pattern in ((value,) if isinstance(value, str) else value or ())]
     return [pattern.partition("#sha256=")[0] for pattern in patterns if "://" not in pattern]
 

@@ -4,16 +4,20 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
-from sidr_assets import metadata
+from sidr_assets import launchers, metadata
 from sidr_assets.partitions import previous_snapshot
 from sidr_core.errors import SidrError
-from sidr_core.profile import Profile, StageConfig, home
-from sidr_core.run import Outcome, run_stage
+from sidr_core.profile import Profile, StageConfig
+from sidr_core.run import Outcome
 from sidr_core.settings import DatasetConfig
+from sidr_core.settings.launch import TRAINING_STAGES
+from sidr_core.settings.sources import single_sources
 from sidr_core.stage import Progress, Stage
-from sidr_core.store import Store, fingerprint
+from sidr_core.store import fingerprint
 
 OWNER = "team:sidr"
+#: Runs that hold a training; dagster.yaml says how many the queue starts at once.
+TRAINING_POOL = "training"
 
 
 class UserMistake(dg.Failure, DagsterUserCodeProcessError):
@@ -33,10 +37,10 @@ class UserMistake(dg.Failure, DagsterUserCodeProcessError):
 def stage_asset(
     profile: Profile, dataset: str, stage: Stage, partitions: dg.PartitionsDefinition
 ) -> dg.AssetsDefinition:
-    """The asset of one stage of one dataset. Its body is :func:`sidr_core.run.run_stage`."""
+    """The asset of one stage of one dataset. Its body is :func:`sidr_core.run.run_stage`, wherever that runs."""
     config = profile.dataset(dataset)
     key = dg.AssetKey([dataset, stage.name])
-    synthetic = config.source.kind == "sample"
+    synthetic = any(source.kind == "sample" for source in single_sources(config.source))
 
     @dg.asset(
         key=key,
@@ -47,6 +51,7 @@ def stage_asset(
         code_version=_code_version(config, dataset, stage),
         kinds=set(stage.kinds),
         owners=[OWNER],
+        pool=TRAINING_POOL if stage.name in TRAINING_STAGES else None,
         tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
         metadata=metadata.of_definition(profile, stage, synthetic),
         check_specs=[
@@ -57,7 +62,7 @@ def stage_asset(
     def body(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         progress = Progress(context.log.info)
         try:
-            outcome = run_stage(profile, dataset, context.partition_key, stage, Store(home() / "store"), progress)
+            outcome = launchers.run(context, profile, dataset, stage, progress)
         except SidrError as error:
             raise UserMistake(error) from None
         progress.say(_closing_line(outcome))

@@ -41,4 +41,6 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
     if form == "csv":
         typer.echo(found.write_csv(), nl=False)
     else:
-        typer.echo(report.page(found, snapshot, first.evaluation, any(entry.synthetic for entry in entries)), nl=False)
+        recipes = {name.dataset: report.recipe(profile.dataset(name.dataset)) for name in parsed}
+        synthetic = any(entry.synthetic for entry in entries)
+        typer.echo(report.page(found, snapshot, first.evaluation, synthetic, recipes), nl=False)

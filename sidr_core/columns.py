@@ -44,6 +44,9 @@ REASONING = "reasoning"
 
 DIRECT = "direct"
 THINKING = "thinking"
+#: `<model>_adaptive` thinks only where its direct list is unsure; its mode is `thinking`.
+ADAPTIVE = "adaptive"
+TRACE = "trace"
 ITEM_LEVEL = "item"
 SID_LEVEL = "sid"
 TRAIN, VALID, TEST = "train", "valid", "test"

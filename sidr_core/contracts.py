@@ -160,6 +160,37 @@ class ItemItem(Contract):
     score: float
 
 
+class BaselineLog(Contract):
+    """One epoch of one setting that a trained baseline was tried with, measured on valid rows."""
+
+    trial: pl.Int32 = pa.Field(ge=1)
+    hidden_size: pl.Int32
+    dropout: float
+    learning_rate: float
+    epoch: pl.Int32 = pa.Field(ge=1)
+    loss: float
+    ndcg_10: float = pa.Field(ge=0, le=1)
+    hr_10: float = pa.Field(ge=0, le=1)
+    chosen: bool
+
+
+class TextKnnLog(Contract):
+    """One setting that the text neighbours were tried with, measured on valid rows."""
+
+    trial: pl.Int32 = pa.Field(ge=1)
+    decay: float
+    repeats: bool
+    ndcg_10: float = pa.Field(ge=0, le=1)
+    hr_10: float = pa.Field(ge=0, le=1)
+    chosen: bool
+
+
+class BaselineItems(Contract):
+    """The item of each row of a baseline's table of items, most popular first."""
+
+    item_id: str = pa.Field(unique=True)
+
+
 class Recommendations(Contract):
     """One place of one list."""
 
@@ -192,26 +223,71 @@ class RecommendedModels(Contract):
 
 
 class Thoughts(Contract):
-    """How one thought ended: `closed` by the model itself, or cut at the limit of tokens."""
+    """How one thought ended: `closed` by the model itself, or cut at the limit of tokens.
+
+    A row with several thoughts has one line per thought; a row that an adaptive model did not think about, none.
+    """
 
     row_id: str
     model: str
+    trace: pl.Int32 = pa.Field(ge=0)  # 0: the thought that gives the list's first item the most probability
     closed: bool
     n_tokens: pl.Int32 = pa.Field(ge=0)
 
 
+class Cases(Contract):
+    """One thought before a list, where it led, and what it names."""
+
+    model: str
+    base: str  # the model whose direct list it is compared with
+    row_id: str
+    user_id: str
+    history_item_ids: pl.List(pl.String)  # type: ignore[valid-type]
+    target_item_id: str
+    top_item_id: str
+    reasoning: str = pa.Field(nullable=True)
+    closed: bool
+    n_tokens: pl.Int32 = pa.Field(ge=0)
+    place: float = pa.Field(nullable=True, ge=1)
+    direct_place: float = pa.Field(nullable=True, ge=1)
+    gain: float = pa.Field(nullable=True)
+    change: str = pa.Field(nullable=True, isin=["helped", "harmed", "same"])
+    hit: bool
+    names_top: str = pa.Field(isin=["sid", "title", "aspect", "no"])
+    names_target: str = pa.Field(isin=["sid", "title", "aspect", "no"])
+    names_history: str = pa.Field(isin=["sid", "title", "aspect", "no"])
+    names_random: str = pa.Field(isin=["sid", "title", "aspect", "no"])
+    shown: str = pa.Field(nullable=True)
+
+
 class EvaluationTable(Contract):
-    """One metric of one model with its interval."""
+    """One metric of one model with its interval.
+
+    `hr`, `ndcg` and `mrr` are means over rows; what `coverage` and the ones after it say: docs/evaluation.md.
+    """
 
     dataset: str
     snapshot: str
     split: str
     model: str
     mode: str
-    metric: str = pa.Field(isin=["hr", "ndcg"])
-    k: pl.Int32
+    metric: str = pa.Field(
+        isin=[
+            "hr",
+            "ndcg",
+            "mrr",
+            "coverage",
+            "gini",
+            "novelty",
+            "invalid_rate",
+            "distinct_rate",
+            "close_rate",
+            "thought_tokens",
+        ]
+    )
+    k: pl.Int32 = pa.Field(ge=0)
     level: str = pa.Field(isin=["item", "sid"])
-    value: float = pa.Field(ge=0, le=1)
+    value: float = pa.Field(ge=0)
     ci_low: float
     ci_high: float
     n_rows: pl.Int64
@@ -224,7 +300,10 @@ class EvaluationTable(Contract):
 
 
 class Paired(Contract):
-    """Difference a - b of two models on the same rows, item level unless said."""
+    """Difference a - b of two models on the same rows; all rows of the table are one family for `p_holm`.
+
+    Where the models know data of different periods, the verdict ends with "(different horizons)".
+    """
 
     dataset: str
     snapshot: str
@@ -242,7 +321,67 @@ class Paired(Contract):
     helped: pl.Int64
     harmed: pl.Int64
     same: pl.Int64
+    p: float = pa.Field(gt=0, le=1)
+    p_holm: float = pa.Field(gt=0, le=1)
     verdict: str
+    seen_until_a: str
+    seen_until_b: str
     n_rows: pl.Int64
     n_users: pl.Int64
     seed: pl.Int64
+
+
+class Slices(Contract):
+    """One metric on a part of the test rows: of a list, or of it `minus` another (then paired, one family)."""
+
+    dataset: str
+    snapshot: str
+    split: str
+    slice: str
+    group: str
+    model: str
+    mode: str
+    minus: str = pa.Field(nullable=True)  # <model>/<mode>
+    metric: str = pa.Field(isin=["hr", "ndcg"])
+    k: pl.Int32
+    level: str
+    value: float
+    ci_low: float = pa.Field(nullable=True)
+    ci_high: float = pa.Field(nullable=True)
+    helped: pl.Int64 = pa.Field(nullable=True)
+    harmed: pl.Int64 = pa.Field(nullable=True)
+    same: pl.Int64 = pa.Field(nullable=True)
+    p: float = pa.Field(nullable=True, gt=0, le=1)
+    p_holm: float = pa.Field(nullable=True, gt=0, le=1)
+    verdict: str = pa.Field(nullable=True)
+    n_rows: pl.Int64 = pa.Field(ge=1)
+    n_users: pl.Int64 = pa.Field(ge=1)
+    seed: pl.Int64
+
+
+class Leaderboard(Contract):
+    """One metric of one model: `measured` here, with its place, or `published` elsewhere, without one.
+
+    Published figures have no interval, seed, checkpoint or place: they are not of this experiment.
+    """
+
+    dataset: str
+    snapshot: str
+    split: str
+    origin: str = pa.Field(isin=["measured", "published"])
+    place: pl.Int32 = pa.Field(nullable=True, ge=1)  # by NDCG at the largest headline cut-off
+    model: str
+    mode: str = pa.Field(nullable=True)
+    metric: str = pa.Field(isin=["hr", "ndcg"])
+    k: pl.Int32
+    level: str = pa.Field(isin=["item", "sid"])  # published figures match SIDs
+    value: float = pa.Field(ge=0, le=1)
+    ci_low: float = pa.Field(nullable=True)
+    ci_high: float = pa.Field(nullable=True)
+    n_rows: pl.Int64
+    n_users: pl.Int64 = pa.Field(nullable=True)
+    beam_width: pl.Int32 = pa.Field(nullable=True)
+    seed: pl.Int64 = pa.Field(nullable=True)
+    checkpoint: str = pa.Field(nullable=True)
+    seen_until: str = pa.Field(nullable=True)
+    reference: str = pa.Field(nullable=True)

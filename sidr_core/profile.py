@@ -188,7 +188,8 @@ def _siblings(location: tuple[Any, ...]) -> tuple[str, ...]:
     for depth, part in enumerate(location):
         if depth == 0 and part in unions:
             kinds = {m.model_fields["kind"].annotation.__args__[0]: m for m in get_args(get_args(unions[part])[0])}
-            model = kinds[location[1]] if len(location) > 1 else next(iter(kinds.values()))
+            # The last kind that is named counts: a member of a mix lies inside the mix.
+            model = next((kinds[name] for name in reversed(location) if name in kinds), next(iter(kinds.values())))
         elif depth == 0:
             model = DatasetConfig.model_fields[part].annotation
     return tuple(model.model_fields) + (("extends",) if model is DatasetConfig else ())

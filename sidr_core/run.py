@@ -1,23 +1,30 @@
 """Runs one stage of one dataset's snapshot: the entry that every launcher shares.
 
 As a module, `python -m sidr_core.run <spec.json>` with
-`{"profile": …, "dataset": …, "snapshot": …, "stage": …, "home": …}`.
+`{"profile": …, "dataset": …, "snapshot": …, "stage": …, "home": …}`; the profile is a name, a path, or
+`{"name": …, "raw": …}`. Started by Dagster Pipes it reports there (`sidr_core/launch.py`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from sidr_core import catalog
+from sidr_core import catalog, launch
 from sidr_core.errors import SidrError
 from sidr_core.graph import stage_named
-from sidr_core.profile import Profile, StageConfig, home, load_profile
+from sidr_core.profile import Profile, StageConfig, home, load_profile, parse_profile
+from sidr_core.settings.sources import single_sources
 from sidr_core.stage import Check, Inputs, Progress, Report, Stage, StageInput, load_object
 from sidr_core.store import Artifact, Store, fingerprint
 
@@ -56,7 +63,8 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     upstream = {name: store.require(dataset, snapshot, name) for name in reads}
     stages = {name: StageInput(upstream[name], files, stage.name) for name, files in reads.items()}
     previous, started = _previous(profile, dataset, snapshot, stage, store)
-    synthetic = config.source.kind == "sample" or any(a.synthetic for a in upstream.values())
+    generated = any(source.kind == "sample" for source in single_sources(config.source))
+    synthetic = generated or any(a.synthetic for a in upstream.values())
     inputs = Inputs(stages, store, previous, synthetic)
     key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
     if previous is not None:
@@ -76,19 +84,33 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     return Plan(inputs, scoped, key, started, lineage)
 
 
-def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
+def run_stage(
+    profile: Profile,
+    dataset: str,
+    snapshot: str,
+    stage: Stage,
+    store: Store,
+    progress: Progress,
+    starting: Callable[[str], object] | None = None,
+) -> Outcome:
     """Reuse or build the output of a stage, make it current, and refresh the catalog.
 
     An output that failed a blocking check is kept for a look but not made current: the one before stays.
+
+    Args:
+        starting: told the fingerprint just before the stage's own function is called, not if it is reused.
 
     Raises:
         NotMaterialized: an upstream output is missing.
         SidrError: wrong input; nothing is published.
     """
     planned = plan(profile, dataset, snapshot, stage, store)
-    planned.inputs.resume = store.resume_folder(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
+    fp = fingerprint(stage.name, stage.code_version, planned.key)
+    planned.inputs.resume = store.resume_folder(stage.name, fp)
 
     def build(out_dir: Path) -> Report:
+        if starting is not None:
+            starting(fp)
         report = stage.load()(planned.inputs, planned.config, out_dir, progress)  # type: ignore[arg-type]
         if stage.tables:
             report = replace(report, checks=(_schema_check(stage, out_dir), *report.checks))
@@ -106,10 +128,66 @@ def run_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
         extra={"lineage": planned.lineage, "started": planned.started},
         finish=lambda: {"parts": planned.inputs.parts},
     )
+    _make_current(profile, dataset, snapshot, stage, store, artifact)
+    return Outcome(artifact, reused, planned.started)
+
+
+def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> Outcome | None:
+    """:func:`run_stage` where the output is there already, else None: what needs no process of its own.
+
+    Raises:
+        NotMaterialized: an upstream output is missing.
+        SidrError: the profile, the snapshot or a source file is wrong.
+    """
+    planned = plan(profile, dataset, snapshot, stage, store)
+    artifact = store.sound(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
+    if artifact is None:
+        return None
+    _make_current(profile, dataset, snapshot, stage, store, artifact)
+    return Outcome(artifact, True, planned.started)
+
+
+def _make_current(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, artifact: Artifact
+) -> None:
     if not blocked_by(stage, artifact):
         store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
         catalog.refresh(store, profile)
-    return Outcome(artifact, reused, planned.started)
+
+
+def _assist(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
+    """What every process but the first does: take part in the training, and let go of what comes of it."""
+    wanted = launch.agree()
+    if wanted is None:
+        return
+    planned = plan(profile, dataset, snapshot, stage, store)
+    fp = fingerprint(stage.name, stage.code_version, planned.key)
+    if fp != wanted:
+        raise SidrError(
+            f"the processes of {dataset}/{stage.name} were started from different things",
+            expected=f"inputs and settings with the fingerprint {wanted}",
+            found=fp,
+            do="materialize it again; do not change its inputs while it starts",
+        )
+    planned.inputs.resume = store.resume_folder(stage.name, fp)
+    with tempfile.TemporaryDirectory(prefix="sidr-assist-") as folder:
+        silent = Progress(lambda line: None)
+        stage.load()(planned.inputs, planned.config, Path(folder), silent)  # type: ignore[arg-type]
+
+
+def _lead(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
+    """What the first of several processes does: all that one process would, and tell the others."""
+    told: list[str] = []
+
+    def starting(fp: str) -> None:
+        told.append(fp)
+        launch.agree(fp)
+
+    try:
+        return run_stage(profile, dataset, snapshot, stage, store, progress, starting)
+    finally:
+        if not told:  # it was there already, or its inputs are not
+            launch.agree(None)
 
 
 def _schema_check(stage: Stage, folder: Path) -> Check:
@@ -141,22 +219,64 @@ def _previous(
 def _without_paths(section: BaseModel) -> dict[str, Any]:
     """A section as JSON, without the fields that it or a part of it lists as `PATHS`."""
     dumped = section.model_dump(mode="json", exclude=set(getattr(section, "PATHS", ())))
-    parts = {name: getattr(section, name) for name in dumped}
-    return dumped | {name: _without_paths(part) for name, part in parts.items() if isinstance(part, BaseModel)}
+    for name in dumped:
+        part = getattr(section, name)
+        if isinstance(part, BaseModel):
+            dumped[name] = _without_paths(part)
+        elif isinstance(part, dict):
+            dumped[name] |= {key: _without_paths(value) for key, value in part.items() if isinstance(value, BaseModel)}
+    return dumped
 
 
 def main(argv: list[str]) -> int:
-    """Run the stage that the spec file names; print its manifest path."""
+    """Run the stage that the spec file names; print its folder. What failed goes to the launcher, if there is one."""
     spec = json.loads(Path(argv[0]).read_text())
-    profile = load_profile(spec.get("profile"))
-    store = Store(Path(spec["home"] if "home" in spec else home()) / "store")
-    try:
-        outcome = run_stage(profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), store, Progress())
-    except SidrError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if "launcher" in spec:
+        launch.leave_with(spec["launcher"])
+    with _reporting() as report:
+        try:
+            return _run(spec, report)
+        except KeyboardInterrupt:
+            return 130
+        except SidrError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failure = launch.Failure.of(error)
+        except Exception as error:
+            traceback.print_exc()
+            failure = launch.Failure.of(error)
+        if "failure" in spec:
+            failure.write(Path(spec["failure"]))
         return 1
+
+
+def _run(spec: dict[str, Any], report: Any) -> int:
+    if "home" in spec:
+        os.environ["SIDR_HOME"] = spec["home"]  # the ledger and the caches are found by it
+    told = spec.get("profile")
+    profile = parse_profile(told["name"], told["raw"]) if isinstance(told, dict) else load_profile(told)
+    what = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), Store(home() / "store"))
+    if launch.rank() > 0:
+        _assist(*what)
+        return 0
+    progress = Progress(report.log.info if report else None)
+    outcome = _lead(*what, progress) if launch.processes() > 1 else run_stage(*what, progress)
+    if report:
+        names = {"fingerprint": outcome.artifact.fingerprint, "reused": outcome.reused, "started": outcome.started}
+        report.report_custom_message(names)
     print(json.dumps({"folder": str(outcome.artifact.folder), "reused": outcome.reused}))
     return 0
+
+
+@contextmanager
+def _reporting() -> Iterator[Any]:
+    """The Dagster Pipes session that this process was started in, None if it was not or is not the first."""
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or launch.rank() > 0:
+        yield None
+        return
+    from dagster_pipes import open_dagster_pipes  # a package of one file, without Dagster
+
+    with open_dagster_pipes() as pipes:
+        yield pipes
 
 
 if __name__ == "__main__":

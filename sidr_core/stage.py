@@ -170,6 +170,10 @@ class StageInput:
         """Content digest of the declared files."""
         return self._artifact.digest_of(self.files)
 
+    def digest_of(self, declared: tuple[str, ...]) -> str:
+        """Content digest of the files that another stage declares of this output: what it has, or would have, read."""
+        return self._artifact.digest_of(StageInput(self._artifact, declared, self._reader).files)
+
     @property
     def fingerprint(self) -> str:
         return self._artifact.fingerprint

@@ -163,7 +163,7 @@ class Store:
         from filelock import FileLock, Timeout
 
         fp = fingerprint(stage, code_version, key)
-        if (found := self._sound(stage, fp)) is not None:
+        if (found := self.sound(stage, fp)) is not None:
             return found, True
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ class Store:
             lock.acquire()
         try:
             lock_path.with_suffix(".owner").write_text(f"pid {os.getpid()} on {platform.node()}")
-            if (found := self._sound(stage, fp)) is not None:
+            if (found := self.sound(stage, fp)) is not None:
                 return found, True
             made = self._build(stage, fp, code_version, key, build, synthetic, extra, finish)
             return made, False
@@ -188,7 +188,7 @@ class Store:
             lock_path.with_suffix(".owner").unlink(missing_ok=True)
             lock.release()
 
-    def _sound(self, stage: str, fp: str) -> Artifact | None:
+    def sound(self, stage: str, fp: str) -> Artifact | None:
         """The output if every byte of it is as published; a damaged one is treated as absent."""
         artifact = self.open(stage, fp)
         if artifact is None:

@@ -1,4 +1,4 @@
-"""Lists from scores, for every count model: the best k items of each row, ties in a fixed order."""
+"""Lists from scores: the best k items of each row, ties in a fixed order. For every model that scores all items."""
 
 from __future__ import annotations
 
@@ -38,10 +38,9 @@ def top_k(blocks: Iterable[np.ndarray], row_ids: pl.Series, item_ids: pl.Series,
         )
     best, scores = [np.zeros((0, k), dtype=np.int64)], [np.zeros((0, k))]
     for block in blocks:
-        # a stable sort keeps the order of the columns among equal scores
-        order = np.argsort(-block, axis=1, kind="stable")[:, :k]
+        order = _first_k(block, k)
         best.append(order)
-        scores.append(np.take_along_axis(block, order, axis=1))
+        scores.append(np.take_along_axis(block, order, axis=1).astype(np.float64))
     picked = np.concatenate(best)
     return pl.DataFrame(
         {
@@ -52,3 +51,18 @@ def top_k(blocks: Iterable[np.ndarray], row_ids: pl.Series, item_ids: pl.Series,
         },
         schema_overrides={ROW_ID: pl.String},
     )
+
+
+def _first_k(block: np.ndarray, k: int) -> np.ndarray:
+    """Columns (R, k) of the k highest scores of each row (R, N), equal ones in the order of the columns."""
+    least = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]
+    kept = block >= least
+    order = np.empty((len(block), k), dtype=np.int64)
+    exact = kept.sum(axis=1) == k
+    columns = np.nonzero(kept[exact])[1].reshape(-1, k)
+    # a stable sort keeps the order of the columns among equal scores
+    inner = np.argsort(-np.take_along_axis(block[exact], columns, axis=1), axis=1, kind="stable")
+    order[exact] = np.take_along_axis(columns, inner, axis=1)
+    # where the k-th score is shared, so many candidates remain that the whole row is sorted
+    order[~exact] = np.argsort(-block[~exact], axis=1, kind="stable")[:, :k]
+    return order

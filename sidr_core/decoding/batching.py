@@ -1,15 +1,21 @@
-"""What both decoders share: batches of similar length, left padding, and a model set to decode."""
+"""What both decoders share: batches of similar length, left padding, one prefill, and a model set to decode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_T = TypeVar("_T", bound=Hashable)
+
+#: A shared beginning of fewer tokens is not worth a forward pass of its own.
+_LEAST_SHARED = 8
 
 
 @contextmanager
@@ -28,11 +34,21 @@ def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]
     """Row numbers of `prompts` in batches of at most `batch_size`, longest prompts first.
 
     Rows of similar length share a batch, so little is padded; the first batch is the one that needs most memory.
+    Equal prompts lie side by side, so that a batch holds as many of them as it can.
     """
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
         raise ValueError(f"prompt {empty[0]} has no token")
-    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
-    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    first: dict[tuple[int, ...], int] = {}
+    firsts = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
+    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), firsts[row], row))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def distinct(values: Sequence[_T]) -> tuple[list[_T], list[int]]:
+    """The distinct values in order of first occurrence, and for each value its place among them."""
+    place: dict[_T, int] = {}
+    places = [place.setdefault(value, len(place)) for value in values]
+    return list(place), places
 
 
 def left_pad(
@@ -45,3 +61,43 @@ def left_pad(
     mask = torch.arange(longest, device=device) >= (longest - lengths)[:, None]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return ids, mask.long(), positions
+
+
+def prefill(
+    forward: Callable[..., Any], prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """Read R prompts into a key-value cache; what all of them begin with is read once.
+
+    Args:
+        forward: the model, or its body: takes `input_ids`, `attention_mask`, `position_ids`, `past_key_values`.
+        prompts: R lists of token ids, not empty; distinct ones, or work is done twice.
+        pad_id: any token id; padding is masked.
+        device: of the model.
+
+    Returns:
+        The model's output on the last part of the prompts (its cache holds all), the mask (R, T) of the cache,
+        and the position (R, 1) of each prompt's last token.
+    """
+    shared = _shared(prompts)
+    cache = None
+    if shared:
+        head = torch.tensor([list(prompts[0][:shared])], device=device)
+        places = torch.arange(shared, device=device)[None]
+        cache = forward(input_ids=head, attention_mask=torch.ones_like(head), position_ids=places).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+    ids, mask, positions = left_pad([prompt[shared:] for prompt in prompts], pad_id, device)
+    mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+    output = forward(input_ids=ids, attention_mask=mask, position_ids=positions + shared, past_key_values=cache)
+    return output, mask, positions[:, -1:] + shared
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, less those that would leave one of them empty; 0 if hardly any."""
+    if len(prompts) < 2:
+        return 0
+    # What the first and the last of sorted lists begin with, all begin with.
+    each = [tuple(prompt) for prompt in prompts]
+    low, high = min(each), max(each)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False))
+    shared = min(sum(1 for _ in alike), min(map(len, prompts)) - 1)
+    return shared if shared >= _LEAST_SHARED else 0

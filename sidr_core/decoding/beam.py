@@ -1,25 +1,32 @@
 """Beam search over the SID index: it can return real SIDs only, and each once.
 
-The score of a SID is the sum of the log-probabilities of its L tokens under the full vocabulary, not
-renormalised over the legal children; neither a separator nor an end token is in it. That ranks as the
-paper's search does (Hugging Face masks after the log-softmax) less its newline and end-of-turn terms,
-which its first stage never trained.
+With exact scoring the score of a SID is the sum of the log-probabilities of its L tokens under the full
+vocabulary, not renormalised over the legal children; neither a separator nor an end token is in it. That
+ranks as the paper's search does (Hugging Face masks after the log-softmax) less its newline and end-of-turn
+terms, which its first stage never trained. Sliced scoring normalises over the SID tokens of the level
+instead, so only these rows of the head are multiplied.
 
-All beams of a prompt go through the model as one row: they read the prompt's key-value cache where it
-lies and see their own ancestors through a tree-shaped attention mask. Nothing is copied or reordered,
-which on a small model is most of the time of the usual search.
+A prompt may be a group of several contexts (the same question after different thoughts). Its search runs on
+the average of their distributions: a prefix is worth the mean of its probabilities after each context.
+
+All beams of a context go through the model as one row: they read its key-value cache where it lies and see
+their own ancestors through a tree-shaped attention mask. Nothing is copied or reordered, which on a small
+model is most of the time of the usual search.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from sidr_core.decoding.batching import batches, decoding, left_pad
+from sidr_core.decoding.batching import batches, decoding, distinct, prefill
+from sidr_core.decoding.head import Head, head_of
 from sidr_core.errors import SidrError
 
 if TYPE_CHECKING:
@@ -31,15 +38,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Beams:
-    """Ranked SIDs per prompt, best first. R prompts, beam width B.
+    """Ranked SIDs per prompt, best first. R prompts of N contexts each, beam width B.
 
     Attributes:
         leaf: (R, B) int64, row numbers into `SidIndex.sids`, distinct within a row.
-        scores: (R, B) float32, natural log-probability of the whole SID after the prompt.
+        scores: (R, B) float32, natural log-probability of the whole SID after the prompt; with N contexts that
+            of the average of the N distributions.
+        by_context: (R, N, B) float32, the same after each context alone; None if not asked for.
     """
 
     leaf: np.ndarray
     scores: np.ndarray
+    by_context: np.ndarray | None = None
 
 
 def constrained_beam(
@@ -50,20 +60,25 @@ def constrained_beam(
     beam_width: int,
     batch_size: int,
     pad_id: int,
+    scoring: Literal["exact", "sliced"] = "exact",
+    contexts: int = 1,
     progress: Progress | None = None,
 ) -> Beams:
     """The `beam_width` best SIDs after each prompt.
 
     With `beam_width` equal to the number of SIDs the search is exhaustive. Equal scores are ordered by SID.
+    Equal prompts are searched once.
 
     Args:
         model: a causal LM with `sdpa` or `eager` attention.
-        prompts: R lists of token ids, each not empty.
+        prompts: R x N lists of token ids, each not empty; the N contexts of a prompt stand together.
         index: the legal SIDs.
         beam_width: B, beams kept per prompt and length of its list.
-        batch_size: prompts per forward pass (each carries `beam_width` beams).
+        batch_size: contexts per forward pass (each carries `beam_width` beams), rounded to whole prompts.
         pad_id: any token id; padding is masked.
-        progress: told how many prompts are done.
+        scoring: `exact`, or `sliced`: each level normalised over its own SID tokens.
+        contexts: N, contexts per prompt whose distributions are averaged.
+        progress: told how many different prompts are done.
 
     Raises:
         SidrError: fewer SIDs than `beam_width` (lists must be full), or the model's scores are not numbers.
@@ -75,82 +90,143 @@ def constrained_beam(
             found=f"beam width {beam_width}",
             do="lower decoding.beam_width, or let more items through the filters",
         )
-    leaf = np.zeros((len(prompts), beam_width), dtype=np.int64)
-    scores = np.zeros((len(prompts), beam_width), dtype=np.float32)
-    trie = _Trie(index, model.device)
+    each = [tuple(prompt) for prompt in prompts]
+    groups, places = distinct([tuple(each[n : n + contexts]) for n in range(0, len(each), contexts)])
+    leaf = np.zeros((len(groups), beam_width), dtype=np.int64)
+    scores = np.zeros((len(groups), contexts, beam_width), dtype=np.float32)
+    trie = _trie(index, model.device)
+    longest = [max(group, key=len) for group in groups]
+    _refuse_unfit(model, max(map(len, longest), default=0) + beam_width * (index.levels - 1))
     done = 0
     with decoding(model):
-        for rows in batches(prompts, batch_size):
-            nodes, values = _search(model, [prompts[row] for row in rows], trie, beam_width, pad_id)
-            leaf[rows], scores[rows] = nodes.cpu().numpy(), values.cpu().numpy()
+        head = None
+        for rows in batches(longest, max(1, batch_size // contexts)):
+            head = head or head_of(model, longest[rows[0]], sliced=scoring == "sliced")
+            found, values = _search(
+                head, [context for row in rows for context in groups[row]], trie, beam_width, pad_id, contexts
+            )
+            leaf[rows], scores[rows] = found.cpu().numpy(), values.cpu().numpy()
             done += len(rows)
             if progress:
-                progress.tick(done, len(prompts), "prompts ranked")
-    return Beams(leaf, scores)
+                progress.tick(done, len(groups), "prompts ranked")
+    pooled = scores[:, 0] if contexts == 1 else np.logaddexp.reduce(scores, axis=1) - np.float32(math.log(contexts))
+    return Beams(leaf[places], pooled[places], scores[places] if contexts > 1 else None)
+
+
+def _refuse_unfit(model: PreTrainedModel, tokens: int) -> None:
+    """Beams lie side by side in one cache of at most `tokens` entries: a model must see all of it, by a mask."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    window = getattr(config, "sliding_window", None) or tokens + 1
+    attention = config._attn_implementation
+    if kinds or tokens >= window or attention not in ("sdpa", "eager"):
+        raise SidrError(
+            "this model cannot share its cache between beams",
+            expected=f"`sdpa` or `eager` attention over at least {tokens + 1} tokens in every layer",
+            found=f"{attention} attention, window {window}"
+            + (f", layers of {', '.join(sorted(kinds))}" if kinds else ""),
+            do="load it with attn_implementation='sdpa', lower decoding.beam_width, or take another base model",
+        )
 
 
 class _Trie:
-    """The index as tensors on the model's device."""
+    """The index as tensors on a device; `levels[l]` are the distinct tokens of a level, `slot` the place in them."""
 
     def __init__(self, index: SidIndex, device: torch.device) -> None:
-        self.starts = [torch.from_numpy(array).to(device) for array in index.starts]
-        self.tokens = [torch.from_numpy(array).to(device) for array in index.token_ids]
+        self.starts = [torch.tensor(array, dtype=torch.long, device=device) for array in index.starts]
+        self.tokens = [torch.tensor(array, dtype=torch.long, device=device) for array in index.token_ids]
+        found = [ids.unique(return_inverse=True) for ids in self.tokens]
+        self.levels, self.slot = [ids for ids, _ in found], [slot for _, slot in found]
+
+
+_TRIES: WeakKeyDictionary[SidIndex, _Trie] = WeakKeyDictionary()
+
+
+def _trie(index: SidIndex, device: torch.device) -> _Trie:
+    """The tensors of an index; those made last are kept, for training asks again after every step."""
+    known = _TRIES.get(index)
+    if known is None or known.starts[0].device != device:
+        known = _TRIES[index] = _Trie(index, device)
+    return known
 
 
 def _search(
-    model: PreTrainedModel, prompts: list[Sequence[int]], trie: _Trie, width: int, pad_id: int
+    head: Head, prompts: list[tuple[int, ...]], trie: _Trie, width: int, pad_id: int, contexts: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Search one batch of R prompts. Returns leaves and scores, (R, B), best first."""
-    ids, mask, positions = left_pad(prompts, pad_id, model.device)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=ids.device)
-    scores = torch.zeros(len(prompts), 1, device=ids.device)
-    # (R, W, P): which of the P beam slots in the cache each beam descends from.
-    lineage = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=ids.device)
+    """Search R prompts of N contexts. Returns leaves (R, B), best first, and scores per context (R, N, B)."""
+    model = head.model
+    output, mask, last = prefill(head.read_prompts, prompts, pad_id, model.device)
+    nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=mask.device)
+    scores = torch.zeros(len(prompts), 1, device=mask.device)
+    # (R N, W, P): which of the P beam slots in the cache each beam descends from.
+    lineage = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=mask.device)
+    states = head.states(output)[:, -1:]
     for level in range(len(trie.starts)):
         if level:
-            own = torch.eye(nodes.shape[1], dtype=torch.bool, device=ids.device).expand(len(prompts), -1, -1)
+            own = torch.eye(nodes.shape[1], dtype=torch.bool, device=mask.device).expand(len(prompts), -1, -1)
             lineage = torch.cat([lineage, own], dim=2)
-            output = model(
+            output = head.read(
                 input_ids=trie.tokens[level - 1][nodes],
                 attention_mask=_tree_mask(model, mask, lineage),
-                position_ids=positions[:, -1:].expand_as(nodes) + level,
+                position_ids=last.expand_as(nodes) + level,
                 past_key_values=output.past_key_values,
-                use_cache=True,
             )
-        nodes, scores, parents = _extend(output.logits, nodes, scores, trie, level, width)
+            states = head.states(output)
+        log_probs = head.log_probs(states, trie.levels[level])
+        nodes, scores, parents = _extend(log_probs, nodes, scores, trie, level, width, contexts)
         lineage = lineage.take_along_dim(parents[..., None], dim=1)
-    if not bool(torch.isfinite(scores).all()):
-        raise SidrError(
-            "the model gave scores that are not numbers",
-            expected="finite log-probabilities",
-            found="nan or infinity",
-            do="check the checkpoint's training (its loss, its learning rate) and train it again",
-        )
-    order = torch.argsort(scores, dim=1, descending=True, stable=True)
-    return nodes.gather(1, order), scores.gather(1, order)
+    order = torch.argsort(_pooled(scores, contexts), dim=1, descending=True, stable=True)
+    ranked = scores.unflatten(0, (-1, contexts)).take_along_dim(order[:, None], dim=2)
+    return nodes[::contexts].gather(1, order), ranked
 
 
 def _extend(
-    logits: torch.Tensor, nodes: torch.Tensor, scores: torch.Tensor, trie: _Trie, level: int, width: int
+    log_probs: torch.Tensor,
+    nodes: torch.Tensor,
+    scores: torch.Tensor,
+    trie: _Trie,
+    level: int,
+    width: int,
+    contexts: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Go one level down from W beams per row; logits (R, W, V), nodes and scores (R, W).
+    """Go one level down from W beams per row; log_probs (R N, W, K) of the level's K tokens, nodes, scores (R N, W).
 
-    Returns the kept nodes, their scores and the beams they descend from, each (R, W'). Every node of a
+    Returns the kept nodes, their scores and the beams they descend from, each (R N, W'). Every node of a
     level has a child, so W' = min(B, nodes of the level) can always be filled. Nodes stay in ascending
-    order and the sort is stable, so equal scores are settled by SID.
+    order, and of equal scores the first are kept, so ties are settled by SID.
     """
     first, last = trie.starts[level][nodes], trie.starts[level][nodes + 1]
     offset = torch.arange(int((last - first).max()), device=nodes.device)
     child = first[..., None] + offset
     legal = child < last[..., None]
     child = torch.where(legal, child, 0)
-    logits = logits.float()
-    log_prob = logits.gather(2, trie.tokens[level][child]) - logits.logsumexp(dim=2, keepdim=True)
-    total = torch.where(legal, scores[..., None] + log_prob, -torch.inf).flatten(1)
+    total = scores[..., None] + log_probs.gather(2, trie.slot[level][child])
+    total = torch.where(legal, total, -torch.inf).flatten(1)
     keep = min(width, len(trie.tokens[level]))
-    best = torch.argsort(total, dim=1, descending=True, stable=True)[:, :keep].sort(dim=1).values
+    best = _best(_pooled(total, contexts), legal[::contexts].flatten(1), keep).repeat_interleave(contexts, dim=0)
     return child.flatten(1).gather(1, best), total.gather(1, best), best // len(offset)
+
+
+def _best(total: torch.Tensor, legal: torch.Tensor, keep: int) -> torch.Tensor:
+    """Places (R, keep) of the best of `total` (R, C), ascending; the first of equal ones."""
+    least = total.topk(keep, dim=1).values[:, -1:]
+    if bool((total.isnan() | total.isposinf()).any() | least.isneginf().any()):
+        raise SidrError(
+            "the model gave scores that are not numbers",
+            expected="finite log-probabilities",
+            found="nan or infinity",
+            do="check the checkpoint's training (its loss, its learning rate) and train it again",
+        )
+    above, equal = total > least, (total == least) & legal
+    chosen = above | (equal & (equal.cumsum(dim=1) <= keep - above.sum(dim=1, keepdim=True)))
+    return chosen.nonzero()[:, 1].view(-1, keep)
+
+
+def _pooled(scores: torch.Tensor, contexts: int) -> torch.Tensor:
+    """Log of the mean probability over the N contexts: (R N, C) to (R, C)."""
+    if contexts == 1:
+        return scores
+    return scores.unflatten(0, (-1, contexts)).logsumexp(dim=1) - math.log(contexts)
 
 
 def _tree_mask(model: PreTrainedModel, prompt: torch.Tensor, lineage: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from sidr_core.decoding.batching import batches, decoding, left_pad
+from sidr_core.decoding.batching import batches, decoding, distinct, prefill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,16 +87,22 @@ def generate_tokens(
     batch_size: int,
     temperature: float = 0.0,
     seed: int = 0,
+    share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> list[list[int]]:
     """Free continuation of each prompt, up to one of `stops` (included) or `max_tokens`.
 
     The other arguments are those of :func:`generate_thoughts`.
+
+    Args:
+        share: (n, N): the prompts are the n-th of N equal parts of a batch, and draw what they would draw in it.
     """
     draws = None
     if temperature > 0:
         generator = torch.Generator().manual_seed(seed)
-        draws = torch.rand(len(prompts), max_tokens, dtype=torch.float64, generator=generator)
+        part, parts = share
+        whole = torch.rand(parts, len(prompts), max_tokens, dtype=torch.float64, generator=generator)
+        draws = whole[part]
     found: list[list[int]] = [[] for _ in prompts]
     done = 0
     with decoding(model):
@@ -137,35 +144,35 @@ def _generate(
     sampler: _Sampler,
 ) -> list[list[int]]:
     """Generated ids per prompt, a stopping token included. Finished rows leave the batch."""
-    ids, mask, positions = left_pad(prompts, pad_id, model.device)
-    ends = torch.tensor(list(stops), device=ids.device)
-    rows = torch.arange(len(prompts), device=ids.device)
+    forward = partial(model, use_cache=True, logits_to_keep=1)
+    unlike, places = distinct([tuple(prompt) for prompt in prompts])
+    output, mask, last = prefill(forward, unlike, pad_id, model.device)
+    cache, logits = output.past_key_values, output.logits[:, -1]
+    if len(unlike) < len(prompts):
+        copies = torch.tensor(places, device=mask.device)
+        cache.batch_select_indices(copies)
+        mask, last, logits = mask[copies], last[copies], logits[copies]
+    ends = torch.tensor(list(stops), device=mask.device)
+    rows = torch.arange(len(prompts), device=mask.device)
     alive = torch.ones_like(rows, dtype=torch.bool)
     written: list[list[int]] = [[] for _ in prompts]
-    last, cache = positions[:, -1:], None
     for step in range(max_tokens):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = output.past_key_values
-        token = sampler.pick(output.logits[:, -1].float(), rows, step)
+        token = sampler.pick(logits.float(), rows, step)
         for row, value, live in zip(rows.tolist(), token.tolist(), alive.tolist(), strict=True):
             if live:
                 written[row].append(value)
         alive = alive & ~torch.isin(token, ends)
-        if not bool(alive.any()):
+        if step + 1 == max_tokens or not bool(alive.any()):
             break
         if alive.float().mean() <= 1 - _COMPACT_AT:
             keep = alive.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
             rows, token, mask, last, alive = (tensor[keep] for tensor in (rows, token, mask, last, alive))
-        ids, positions = token[:, None], last + 1 + step
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        output = forward(
+            input_ids=token[:, None], attention_mask=mask, position_ids=last + 1 + step, past_key_values=cache
+        )
+        cache, logits = output.past_key_values, output.logits[:, -1]
     return written
 
 

@@ -1,22 +1,24 @@
-"""Bootstrap intervals clustered by user, and paired differences.
+"""Bootstrap intervals clustered by user, paired differences, and words that follow the numbers.
 
 The rows of one user are not independent, so whole users are drawn with replacement and a draw's
 statistic is the mean over the rows of the drawn users (METHOD.md 8.3; the unclustered bootstrap of
 the reproductions gives intervals that are too narrow). With one row per user both are the same.
 
 Letters: R rows, M metrics, U users, D draws. A draw is a vector of U counts, so all statistics are
-two matrix products over per-user sums; memory is bounded by drawing in blocks.
+two matrix products over per-user sums; memory is bounded by drawing in blocks. Draws depend on the users
+and the seed alone, so a difference of two models' draws is the draw of their difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Users = Sequence[str] | NDArray[np.generic]
 
 #: Counts held at one time, as float64: 32 MiB.
 _BLOCK = 4_000_000
@@ -35,19 +37,25 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Differences:
-    """Paired differences a - b: interval, rows on which a is better, worse and equal, and a verdict, each (M,)."""
+    """Paired differences a - b: interval, rows on which a is better, worse and equal, and p (raw), each (M,)."""
 
     interval: Intervals
     helped: NDArray[np.int64]
     harmed: NDArray[np.int64]
     same: NDArray[np.int64]
-    verdict: tuple[str, ...]
+    p: Floats
 
 
-def bootstrap(
-    values: Floats, users: Sequence[str] | NDArray[np.generic], *, draws: int, confidence: float, seed: int
-) -> Intervals:
-    """Mean of each column with its percentile interval over users drawn with replacement.
+@dataclass(frozen=True)
+class Verdict:
+    """A difference in words: `word` is HIGHER or LOWER where the corrected p is below 1 - confidence."""
+
+    p_holm: float
+    word: str
+
+
+def draw_means(values: Floats, users: Users, *, draws: int, seed: int) -> Floats:
+    """The mean of each column of `values` (R, M) in each draw of users: (D, M).
 
     The same users and seed give the same draws, whatever the values: intervals of two models on the
     same rows are comparable.
@@ -56,37 +64,85 @@ def bootstrap(
         values: (R, M) per-row metrics.
         users: (R,) the user of each row.
         draws: D.
-        confidence: share of draws inside the interval, such as 0.95.
         seed: of the draws.
 
     Raises:
         ValueError: no row, or a single user: then nothing can be said about other users.
     """
-    means = draw_means(values, users, draws=draws, seed=seed)
+    names, index = np.unique(np.asarray(users), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"an interval over users needs at least 2 of them, found {len(names)}")
+    sums, counts = user_sums(values, index, len(names)), np.bincount(index).astype(np.float64)
+    blocks = weights(len(names), draws, seed)
+    return np.concatenate([(drawn @ sums) / (drawn @ counts)[:, None] for drawn in blocks])
+
+
+def weights(users: int, draws: int, seed: int, block: int = _BLOCK) -> Iterator[Floats]:
+    """How often each user is drawn, (d, U) at a time, D rows in all; d is such that `block` holds d x U."""
+    generator = np.random.default_rng(seed)
+    size = max(1, block // users)
+    for start in range(0, draws, size):
+        d = min(size, draws - start)
+        picks = generator.integers(users, size=(d, users)) + users * np.arange(d)[:, None]
+        yield np.bincount(picks.ravel(), minlength=d * users).reshape(d, users).astype(np.float64)
+
+
+def user_sums(values: Floats, index: NDArray[np.int64], users: int) -> Floats:
+    """Sum of the rows (R, M) of each user 0 … U - 1, every one of which has a row: (U, M)."""
+    order = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index[order], np.arange(users))
+    return np.add.reduceat(values[order], starts, axis=0)
+
+
+def summary(values: Floats, means: Floats, confidence: float) -> Intervals:
+    """Mean of each column of `values` (R, M) with the percentile interval of its draws `means` (D, M)."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return Intervals(values.mean(axis=0), low, high)
 
 
-def draw_means(
-    values: Floats, users: Sequence[str] | NDArray[np.generic], *, draws: int, seed: int
-) -> NDArray[np.float64]:
-    """The mean of each column of `values` (R, M) in each draw of users: (D, M)."""
-    sums, counts = _per_user(values, users)
-    if len(counts) < 2:
-        raise ValueError(f"an interval over users needs at least 2 of them, found {len(counts)}")
-    return np.concatenate(list(_blocks(sums, counts, draws, seed)))
+def bootstrap(values: Floats, users: Users, *, draws: int, confidence: float, seed: int) -> Intervals:
+    """Mean of each column of `values` (R, M) with its percentile interval over users drawn with replacement.
+
+    Arguments and errors are those of :func:`draw_means`; `confidence` is the share of draws inside the interval.
+    """
+    return summary(values, draw_means(values, users, draws=draws, seed=seed), confidence)
 
 
-def p_values(gap: Floats, users: Sequence[str] | NDArray[np.generic], *, draws: int, seed: int) -> Floats:
-    """Two-sided bootstrap p-value of "the mean difference is 0" per column of `gap` (R, M): (M,).
+def p_of(means: Floats) -> Floats:
+    """Two-sided bootstrap p-value of "the mean is 0" per column of draws (D, M): (M,).
 
     Twice the share of draws on the rarer side of 0, zeros on both sides, counting the observed sample as
     one more draw, so that no p is 0 (Davison and Hinkley 1997, 4.11); the least is 2 / (D + 1).
     """
-    means = draw_means(gap, users, draws=draws, seed=seed)
     rarer = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
-    return np.minimum(1.0, 2 * (rarer + 1) / (draws + 1))
+    return np.minimum(1.0, 2 * (rarer + 1) / (len(means) + 1))
+
+
+def differences(gap: Floats, means: Floats, confidence: float) -> Differences:
+    """What the per-row differences `gap` (R, M) and their draws `means` (D, M) say about each column."""
+    helped, harmed = (gap > 0).sum(axis=0), (gap < 0).sum(axis=0)
+    same = len(gap) - helped - harmed
+    return Differences(summary(gap, means, confidence), helped, harmed, same, p_of(means))
+
+
+def paired(a: Floats, b: Floats, users: Users, *, draws: int, confidence: float, seed: int) -> Differences:
+    """Difference a - b on the same rows. Say it in words with :func:`judge`, with all that are shown together.
+
+    Args:
+        a: (R, M) per-row metrics of the first model.
+        b: (R, M) those of the second, in the same order of rows.
+        users: (R,) the user of each row.
+        draws: D.
+        confidence: as in :func:`bootstrap`.
+        seed: as in :func:`bootstrap`.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two users.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"paired rows must match: {a.shape} against {b.shape}")
+    return differences(a - b, draw_means(a - b, users, draws=draws, seed=seed), confidence)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -102,55 +158,23 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def paired(
-    a: Floats, b: Floats, users: Sequence[str] | NDArray[np.generic], *, draws: int, confidence: float, seed: int
-) -> Differences:
-    """Difference a - b on the same rows, with its interval and a verdict per column.
+def judge(difference: Sequence[float], p: Sequence[float], confidence: float) -> list[Verdict]:
+    """Differences that are shown together, as one family: corrected p-values, and what they allow to say.
 
-    A verdict other than "not distinguishable" says that the interval excludes 0. Intervals are not
-    corrected for the number of comparisons that a table shows.
-
-    Args:
-        a: (R, M) per-row metrics of the first model.
-        b: (R, M) those of the second, in the same order of rows.
-        users: (R,) the user of each row.
-        draws: D.
-        confidence: as in :func:`bootstrap`.
-        seed: as in :func:`bootstrap`.
-
-    Raises:
-        ValueError: the shapes differ, or there are fewer than two users.
+    >>> [verdict.word for verdict in judge([0.1, -0.1, 0.1], [0.01, 0.02, 0.3], 0.95)]
+    ['higher', 'lower', 'not distinguishable']
     """
-    if a.shape != b.shape:
-        raise ValueError(f"paired rows must match: {a.shape} against {b.shape}")
-    gap = a - b
-    interval = bootstrap(gap, users, draws=draws, confidence=confidence, seed=seed)
-    helped, harmed = (gap > 0).sum(axis=0), (gap < 0).sum(axis=0)
-    return Differences(interval, helped, harmed, len(gap) - helped - harmed, verdicts(interval.low, interval.high))
+    words = [HIGHER if value > 0 else LOWER for value in difference]
+    # A p that equals the level must not pass for being rounded below it.
+    alpha = (1 - confidence) * (1 - 1e-9)
+    return [Verdict(p, word if p < alpha else UNCLEAR) for p, word in zip(holm(p), words, strict=True)]
 
 
-def verdicts(low: Floats, high: Floats) -> tuple[str, ...]:
-    """In words, whether each interval (M,) of a difference excludes 0."""
-    pairs = zip(low, high, strict=True)
-    return tuple(HIGHER if below > 0 else LOWER if above < 0 else UNCLEAR for below, above in pairs)
+def least_draws(family: int, confidence: float) -> int:
+    """The fewest draws D with which one of a family of differences can be told from 0: 2 / (D + 1) times the family
+    must be below 1 - confidence.
 
-
-def _per_user(values: Floats, users: Sequence[str] | NDArray[np.generic]) -> tuple[Floats, Floats]:
-    """Per-user sums (U, M) and row counts (U,); users in sorted order, so row order is immaterial."""
-    _, index = np.unique(np.asarray(users), return_inverse=True)
-    counts = np.bincount(index).astype(np.float64)
-    sums = np.zeros((len(counts), values.shape[1]))
-    np.add.at(sums, index, values)
-    return sums, counts
-
-
-def _blocks(sums: Floats, counts: Floats, draws: int, seed: int):
-    """Yield the draws' means, (d, M) at a time."""
-    generator = np.random.default_rng(seed)
-    n = len(counts)
-    size = max(1, _BLOCK // n)
-    for start in range(0, draws, size):
-        d = min(size, draws - start)
-        picks = generator.integers(n, size=(d, n)) + n * np.arange(d)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=d * n).reshape(d, n).astype(np.float64)
-        yield (weights @ sums) / (weights @ counts)[:, None]
+    >>> least_draws(1, 0.95), least_draws(30, 0.95)
+    (40, 1200)
+    """
+    return int(2 * family / round(1 - confidence, 12) + 1e-9)

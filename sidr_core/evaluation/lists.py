@@ -14,11 +14,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from sidr_core.columns import ITEM_ID, RANK, ROW_ID, SCORE, SID, THINKING
+from sidr_core.columns import (
+    DIRECT,
+    ITEM_ID,
+    MODE,
+    MODEL,
+    RANK,
+    ROW_ID,
+    SCORE,
+    SID,
+    THINKING,
+    TRACE,
+)
 
 if TYPE_CHECKING:
     from sidr_core.decoding.beam import Beams
     from sidr_core.decoding.index import SidIndex
+    from sidr_core.decoding.thinking import Thought
     from sidr_core.models.checkpoint import Loaded
     from sidr_core.settings import Decoding
     from sidr_core.stage import Progress
@@ -27,6 +39,9 @@ if TYPE_CHECKING:
 PLACES = [ROW_ID, RANK, ITEM_ID, SID, SCORE]
 REASONING_TEXT, CLOSED, N_TOKENS = "reasoning", "closed", "n_tokens"
 
+_THOUGHTS = {ROW_ID: pl.String, TRACE: pl.Int32, REASONING_TEXT: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32}
+_K = 10
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -34,11 +49,33 @@ class Lists:
 
     Attributes:
         places: row_id, rank (from 1), item_id, sid, score; the items of a shared SID lie side by side.
-        thoughts: row_id, reasoning, closed, n_tokens; None in direct mode.
+        thoughts: row_id, trace, reasoning, closed, n_tokens, one line per thought; None in direct mode. Trace 0 is
+            the one to show: it gives the first item of the list the most probability. Rows that an adaptive
+            model did not think about have no line.
     """
 
     places: pl.DataFrame
     thoughts: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where an adaptive model thinks: rows whose direct list leads by at most `margin`.
+
+    Attributes:
+        margin: probability of the first SID less that of the second, both as shares of the whole list; below 0:
+            no row thinks.
+        ndcg: NDCG@10 (item level) on the valid rows at this margin; `direct` and `thinking` without a choice.
+        share: of the valid rows that think.
+        rows: valid rows it was chosen on.
+    """
+
+    margin: float
+    ndcg: float
+    direct: float
+    thinking: float
+    share: float
+    rows: int
 
 
 def neural(
@@ -55,58 +92,113 @@ def neural(
         loaded: the checkpoint.
         row_ids: R names of rows.
         histories: R lists of SIDs, oldest first.
-        mode: `direct`, or `thinking`: one greedy thought of at most `max_thought_tokens`, then the list.
-        decoding: widths, batch size and cap.
+        mode: `direct`, or `thinking`: `decoding.traces` thoughts of at most `max_thought_tokens`, then the list.
+        decoding: widths, batch size, caps, traces and scoring.
         progress: told how many rows are done.
     """
-    from sidr_core.corpus.prompts import next_item
-    from sidr_core.decoding.beam import constrained_beam
-    from sidr_core.decoding.thinking import generate_thoughts
+    from sidr_core.decoding.traces import think_and_rank
 
-    renderer = loaded.renderer
-    prompts = [renderer.prompt(next_item(history), mode) for history in histories]
-    thoughts = None
-    if mode == THINKING:
-        written = generate_thoughts(
-            loaded.model,
-            prompts,
-            max_tokens=decoding.max_thought_tokens,
-            batch_size=decoding.batch_size,
-            renderer=renderer,
-            progress=progress,
-        )
-        prompts = [[*p, *t.ids, *renderer.close_ids] for p, t in zip(prompts, written, strict=True)]
-        thoughts = pl.DataFrame(
-            {
-                ROW_ID: list(row_ids),
-                REASONING_TEXT: [str(loaded.tokenizer.decode(list(t.ids))).strip() for t in written],
-                CLOSED: [t.closed for t in written],
-                N_TOKENS: [len(t.ids) for t in written],
-            },
-            schema={ROW_ID: pl.String, REASONING_TEXT: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32},
-        )
-    beams = constrained_beam(
-        loaded.model,
-        prompts,
-        loaded.index,
-        beam_width=decoding.beam_width,
-        batch_size=decoding.batch_size,
-        pad_id=renderer.pad_id,
-        progress=progress,
+    if mode == DIRECT:
+        return Lists(places_of(_direct(loaded, histories, decoding, progress), loaded.index, row_ids))
+    traced = think_and_rank(loaded, _prompts(loaded, histories, THINKING), decoding, progress)
+    return Lists(places_of(traced.beams, loaded.index, row_ids), _thoughts(loaded, row_ids, traced.thoughts))
+
+
+def adaptive(
+    loaded: Loaded,
+    row_ids: Sequence[str],
+    histories: Sequence[Sequence[str]],
+    threshold: float,
+    decoding: Decoding,
+    progress: Progress | None = None,
+) -> Lists:
+    """Lists of a checkpoint that thinks only where its direct list is unsure.
+
+    Args:
+        threshold: `Threshold.margin` of :func:`choose_threshold`, chosen on valid rows.
+
+    The other arguments are those of :func:`neural`.
+    """
+    direct = _direct(loaded, histories, decoding, progress)
+    unsure = np.flatnonzero(margins(direct) <= threshold).tolist()
+    surely = places_of(direct, loaded.index, row_ids)
+    if not unsure:
+        return Lists(surely, pl.DataFrame(schema=_THOUGHTS))
+    names = [row_ids[row] for row in unsure]
+    thought = neural(loaded, names, [histories[row] for row in unsure], THINKING, decoding, progress)
+    kept = surely.filter(~pl.col(ROW_ID).is_in(names))
+    return Lists(pl.concat([kept, thought.places]), thought.thoughts)
+
+
+def choose_threshold(
+    loaded: Loaded,
+    valid: pl.DataFrame,
+    codebook: pl.DataFrame,
+    decoding: Decoding,
+    progress: Progress | None = None,
+) -> Threshold:
+    """The margin below which thinking pays, by NDCG@10 on `decoding.adaptive_rows` valid rows.
+
+    Every margin that occurs is tried; of equal results the one that thinks least is taken.
+
+    Args:
+        valid: valid samples; test rows must never come here.
+        codebook: item_id -> sid.
+    """
+    from sidr_core.evaluation import metrics
+    from sidr_core.evaluation.protocol import history_sids
+    from sidr_core.training.examples import subset
+
+    rows = subset(valid.sort(ROW_ID), decoding.adaptive_rows, loaded.meta["seed"])
+    row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
+    beams = _direct(loaded, histories, decoding, progress)
+    lists = {
+        DIRECT: places_of(beams, loaded.index, row_ids),
+        THINKING: neural(loaded, row_ids, histories, THINKING, decoding, progress).places,
+    }
+    both = pl.concat(
+        [places.with_columns(pl.lit("").alias(MODEL), pl.lit(mode).alias(MODE)) for mode, places in lists.items()]
     )
-    return Lists(places_of(beams, loaded.index, row_ids), thoughts)
+    k = min(_K, decoding.beam_width)
+    gain = metrics.column("item", metrics.NDCG, k)
+    scored = metrics.per_row(both, rows, codebook, (k,)).sort(MODE, ROW_ID)
+    direct, thinking = (scored.filter(pl.col(MODE) == mode)[gain].to_numpy() for mode in (DIRECT, THINKING))
+    return best_threshold(margins(beams), direct, thinking)
+
+
+def best_threshold(margin: np.ndarray, direct: np.ndarray, thinking: np.ndarray) -> Threshold:
+    """The threshold with the highest mean of `thinking` where margin <= threshold, else `direct`; all (R,).
+
+    >>> import numpy as np
+    >>> found = best_threshold(np.array([0.1, 0.2, 0.9]), np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0]))
+    >>> found.margin, round(found.share, 3), round(found.ndcg, 3)
+    (0.1, 0.333, 0.667)
+    """
+    order = np.argsort(margin, kind="stable")
+    steps, last = np.unique(margin[order], return_index=True)
+    ends = np.append(last[1:], len(margin))  # rows that think at each step
+    gained = np.append(0.0, np.cumsum((thinking - direct)[order])[ends - 1])
+    best = int(np.argmax(gained > gained.max() - 1e-9))  # sums of floats: equal up to rounding
+    return Threshold(
+        margin=-1.0 if best == 0 else float(steps[best - 1]),
+        ndcg=float(direct.mean() + gained[best] / len(margin)),
+        direct=float(direct.mean()),
+        thinking=float(thinking.mean()),
+        share=0.0 if best == 0 else float(ends[best - 1] / len(margin)),
+        rows=len(margin),
+    )
+
+
+def margins(beams: Beams) -> np.ndarray:
+    """How far each list's first SID leads, (R,): its share of the list's probability less that of the second."""
+    shares = np.exp(beams.scores.astype(np.float64) - beams.scores[:, :1])
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares[:, 0] - (shares[:, 1] if shares.shape[1] > 1 else 0.0)
 
 
 def places_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataFrame:
     """Beams (R, B) as places: each SID gives one place per item that carries it, all at its score."""
     rows, width = beams.leaf.shape
-    leaves = pl.DataFrame(
-        {
-            "leaf": np.arange(len(index.sids)),
-            SID: list(index.sids),
-            ITEM_ID: [list(items) for items in index.item_ids],
-        }
-    ).explode(ITEM_ID)
     flat = pl.DataFrame(
         {
             "row": np.repeat(np.arange(rows), width),
@@ -115,6 +207,7 @@ def places_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataF
             SCORE: beams.scores.ravel().astype(np.float64),
         }
     )
+    leaves = index.places(np.unique(beams.leaf))
     placed = flat.join(leaves, on="leaf", how="inner").sort("row", "beam", ITEM_ID)
     names = pl.DataFrame({"row": np.arange(rows), ROW_ID: list(row_ids)}, schema_overrides={ROW_ID: pl.String})
     ranked = placed.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("row").alias(RANK))
@@ -136,3 +229,41 @@ def counted(ranked: pl.DataFrame, codebook: pl.DataFrame, width: int) -> Lists:
     kept = fresh.filter(pl.col("fresh").cum_sum().over(ROW_ID) <= width)
     ranked = kept.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK))
     return Lists(ranked.select(PLACES))
+
+
+def _prompts(loaded: Loaded, histories: Sequence[Sequence[str]], mode: str) -> list[list[int]]:
+    from sidr_core.corpus.prompts import next_item
+
+    return [loaded.renderer.prompt(next_item(history), mode) for history in histories]
+
+
+def _direct(loaded: Loaded, histories: Sequence[Sequence[str]], decoding: Decoding, progress: Progress | None) -> Beams:
+    from sidr_core.decoding.beam import constrained_beam
+
+    return constrained_beam(
+        loaded.model,
+        _prompts(loaded, histories, DIRECT),
+        loaded.index,
+        beam_width=decoding.beam_width,
+        batch_size=decoding.batch_size,
+        pad_id=loaded.renderer.pad_id,
+        scoring=decoding.scoring,
+        progress=progress,
+    )
+
+
+def _thoughts(loaded: Loaded, row_ids: Sequence[str], thoughts: Sequence[Sequence[Thought]]) -> pl.DataFrame:
+    """One line per thought, as in :class:`Lists`."""
+    lines = [
+        (name, trace, thought) for name, row in zip(row_ids, thoughts, strict=True) for trace, thought in enumerate(row)
+    ]
+    return pl.DataFrame(
+        {
+            ROW_ID: [name for name, _, _ in lines],
+            TRACE: [trace for _, trace, _ in lines],
+            REASONING_TEXT: [str(loaded.tokenizer.decode(list(thought.ids))).strip() for _, _, thought in lines],
+            CLOSED: [thought.closed for _, _, thought in lines],
+            N_TOKENS: [len(thought.ids) for _, _, thought in lines],
+        },
+        schema=_THOUGHTS,
+    )

@@ -1,7 +1,7 @@
-"""HR@k and NDCG@k of every row, at item and at SID level; means and intervals come afterwards.
+"""HR@k, NDCG@k and MRR@k of every row, at item and at SID level; means and intervals come afterwards.
 
-With one relevant item per row HR@k equals Recall@k, and NDCG@k is `1 / log2(place + 1)` for a hit at
-`place <= k`, else 0.
+With one relevant item per row HR@k equals Recall@k, NDCG@k is `1 / log2(place + 1)` and MRR@k `1 / place` for
+a hit at `place <= k`, else 0.
 
 Deviation from the paper's code, which matches SID strings only (METHOD.md 8.3): the headline is the
 *item* level. A model that names a SID shared by n items cannot tell them apart, so its hit counts as
@@ -31,7 +31,9 @@ from sidr_core.columns import (
     USER_ID,
 )
 
-HR, NDCG = "hr", "ndcg"
+HR, NDCG, MRR = "hr", "ndcg", "mrr"
+#: Metrics of a place, in the order of the tables.
+RANKED = (HR, NDCG, MRR)
 LEVELS = (ITEM_LEVEL, SID_LEVEL)
 _LIST = [MODEL, MODE, ROW_ID]
 _PLACE = "place"
@@ -43,23 +45,22 @@ def column(level: str, metric: str, k: int) -> str:
     return f"{level}_{metric}@{k}"
 
 
-def gains(places: Sequence[int], k: int) -> tuple[float, float]:
-    """Expected (HR@k, NDCG@k) of a target that is equally likely at each of `places` (from 1).
+def gains(places: Sequence[int], k: int) -> tuple[float, float, float]:
+    """Expected (HR@k, NDCG@k, MRR@k) of a target that is equally likely at each of `places` (from 1).
 
     >>> gains([1], 10)
-    (1.0, 1.0)
-    >>> gains([3], 10)  # 1 / log2(4)
+    (1.0, 1.0, 1.0)
+    >>> gains([3], 10)[:2]  # 1 / log2(4)
     (1.0, 0.5)
     >>> gains([1, 3], 1)  # at place 1 in one of two orders
-    (0.5, 0.5)
-    >>> gains([1, 3], 3)
-    (1.0, 0.75)
+    (0.5, 0.5, 0.5)
+    >>> gains([1, 4], 4)[2]  # (1 + 1/4) / 2
+    0.625
     >>> gains([4], 3)
-    (0.0, 0.0)
+    (0.0, 0.0, 0.0)
     """
     frame = pl.DataFrame({_PLACE: list(places)})
-    row = frame.select(*_expected(ITEM_LEVEL, (k,))).row(0)
-    return row[0], row[1]
+    return frame.select(*_expected(ITEM_LEVEL, (k,))).row(0)  # type: ignore[return-value]
 
 
 def per_row(
@@ -113,5 +114,7 @@ def _expected(level: str, ks: Sequence[int]) -> list[pl.Expr]:
     for k in ks:
         inside = place <= k
         gain = pl.when(inside).then(float(np.log(2.0)) / (place + 1).log()).otherwise(0.0)
-        found += [inside.mean().alias(column(level, HR, k)), gain.mean().alias(column(level, NDCG, k))]
+        inverse = pl.when(inside).then(1 / place).otherwise(0.0)
+        values = (inside, gain, inverse)
+        found += [value.mean().alias(column(level, name, k)) for name, value in zip(RANKED, values, strict=True)]
     return found

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sidr_core.columns import DIRECT, HISTORY, ITEM_ID, ROW_ID, SID, THINKING, USER_ID
+from sidr_core.columns import ADAPTIVE, DIRECT, HISTORY, ITEM_ID, ROW_ID, SID, THINKING, USER_ID
 from sidr_core.errors import InputError
+from sidr_core.settings.evaluation import NEURAL
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
 
-NEURAL = ("sft", "activation", "grpo")
-COUNTERS = ("popularity", "item_item")
+#: Baselines that neural lists are compared with, where the profile has them; without any, with POPULARITY.
+REFERENCES = ("item_item", "sasrec", "tiger")
+POPULARITY = "popularity"
+#: Baselines whose lists need more than their own table.
+_ALSO_NEED = {"item_item": ("baseline_popularity",)}
 
 #: Cut-offs of the headline and of the paired comparisons, where the profile evaluates them.
 HEADLINE_KS = (5, 10)
@@ -34,16 +38,32 @@ def split_name(name: str) -> tuple[str, str]:
     return model, mode
 
 
+def trained(model: str) -> str | None:
+    """The training stage whose checkpoint makes a model's lists; None for a baseline.
+
+    >>> trained("grpo"), trained("grpo_adaptive"), trained("sasrec")
+    ('grpo', 'grpo', None)
+    """
+    name = model.removesuffix(f"_{ADAPTIVE}")
+    return name if name in NEURAL else None
+
+
 def makers(model: str) -> tuple[str, ...]:
-    """The stages whose output makes a model's lists; the first is the model itself."""
-    if model in NEURAL:
-        return (f"{model}_checkpoint",)
-    return ("baseline_popularity",) if model == "popularity" else ("baseline_item_item", "baseline_popularity")
+    """The stages whose output makes a model's lists; the first is the model itself.
+
+    >>> makers("grpo_adaptive"), makers("sasrec"), makers("item_item")
+    (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
+    """
+    stage = trained(model)
+    return (f"{stage}_checkpoint",) if stage else (f"baseline_{model}", *_ALSO_NEED.get(model, ()))
 
 
 def unused_makers(config: DatasetConfig) -> set[str]:
-    """Those of all models' stages that no model of `decoding.models` needs: they need not be built."""
-    everything = {stage for model in (*NEURAL, *COUNTERS) for stage in makers(model)}
+    """Checkpoints and baselines that no model of `decoding.models` needs: they need not be built."""
+    from sidr_core.graph import stage_named
+
+    inputs = stage_named("recommendations").inputs
+    everything = {name for name in inputs if name.endswith("_checkpoint") or name.startswith("baseline_")}
     return everything - {stage for name in config.decoding.models for stage in makers(split_name(name)[0])}
 
 
@@ -97,11 +117,39 @@ def history_sids(samples: pl.DataFrame, codebook: pl.DataFrame) -> list[list[str
 def comparisons(models: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs (a, b) whose difference a - b is reported, of `<model>/<mode>` names that are both in `models`.
 
-    Thinking against direct mode of the same checkpoint; each stage against the one before; and every
-    neural list against each counter. No "best" model is picked first: picking on test rows flatters.
+    Thinking, always or where unsure, against direct mode of the same checkpoint; each training stage against the
+    nearest one before it that has lists in the same mode; every neural list against each of REFERENCES. No "best"
+    model is picked first: picking on test rows flatters. All pairs are one family for the correction of p-values,
+    so there are no others.
     """
-    pairs = [(f"{model}/{THINKING}", f"{model}/{DIRECT}") for model in NEURAL]
-    pairs += [(f"grpo/{DIRECT}", f"sft/{DIRECT}"), (f"grpo/{THINKING}", f"activation/{THINKING}")]
-    neural = [name for name in models if split_name(name)[0] in NEURAL]
-    pairs += [(name, f"{counter}/{DIRECT}") for counter in reversed(COUNTERS) for name in neural]
+    neural = [name for name in models if trained(split_name(name)[0])]
+    pairs = []
+    for name in neural:
+        model, mode = split_name(name)
+        pairs += [(name, f"{trained(model)}/{DIRECT}")] if mode == THINKING else []
+    for name in neural:
+        model, mode = split_name(name)
+        before = NEURAL[: NEURAL.index(model)] if model in NEURAL else ()
+        pairs += [(name, f"{other}/{mode}") for other in reversed(before) if f"{other}/{mode}" in models][:1]
+    references = [f"{name}/{DIRECT}" for name in REFERENCES if f"{name}/{DIRECT}" in models]
+    for reference in references or [f"{POPULARITY}/{DIRECT}"]:
+        pairs += [(name, reference) for name in neural]
     return [(a, b) for a, b in pairs if a in models and b in models]
+
+
+def with_horizons(verdict: str, seen_a: str, seen_b: str) -> str:
+    """A verdict on two models, and that they know data of different periods, where they do.
+
+    >>> with_horizons("higher", "2018-06-01", "2018-01-01")
+    'higher (different horizons)'
+    """
+    return verdict if seen_a == seen_b else f"{verdict} (different horizons)"
+
+
+def thinking_pairs(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of :func:`comparisons` that are a checkpoint's thinking against its direct mode."""
+    return [
+        (a, b)
+        for a, b in comparisons(models)
+        if trained(split_name(a)[0]) == trained(split_name(b)[0]) and split_name(a)[1] != split_name(b)[1]
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,13 @@ from sidr_core.columns import (
     TARGET_TIME,
     TEST,
     THINKING,
+    TRACE,
     USER_ID,
 )
-from sidr_core.contracts import Recommendations, RecommendedModels, Thoughts
-from sidr_core.evaluation.lists import CLOSED, N_TOKENS, PLACES, Lists, counted, neural
-from sidr_core.evaluation.protocol import NEURAL, chosen_rows, history_sids, makers, split_name
+from sidr_core.contracts import Recommendations, RecommendedModels, Samples, Thoughts
+from sidr_core.evaluation import refusals
+from sidr_core.evaluation.lists import CLOSED, N_TOKENS, PLACES, Lists, adaptive, choose_threshold, counted, neural
+from sidr_core.evaluation.protocol import chosen_rows, history_sids, makers, split_name, trained
 from sidr_core.items.text import markdown_text
 from sidr_core.stage import Check, Inputs, Progress, Report
 
@@ -43,15 +46,18 @@ if TYPE_CHECKING:
     from sidr_core.store import Artifact
 
 #: Raise when the same checkpoint and rows should give other lists.
-DECODED_VERSION = "1"
+DECODED_VERSION = "2"
 
 _LEAST_CLOSED = 0.95
+#: Where an adaptive model's lists think, and what that was chosen by.
+_THRESHOLD = "threshold.json"
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Decode what is not decoded yet; write `recommendations`, `models` and `thoughts` as Parquet."""
+    """Decode what is not decoded yet; write `recommendations`, `models`, `thoughts` and `rows` as Parquet."""
     rows = chosen_rows(tables.read(inputs["interactions"].path("test.parquet")), config.decoding.max_test_rows)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
+    refusals.of_checkpoints(inputs, config.decoding.models, rows, codebook)
     history_sids(rows, codebook)  # refuses rows that cannot be prompted, before anything costs time
     parts: dict[str, Artifact] = {}
     for name in config.decoding.models:
@@ -61,9 +67,13 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     tables.write(joined, out_dir / "recommendations.parquet", Recommendations)
     tables.write(models, out_dir / "models.parquet", RecommendedModels)
     tables.write(thoughts, out_dir / "thoughts.parquet", Thoughts)
+    tables.write(rows, out_dir / "rows.parquet", Samples)
     metrics: dict[str, Any] = {"test_rows": rows.height, "test_users": rows[USER_ID].n_unique()}
     for name, part in parts.items():
         metrics[f"{name.replace('/', '_')}_seconds"] = part.manifest["seconds"]
+        if _THRESHOLD in part.files:
+            threshold = json.loads(part.path(_THRESHOLD).read_text())
+            metrics |= {f"{split_name(name)[0]}_valid_{key}": value for key, value in threshold.items()}
     for row in models.filter(pl.col("close_rate").is_not_null()).iter_rows(named=True):
         metrics[f"{row[MODEL]}_close_rate"] = row["close_rate"]
         metrics[f"{row[MODEL]}_thought_tokens"] = row["mean_thought_tokens"]
@@ -95,20 +105,27 @@ def _part(
         "beam_width": decoding.beam_width,
         "max_test_rows": decoding.max_test_rows,
     }
-    if model in NEURAL:
+    if trained(model):
         key["batch_size"] = decoding.batch_size  # padding differs, and with it the last bits of a score
+        key["scoring"] = decoding.scoring
     if mode == THINKING:
-        key["max_thought_tokens"] = decoding.max_thought_tokens
+        key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
+    if trained(model) not in (model, None):
+        key["adaptive_rows"] = decoding.adaptive_rows
     if model == "item_item":
         key["item_item"] = config.item_item.model_dump(mode="json")
 
     def build_part(folder: Path) -> None:
-        make: Callable[..., Lists] = _from_checkpoint if model in NEURAL else _from_counter
         progress.say(f"{rows.height:,} test rows")
-        lists = make(model, mode, inputs, config, rows, codebook, progress)
+        if trained(model):
+            lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, folder, progress)
+        else:
+            lists = _from_baseline(model, inputs, config, rows, codebook)
         pq.write_table(lists.places.sort(ROW_ID, RANK).to_arrow(), folder / "places.parquet", compression="zstd")
         if lists.thoughts is not None:
-            pq.write_table(lists.thoughts.sort(ROW_ID).to_arrow(), folder / "thoughts.parquet", compression="zstd")
+            pq.write_table(
+                lists.thoughts.sort(ROW_ID, TRACE).to_arrow(), folder / "thoughts.parquet", compression="zstd"
+            )
 
     return inputs.part("decoded", DECODED_VERSION, key, build_part)
 
@@ -120,35 +137,48 @@ def _from_checkpoint(
     config: DatasetConfig,
     rows: pl.DataFrame,
     codebook: pl.DataFrame,
+    folder: Path,
     progress: Progress,
 ) -> Lists:
+    """Lists of a trained stage. An adaptive one chooses on valid rows when it thinks, and writes that to `folder`."""
     from sidr_core.models import checkpoint
 
-    loaded = checkpoint.load(inputs[f"{model}_checkpoint"].folder())
-    return neural(loaded, rows[ROW_ID].to_list(), history_sids(rows, codebook), mode, config.decoding, progress)
+    stage = trained(model)
+    loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
+    row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
+    if stage == model:
+        return neural(loaded, row_ids, histories, mode, config.decoding, progress)
+    valid = tables.read(inputs["interactions"].path("valid.parquet"))
+    threshold = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
+    (folder / _THRESHOLD).write_text(json.dumps(asdict(threshold), sort_keys=True, indent=2) + "\n")
+    return adaptive(loaded, row_ids, histories, threshold.margin, config.decoding, progress)
 
 
-def _from_counter(
-    model: str,
-    mode: str,
-    inputs: Inputs,
-    config: DatasetConfig,
-    rows: pl.DataFrame,
-    codebook: pl.DataFrame,
-    progress: Progress,
+def _from_baseline(
+    model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, codebook: pl.DataFrame
 ) -> Lists:
-    from sidr_core.baselines import item_item, popularity
-
-    counts = tables.read(inputs["baseline_popularity"].path("baseline_popularity.parquet"))
     width = config.decoding.beam_width
+    if model == "tiger":
+        from sidr_core.baselines import tiger
+
+        return Lists(tiger.load(inputs["baseline_tiger"].folder(), codebook).places(rows, width))
     sharing = codebook.height - codebook[SID].n_unique()  # at most so many places repeat a SID
-    k = min(width + sharing, counts.height)
-    if model == "popularity":
-        ranked = popularity.rank(counts, rows, max(k, width))
-    else:
+    k = max(min(width + sharing, codebook.height), width)
+    return counted(_ranked(model, inputs, config, rows, k), codebook, width)
+
+
+def _ranked(model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+    """The k best items of a baseline over item ids: row_id, rank, item_id, score."""
+    from sidr_core.baselines import item_item, popularity, sequential, text_knn
+
+    if model in ("popularity", "item_item"):
+        counts = tables.read(inputs["baseline_popularity"].path("baseline_popularity.parquet"))
+        if model == "popularity":
+            return popularity.rank(counts, rows, k)
         weights = tables.read(inputs["baseline_item_item"].path("baseline_item_item.parquet"))
-        ranked = item_item.rank(weights, counts, rows, max(k, width), config.item_item)
-    return counted(ranked, codebook, width)
+        return item_item.rank(weights, counts, rows, k, config.item_item)
+    load: Callable[[Path], Any] = text_knn.load if model == "text_knn" else sequential.load
+    return load(inputs[f"baseline_{model}"].folder()).rank(rows, k)
 
 
 # -- joining -----------------------------------------------------------------------------------------
@@ -163,8 +193,8 @@ def _recommendations(parts: dict[str, Artifact], rows: pl.DataFrame, config: Any
         places = tables.read(part.path("places.parquet"), PLACES).join(truth, on=ROW_ID, how="inner")
         reasoning = pl.lit(None, pl.String).alias(REASONING)
         if "thoughts.parquet" in part.files:
-            said = tables.read(part.path("thoughts.parquet"), [ROW_ID, REASONING])
-            places = places.join(said, on=ROW_ID, how="left")
+            said = tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, REASONING]).filter(pl.col(TRACE) == 0)
+            places = places.join(said.drop(TRACE), on=ROW_ID, how="left")
             reasoning = pl.col(REASONING)
         frames.append(
             places.sort(ROW_ID, RANK).with_columns(
@@ -182,12 +212,12 @@ def _recommendations(parts: dict[str, Artifact], rows: pl.DataFrame, config: Any
 def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -> pl.DataFrame:
     """What is behind each list, by the contract `RecommendedModels`."""
     train = tables.read(inputs["interactions"].path("train.parquet"), [TARGET_TIME])
-    newest: Any = train[TARGET_TIME].max()
+    counted_until = tables.iso_date(train[TARGET_TIME].max())  # type: ignore[arg-type]
     found = []
     for name, part in parts.items():
         model, mode = split_name(name)
         source = inputs[makers(model)[0]]
-        seed = json.loads(source.path("meta.json").read_text())["seed"] if model in NEURAL else 0
+        meta = json.loads(source.path("meta.json").read_text()) if "meta.json" in source.files else {}
         rate, length = None, None
         if "thoughts.parquet" in part.files:
             thoughts = tables.read(part.path("thoughts.parquet"), [CLOSED, N_TOKENS])
@@ -197,9 +227,9 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
                 MODEL: model,
                 MODE: mode,
                 "checkpoint": source.digest,
-                "seen_until": tables.iso_date(newest),
+                "seen_until": meta.get("seen_until", counted_until),
                 "beam_width": config.decoding.beam_width,
-                "seed": seed,
+                "seed": meta.get("seed", 0),
                 "close_rate": rate,
                 "mean_thought_tokens": length,
             }
@@ -210,15 +240,16 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
 
 def _thoughts(parts: dict[str, Artifact]) -> pl.DataFrame:
     """How each thought ended, by the contract `Thoughts`."""
-    empty = pl.DataFrame(schema={ROW_ID: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32, MODEL: pl.String})
+    types = {ROW_ID: pl.String, TRACE: pl.Int32, CLOSED: pl.Boolean, N_TOKENS: pl.Int32, MODEL: pl.String}
+    empty = pl.DataFrame(schema=types)
     frames = [
-        tables.read(part.path("thoughts.parquet"), [ROW_ID, CLOSED, N_TOKENS]).with_columns(
+        tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, CLOSED, N_TOKENS]).with_columns(
             pl.lit(split_name(name)[0]).alias(MODEL)
         )
         for name, part in parts.items()
         if "thoughts.parquet" in part.files
     ]
-    return pl.concat([empty, *frames]).sort(MODEL, ROW_ID)
+    return pl.concat([empty, *frames]).sort(MODEL, ROW_ID, TRACE)
 
 
 def only_real_items(recommendations: pl.DataFrame, codebook: pl.DataFrame) -> Check:

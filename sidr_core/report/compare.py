@@ -8,7 +8,8 @@ and verdicts are corrected for the number of comparisons made at once (Holm).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,13 @@ from sidr_core.columns import (
     USER_ID,
 )
 from sidr_core.errors import InputError
-from sidr_core.evaluation.intervals import HIGHER, LOWER, UNCLEAR, bootstrap, holm, p_values, paired
+from sidr_core.evaluation.intervals import bootstrap, judge, paired
 from sidr_core.evaluation.metrics import HR, NDCG, column, per_row
+from sidr_core.evaluation.protocol import with_horizons
 from sidr_core.report.tables import SYNTHETIC_LABEL, Grid
 
 if TYPE_CHECKING:
-    from sidr_core.settings import Evaluation
+    from sidr_core.settings import DatasetConfig, Evaluation
     from sidr_core.store import Store
 
 METRICS = (HR, NDCG)
@@ -45,7 +47,8 @@ Values are means over test rows at item level, with {percent} % intervals from a
 draws, seed {seed}). Differences are paired: the same rows, minus the first model. Their intervals stand alone; p is
 corrected for all {family} differences of this page (Holm), and a verdict other than "not distinguishable" needs
 p < {alpha:g}. Each model was trained once, with the seed shown: what another seed would change is not in the
-intervals."""
+intervals; models that differ in their seed alone are put together under "Over seeds", with the lowest and the highest
+value."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Scored:
     Attributes:
         rows: row_id, user_id, target_item_id, and the metrics' columns, sorted by row_id.
         items: the catalogue that was ranked.
-        seed, checkpoint, beam_width: as in `models.parquet`.
+        seed, checkpoint, beam_width, seen_until: as in `models.parquet`.
     """
 
     name: Name
@@ -89,6 +92,7 @@ class Scored:
     seed: int
     checkpoint: str
     beam_width: int
+    seen_until: str
     synthetic: bool
 
 
@@ -135,6 +139,7 @@ def read(store: Store, name: Name, snapshot: str, k: int) -> Scored:
         meta["seed"],
         meta["checkpoint"],
         meta["beam_width"],
+        meta["seen_until"],
         artifact.synthetic,
     )
 
@@ -145,7 +150,7 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
     Returns:
         dataset, model, mode, metric, k, value, ci_low, ci_high, difference, difference_low, difference_high,
         helped, harmed, same, p, p_holm, verdict (these nine null for the first), n_rows, n_users, beam_width,
-        seed, checkpoint.
+        seed, checkpoint, seen_until.
 
     Raises:
         InputError: the models were not tested on the same rows of the same users and targets, or did not rank the
@@ -162,12 +167,12 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
     for entry, own in zip(entries, values, strict=True):
         interval = bootstrap(own, users, confidence=settings.confidence, **options)
         gap = paired(own, values[0], users, confidence=settings.confidence, **options)
-        p = p_values(own - values[0], users, **options)
         for place, metric in enumerate(METRICS):
             row: dict[str, Any] = {
                 **{DATASET: entry.name.dataset, MODEL: entry.name.model, MODE: entry.name.mode, "metric": metric},
                 **{"value": interval.value[place], "ci_low": interval.low[place], "ci_high": interval.high[place]},
                 **{"seed": entry.seed, "checkpoint": entry.checkpoint, "beam_width": entry.beam_width, **context},
+                "seen_until": entry.seen_until,
             }
             if entry is not entries[0]:
                 row |= {
@@ -175,10 +180,14 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
                     "difference_low": gap.interval.low[place],
                     "difference_high": gap.interval.high[place],
                     **{"helped": gap.helped[place], "harmed": gap.harmed[place], "same": gap.same[place]},
-                    "p": p[place],
+                    "p": gap.p[place],
                 }
             found.append(row)
-    _judge(found, 1 - settings.confidence)
+    family = [row for row in found if "p" in row]
+    words = judge([row["difference"] for row in family], [row["p"] for row in family], settings.confidence)
+    for row, verdict in zip(family, words, strict=True):
+        word = with_horizons(verdict.word, row["seen_until"], entries[0].seen_until)
+        row |= {"p_holm": verdict.p_holm, "verdict": word}
     return pl.DataFrame(found, schema=_SCHEMA)
 
 
@@ -190,16 +199,8 @@ _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("p", "p_holm"), pl.Float64),
     "verdict": pl.String,
     **dict.fromkeys(("n_rows", "n_users", "beam_width", "seed"), pl.Int64),
-    "checkpoint": pl.String,
+    **dict.fromkeys(("checkpoint", "seen_until"), pl.String),
 }
-
-
-def _judge(rows: list[dict[str, Any]], alpha: float) -> None:
-    """Correct the p-values of all differences as one family and put the outcome into words."""
-    family = [row for row in rows if "p" in row]
-    for row, corrected in zip(family, holm([row["p"] for row in family]), strict=True):
-        row["p_holm"] = corrected
-        row["verdict"] = UNCLEAR if corrected >= alpha else HIGHER if row["difference"] > 0 else LOWER
 
 
 def _refuse(first: Scored, other: Scored) -> None:
@@ -231,7 +232,7 @@ def grids(found: pl.DataFrame) -> tuple[Grid, Grid]:
         rows = pair.rows(named=True)
         name = f"{rows[0][DATASET]}/{rows[0][MODEL]}/{rows[0][MODE]}"
         values = [f"{row['value']:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" for row in rows]
-        models.append((name, *values, str(rows[0]["seed"]), rows[0]["checkpoint"][:12]))
+        models.append((name, *values, str(rows[0]["seed"]), rows[0]["seen_until"], rows[0]["checkpoint"][:12]))
         for label, row in zip(labels, rows, strict=True):
             if row["difference"] is not None:
                 gaps.append(
@@ -246,7 +247,7 @@ def grids(found: pl.DataFrame) -> tuple[Grid, Grid]:
                 )
     first = models[0][0]
     return (
-        Grid("Item level", ("model", *labels, "seed", "checkpoint"), tuple(models)),
+        Grid("Item level", ("model", *labels, "seed", "seen until", "checkpoint"), tuple(models)),
         Grid(
             f"Paired differences from {first}",
             ("model", "metric", "difference", "rows better / worse / same", "p (Holm)", "the model is"),
@@ -255,8 +256,40 @@ def grids(found: pl.DataFrame) -> tuple[Grid, Grid]:
     )
 
 
-def page(found: pl.DataFrame, snapshot: str, settings: Evaluation, synthetic: bool) -> str:
-    """The comparison as Markdown."""
+def recipe(config: DatasetConfig) -> str:
+    """What a dataset asks for, less its seeds: the same text for runs that differ in their seed alone."""
+    return json.dumps(_seedless(config.model_dump(mode="json")), sort_keys=True)
+
+
+def _seedless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _seedless(item) for key, item in value.items() if key != "seed"}
+    return [_seedless(item) for item in value] if isinstance(value, list) else value
+
+
+def over_seeds(found: pl.DataFrame, recipes: Mapping[str, str]) -> Grid:
+    """Mean and range of models that differ in their seed alone; no row where there is none.
+
+    Args:
+        found: see :func:`table`.
+        recipes: dataset -> :func:`recipe`.
+    """
+    named = found.with_columns(pl.col(DATASET).replace_strict(recipes).alias("recipe"))
+    rows = []
+    for _, runs in named.group_by(["recipe", MODEL, MODE, "metric"], maintain_order=True):
+        if runs["seed"].n_unique() > 1:
+            first, values = runs.row(0, named=True), runs["value"]
+            name = f"{first[DATASET]}/{first[MODEL]}/{first[MODE]}"
+            seeds = ", ".join(str(seed) for seed in runs["seed"])
+            label = f"{first['metric'].upper()}@{first['k']}"
+            rows.append((name, label, seeds, f"{values.mean():.4f}", f"{values.min():.4f} to {values.max():.4f}"))
+    return Grid("Over seeds", ("model", "metric", "seeds", "mean", "range"), tuple(rows))
+
+
+def page(
+    found: pl.DataFrame, snapshot: str, settings: Evaluation, synthetic: bool, recipes: Mapping[str, str] | None = None
+) -> str:
+    """The comparison as Markdown; with `recipes` (dataset -> :func:`recipe`) also over seeds."""
     first = found.row(0, named=True)
     label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
     widths = "/".join(str(width) for width in found["beam_width"].unique().sort())
@@ -264,12 +297,13 @@ def page(found: pl.DataFrame, snapshot: str, settings: Evaluation, synthetic: bo
         f"Snapshot {snapshot}{label}: {first['n_rows']:,} test rows of {first['n_users']:,} users, beam width {widths}"
     )
     models, gaps = grids(found)
-    shown = [models, gaps] if gaps.rows else [models]
+    seeds = over_seeds(found, recipes) if recipes else None
+    shown = [grid for grid in (models, seeds, gaps) if grid and grid.rows]
     notes = _NOTES.format(
         percent=f"{100 * settings.confidence:g}",
         draws=settings.bootstrap,
         seed=settings.seed,
         family=len(gaps.rows),
-        alpha=1 - settings.confidence,
+        alpha=round(1 - settings.confidence, 12),
     )
     return "\n\n".join(["# Comparison" + label, caption, *(grid.markdown() for grid in shown), notes]) + "\n"

@@ -1,4 +1,4 @@
-"""Small figures as PNG: training curves and a forest plot of metrics with their intervals.
+"""Small figures as PNG: training curves, metrics with their intervals, and distributions.
 
 The same frame gives the same bytes: drawing is on the Agg canvas, without pyplot's global state, and
 the file carries neither a date nor the library's version.
@@ -6,7 +6,7 @@ the file carries neither a date nor the library's version.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,53 @@ def forest(
     panel.set_xlabel(axis, fontsize=8)
     panel.set_title(title, fontsize=10)
     panel.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def boxes(labels: Sequence[str], values: Sequence[Sequence[float]], path: Path, title: str, axis: str) -> None:
+    """Draw one horizontal box per label, whiskers from the 5th to the 95th percentile of its values; write a PNG.
+
+    Labels go from top to bottom; no group of values is empty. `axis` is the label of the horizontal axis.
+    """
+    figure = _figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
+    panel = figure.subplots()
+    if labels:
+        names = [f"{label} ({len(group):,})" for label, group in zip(labels, values, strict=True)]
+        panel.boxplot(list(values)[::-1], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6)
+        panel.set_yticks(range(1, len(names) + 1), labels=names[::-1], fontsize=8)
+    panel.set_xlabel(axis, fontsize=8)
+    panel.set_title(title, fontsize=10)
+    panel.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def bands(
+    series: Mapping[str, tuple[Sequence[float], ...]],
+    path: Path,
+    title: str,
+    x: str,
+    y: str,
+    level: tuple[str, float],
+) -> None:
+    """Draw one line per label through points (x, value) with bars from low to high, x on a log scale; write a PNG.
+
+    Args:
+        series: label -> x, values, lows, highs, all of one length; x above 0.
+        level: label and height of a dashed horizontal line.
+    """
+    figure = _figure(7.0, 4.2)
+    panel = figure.subplots()
+    for number, (label, (at, values, lows, highs)) in enumerate(series.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        panel.plot(at, values, "o-", color=colour, label=label, markersize=4)
+        panel.vlines(at, lows, highs, color=colour, alpha=0.5)
+    panel.axhline(level[1], color="#888888", linestyle="--", linewidth=1, label=level[0])
+    panel.set_xscale("log")
+    panel.set_xlabel(x, fontsize=8)
+    panel.set_ylabel(y, fontsize=8)
+    panel.set_title(title, fontsize=10)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
     _save(figure, path)
 
 

@@ -3,7 +3,8 @@
 METHOD 1.2 and 1.3 in DuckDB SQL over numbered ids. Order: a user's reviews by time, equal times in file
 order; samples by target time, equal times by the user's first line in the files, then by position. The
 window is not widened when few items survive (MiniOneRec does so): it is what the profile says. Rows of a
-published split keep their split, order and history; `position` then counts the user's rows from 1.
+published split keep their split, order and history; `position` then counts the user's rows from 1. With
+`split.train_only`, train and valid rows of other members of a mix are left out; test rows and items stay whole.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow as pa
 from sidr_core import contracts, tables
 from sidr_core.columns import TEST, TRAIN, VALID
 from sidr_core.errors import InputError
+from sidr_core.members import prefix_of
 from sidr_core.reviews.samples import Log, Samples
 from sidr_core.reviews.sql import BATCH, batches, connect, frame, quoted, write
 from sidr_core.stage import Check, Inputs, Progress, Report
@@ -61,6 +63,11 @@ CREATE TABLE samples AS
            item_id AS target_item_id, timestamp AS target_timestamp,
            list_slice(history_item_ids, -$max_history, -1) AS history_item_ids, row AS place, split, rating
     FROM reviews
+"""
+
+_SET_ASIDE = """
+UPDATE samples SET split = 'none'
+WHERE split <> 'test' AND NOT list_bool_or(list_transform($members, lambda prefix: starts_with(user_id, prefix)))
 """
 
 
@@ -136,19 +143,21 @@ def _timed(
     total = _one(db, "SELECT count(*) FROM interactions WHERE position >= 1")
     bounds = _bounds(total, config.split)
     spans = {name: slice(*span) for name, span in zip(_SPLITS, pairwise(bounds), strict=True)}
-    sizes = {name: span.stop - span.start for name, span in spans.items()}
-    _require_rows(sizes, _counts(db, "log", "user", "item"))
     log = _write_log(db, out_dir / "interactions.parquet", synthetic)
     query = "SELECT place FROM interactions WHERE position >= 1 ORDER BY timestamp, user_order, position"
     places = _column(db, query).to_numpy()
+    parts = {name: places[span] for name, span in spans.items()}
+    if members := config.split.train_only:
+        mine = log.of_members(members)
+        parts |= {name: parts[name][mine[parts[name]]] for name in (TRAIN, VALID)}
+    sizes = {name: len(here) for name, here in parts.items()}
+    _require_rows(sizes, _counts(db, "log", "user", "item"))
     samples = Samples(log, config.split.max_history)
-    for name, span in spans.items():
-        here = places[span]
+    for name, here in parts.items():
         chunks = (here[start : start + BATCH] for start in range(0, len(here), BATCH))
         write(samples.tables(chunks), out_dir / f"{name}.parquet", contracts.Samples)
     kept = "(SELECT catalogue.* FROM catalogue SEMI JOIN (FROM things SEMI JOIN log USING (item)) USING (item_id))"
     _write_items(db, kept, out_dir / "items.parquet", synthetic)
-    parts = {name: places[span] for name, span in spans.items()}
     metrics = {**_timed_metrics(log, samples, parts), "k_core_rounds": rounds}
     return _Made(sizes, metrics, _timed_checks(log, samples, parts, config.filters.k_core))
 
@@ -268,7 +277,9 @@ def _published(
 ) -> _Made:
     _require_known_items(db)
     _run(db, _PUBLISHED, max_history=config.split.max_history)
-    found = frame(db, "SELECT split, count(*) AS n FROM samples GROUP BY split")
+    if members := config.split.train_only:
+        _run(db, _SET_ASIDE, members=[prefix_of(member) for member in members])
+    found = frame(db, "SELECT split, count(*) AS n FROM samples WHERE split <> 'none' GROUP BY split")
     sizes: dict[str, int] = dict.fromkeys(_SPLITS, 0) | dict(found.iter_rows())
     _require_rows(sizes, _counts(db, "reviews"))
     for name in _SPLITS:

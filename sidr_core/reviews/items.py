@@ -57,18 +57,15 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         InputError: another layout, too many unreadable records, or no item left.
     """
     source, filters = config.source, config.filters
-    if _without_metadata(source):
-        parsed = _named_by_reviews(inputs, source, filters, progress)
-    else:
-        parsed = module_of(source.kind).items(inputs, source, filters, progress)
-    _require_clean(parsed, filters.max_quarantine_share)
-    records, refused, outcomes = _chosen(parsed, filters)
+    found = parsed(inputs, source, filters, progress)
+    _require_clean(found, filters.max_quarantine_share)
+    records, refused, outcomes = _chosen(found, filters)
     counts = reason_counts(refused)
     if records.is_empty():
         raise InputError(
             "no item is left",
             expected="item records with a title",
-            found=f"{parsed.lines} records, refused: {_listed(counts)}",
+            found=f"{found.lines} records, refused: {_listed(counts)}",
             do="look at the metadata file; `filters.max_title_words` bounds the length of titles, "
             "`filters.items_without_text: keep` takes items without one",
         )
@@ -76,9 +73,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     records = records.with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
     tables.write(records, out_dir / "raw_items.parquet", RawItems)
     tables.write(refused, out_dir / "quarantine.parquet", Quarantine)
-    cleaned = _by_rule(parsed.metrics)
+    cleaned = _by_rule(found.metrics)
     metrics = {
-        "lines": parsed.lines,
+        "lines": found.lines,
         "rows": len(records),
         "quarantined": len(refused),
         "described_share": round((records["description"] != "").mean(), 4),  # type: ignore[call-overload]
@@ -90,6 +87,17 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     check = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records")
     markdown = {"Refused records": _table(counts), "Cleaning": _cleaning(cleaned, outcomes)}
     return Report(metrics=metrics, checks=(check,), markdown=markdown)
+
+
+def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> Parsed:
+    """The item records of a source; without metadata, one for every item that its reviews name.
+
+    Raises:
+        InputError: another layout, a damaged file, or no metadata where items without text are dropped.
+    """
+    if _without_metadata(source):
+        return _named_by_reviews(inputs, source, filters, progress)
+    return module_of(source.kind).items(inputs, source, filters, progress)
 
 
 def _without_metadata(source: Source) -> bool:

@@ -6,12 +6,14 @@ are slices of it and become text only in the batch that is being written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
+from sidr_core.members import prefix_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Log:
     def starts(self) -> np.ndarray:
         """(U,) place of each user's first interaction, for a user without any where it would be."""
         return np.searchsorted(self.user, np.arange(len(self.users)))
+
+    def of_members(self, members: Sequence[str]) -> np.ndarray:
+        """(N,) bool: which interactions are of users of these members of a mix."""
+        users = pl.Series(self.users)
+        mine = np.zeros(len(users), dtype=bool)
+        for member in members:
+            mine |= users.str.starts_with(prefix_of(member)).to_numpy()
+        return mine[self.user]
 
 
 class Samples:

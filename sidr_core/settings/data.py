@@ -104,10 +104,16 @@ class Filters(Section):
 
 
 class Split(Section):
-    """METHOD 1.3: one sample per position, cut by target time into train/valid/test."""
+    """METHOD 1.3: one sample per position, cut by target time into train/valid/test.
+
+    Args:
+        train_only: members of a mix whose rows stay in train and valid; test rows and catalogue stay whole. Empty
+            keeps all. What is trained and chosen on some domains is so tested on all of them.
+    """
 
     max_history: int = Field(default=10, ge=1)
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    train_only: tuple[str, ...] = ()
 
     @field_validator("ratios")
     @classmethod

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sidr_core.settings.base import Section
 
@@ -95,7 +96,7 @@ class MiniOneRecSource(Section):
     items: str | None = None  # <category>.item.json with descriptions
 
 
-Source = Annotated[
+SingleSource = Annotated[
     SampleSource
     | Amazon2014Source
     | Amazon2018Source
@@ -105,3 +106,46 @@ Source = Annotated[
     | MiniOneRecSource,
     Field(discriminator="kind"),
 ]
+
+
+class MixSource(Section):
+    """Several sources joined into one catalogue and one SID space; ids become `<member>:<id>`.
+
+    Args:
+        sources: member -> its source, two or more. Members share the dataset's snapshots, filters and split.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ()
+    kind: Literal["mix"]
+    sources: dict[str, SingleSource] = Field(min_length=2)
+
+    @field_validator("sources")
+    @classmethod
+    def _joinable(cls, value: dict[str, SingleSource]) -> dict[str, SingleSource]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(f"member {name!r}: expected letters, digits and underscores, a letter first")
+        published = [name for name, source in value.items() if source.kind == "minionerec"]
+        if published and len(published) < len(value):
+            raise ValueError(
+                f"{published[0]} brings a split of its own without times, so it cannot be mixed with sources of reviews"
+            )
+        return value
+
+
+Source = Annotated[
+    SampleSource
+    | Amazon2014Source
+    | Amazon2018Source
+    | Amazon2023Source
+    | RatingsCsvSource
+    | TablesSource
+    | MiniOneRecSource
+    | MixSource,
+    Field(discriminator="kind"),
+]
+
+
+def single_sources(source: Source) -> tuple[SingleSource, ...]:
+    """The members of a mix, or the source itself."""
+    return tuple(source.sources.values()) if isinstance(source, MixSource) else (source,)

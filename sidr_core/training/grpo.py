@@ -9,57 +9,96 @@ history cap (METHOD 10.19); the start is measured too, so RL that does not help 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from sidr_core import columns as c
 from sidr_core import tables
 from sidr_core.errors import SidrError
-from sidr_core.models import checkpoint
+from sidr_core.members import of_members
+from sidr_core.models import checkpoint, parameters
 from sidr_core.models.quiet import quiet
+from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.sids.tokens import format_sid
 from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.training import cards
+from sidr_core.training import cards, memory
 from sidr_core.training.examples import history_prompts
 from sidr_core.training.resume import train, workplace
 from sidr_core.training.rewards import CLOSE, REWARDS, Rollout, Scored, zero_variance
-from sidr_core.training.rollouts import Written, roll_out
+from sidr_core.training.rollouts import Written, as_written, longest, roll_out
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidr_core.settings import DatasetConfig, Grpo
 
-CURVES = ("reward", "thought_tokens", "zero_variance", "kl", "entropy", "eval_ndcg@10")
+CURVES = (
+    "reward",
+    "matched_1",
+    "valid",
+    "zero_variance",
+    "kl",
+    "entropy",
+    "thought_tokens",
+    "thought_tokens_p95",
+    "close_rate",
+    "eval_ndcg@10",
+    "eval_direct_ndcg@10",
+    "eval_thinking_ndcg@10",
+)
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Stage-2 checkpoint and train rows -> checkpoint rewarded for thoughts that lead to the item.
 
     Raises:
-        SidrError: the trial before the start shows that nothing can be learned (`grpo.preflight`).
+        SidrError: the trial before the start shows that nothing can be learned (`grpo.preflight`), the training
+            does not fit into memory, or vLLM is asked for and not installed.
     """
     settings = config.grpo
+    _refuse_missing_engine(settings)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
-    rows = tables.read(inputs["interactions"].path("train.parquet"))
-    valid = tables.read(inputs["interactions"].path("valid.parquet"))
+    rows, valid = (_rows_of(inputs, split, settings) for split in (c.TRAIN, c.VALID))
     rollouts = Rollouts(_met(rows, settings), codebook, loaded, settings)
-    measure = _measure(valid, codebook, loaded, config) if settings.select_rows else None
+    selectors = _selectors(valid, codebook, loaded, config) if settings.select_rows else []
+    measure = _measure(selectors) if selectors else None
     with workplace(inputs, out_dir, progress) as (folder, point):
         if point is None and settings.preflight:
             preflight(loaded.model, rollouts, settings, progress)
-        log = _train(loaded, rollouts, settings, measure, progress, folder, point)
+        model = parameters.prepare(loaded.model, settings, own_token_ids(loaded.tokenizer))
+        estimated = memory.announce(model, settings, rollouts.longest(), progress)
+        log = _train(model, loaded, rollouts, settings, measure, progress, folder, point)
     meta = {
         "stage": "grpo",
         "base": loaded.meta["base"],
         "recipe": settings.model_dump(mode="json"),
         **cards.provenance(inputs),
     }
-    return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic, CURVES)
+    model = parameters.finish(model)
+    trained = cards.Trained(model, log, cards.valid_figures(selectors, model, settings.seed), estimated)
+    return cards.finish(out_dir, trained, loaded.tokenizer, codebook, meta, inputs.synthetic, CURVES)
+
+
+def _rows_of(inputs: Inputs, split: str, settings: Grpo) -> pl.DataFrame:
+    """The rows of a split, of the members of `grpo.train_only` alone where it names some. Raises SidrError."""
+    rows = of_members(tables.read(inputs["interactions"].path(f"{split}.parquet")), settings.train_only)
+    if rows.is_empty():
+        raise SidrError(
+            f"GRPO has no {split} row",
+            expected=f"{split} rows of users of {', '.join(settings.train_only)} (`grpo.train_only`)",
+            found="none",
+            do="name a member with more reviews before the snapshot's last ones",
+        )
+    return rows
 
 
 def _met(rows: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
@@ -73,25 +112,21 @@ def _met(rows: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
     return rows[np.concatenate(rounds)[:wanted]]
 
 
-def _measure(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config: DatasetConfig) -> Any:
-    """Model -> valid metrics in the mode that is trained, and in the other one under its name."""
+def _selectors(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config: DatasetConfig) -> list[Selector]:
+    """One of the mode that is trained, and one of the other, on the same valid rows."""
     settings = config.grpo
     modes = [settings.mode, c.DIRECT if settings.mode == c.THINKING else c.THINKING]
-    trained, other = (
-        Selector(
-            valid,
-            codebook,
-            loaded.renderer,
-            rows=settings.select_rows,
-            mode=mode,
-            max_thought_tokens=config.decoding.max_thought_tokens,
-            seed=settings.seed,
-        )
-        for mode in modes
-    )
+    most = config.decoding.max_thought_tokens
+    same = {"rows": settings.select_rows, "max_thought_tokens": most, "seed": settings.seed}
+    return [Selector(valid, codebook, loaded.renderer, mode=mode, **same) for mode in modes]
+
+
+def _measure(selectors: list[Selector]) -> Any:
+    """Model -> valid metrics in the mode that is trained, and in the other one under its name."""
+    trained, other = selectors
 
     def measure(model: Any) -> dict[str, float]:
-        beside = {f"{modes[1]}_{name}": value for name, value in other(model).items()}
+        beside = {f"{other.mode}_{name}": value for name, value in other(model).items()}
         return {**trained(model), **beside}
 
     return measure
@@ -118,18 +153,19 @@ class Rollouts:
         self.scored: list[Scored] = []
         self.same: list[bool] = []
 
-    def take(self, model: Any, rows: list[int], seed: int) -> None:
-        """One rollout per row number; a group is one number repeated."""
+    def longest(self) -> int:
+        """Tokens of the longest prompt and the longest rollout together."""
+        prompts = (len(self._renderer.prompt(user, self._settings.mode)) for user in set(self.users))
+        return max(prompts) + longest(self._renderer, self._index, self._settings)
+
+    def take(self, model: Any, rows: list[int], seed: int, share: tuple[int, int] = (0, 1)) -> None:
+        """One rollout per row number; a group is one number repeated. `share`: see :func:`roll_out`."""
+        users, leaves = [self.users[row] for row in rows], [self._leaves[row] for row in rows]
+        self._score(rows, roll_out(model, users, leaves, self._renderer, self._index, self._settings, seed, share))
+
+    def _score(self, rows: list[int], written: list[Written]) -> None:
         settings = self._settings
-        self.written = roll_out(
-            model,
-            [self.users[row] for row in rows],
-            [self._leaves[row] for row in rows],
-            self._renderer,
-            self._index,
-            settings,
-            seed,
-        )
+        self.written = written
         texts = self._renderer.tokenizer.batch_decode([w.ids for w in self.written], skip_special_tokens=True)
         opened = "" if settings.mode == c.THINKING else CLOSE
         reward = REWARDS[settings.reward]
@@ -140,38 +176,61 @@ class Rollouts:
         self.same = zero_variance([scored.reward for scored in self.scored], settings.generations)
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
-        """What TRL asks of a rollout function; `earned` goes to :meth:`earned`."""
+        """What TRL asks of a rollout function, for this process's share of the prompts.
+
+        `earned` goes to :func:`earned`.
+        """
         rows = [int(prompt) for prompt in prompts]
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        self.take(model, rows, self._settings.seed * 1_000_003 + trainer.state.global_step)
+        prompt_ids = [self._renderer.prompt(self.users[row], self._settings.mode) for row in rows]
+        logprobs = None
+        if self._settings.vllm is None:
+            accelerator, seed = trainer.accelerator, self._settings.seed * 1_000_003 + trainer.state.global_step
+            share = (accelerator.process_index, accelerator.num_processes)
+            self.take(accelerator.unwrap_model(trainer.model), rows, seed, share)
+        else:
+            _, written, found, _ = trainer.vllm_generation.generate(
+                prompts=prompt_ids, images=None, num_generations=self._settings.generations
+            )
+            logprobs = [[token[0] for token in row] for row in found]  # of the drawn tokens, for TRL's correction
+            self._score(rows, as_written(written, self._renderer, self._settings))
         masks = [written.chosen for written in self.written]
-        if self._settings.drop_zero_variance and not all(self.same):
+        if self._drops():
             size = self._settings.generations
             masks = [[0] * len(mask) if self.same[n // size] else mask for n, mask in enumerate(masks)]
         return {
-            "prompt_ids": [self._renderer.prompt(self.users[row], self._settings.mode) for row in rows],
+            "prompt_ids": prompt_ids,
             "completion_ids": [written.ids for written in self.written],
-            "logprobs": None,
+            "logprobs": logprobs,
             "env_mask": masks,
             "earned": [scored.reward for scored in self.scored],
         }
 
-    def parts(self) -> dict[str, float]:
-        """Means over the last batch: the reward's parts, thought lengths in tokens, close rate."""
-        lengths = np.array([written.thought_tokens for written in self.written])
-        places = [written.place for written in self.written]
+    def _drops(self) -> bool:
+        """Whether groups without variance are left out: not where nothing would remain of this process's share."""
+        return self._settings.drop_zero_variance and not all(self.same)
+
+    def parts(self, everyone: Callable[[list[Any]], list[Any]] = list) -> dict[str, float]:
+        """Shares and means over the last batch: the reward's parts, groups, thought lengths in tokens, close rate.
+
+        Args:
+            everyone: gathers a list over all processes.
+        """
+        written, scored, same = everyone(self.written), everyone(self.scored), everyone(self.same)
+        trained = everyone([False] * self.same.count(False) if self._drops() else self.same)
+        lengths = np.array([rollout.thought_tokens for rollout in written])
         found = {
-            "parsed": float(np.mean([s.parsed for s in self.scored])),
-            "valid": float(np.mean([s.valid for s in self.scored])),
-            "zero_variance": float(np.mean(self.same)),
+            "parsed": float(np.mean([s.parsed for s in scored])),
+            "valid": float(np.mean([s.valid for s in scored])),
+            "zero_variance": float(np.mean(same)),
+            "zero_variance_trained": float(np.mean(trained)),
             "thought_tokens": float(lengths.mean()),
             "thought_tokens_p95": float(np.quantile(lengths, 0.95)),
-            "close_rate": float(np.mean([written.closed for written in self.written])),
+            "close_rate": float(np.mean([rollout.closed for rollout in written])),
         }
         if self._settings.rollouts == "constrained":
-            found["in_beam"] = float(np.mean([place is not None for place in places]))
+            found["in_beam"] = float(np.mean([rollout.place is not None for rollout in written]))
         levels = range(1, self._index.levels + 1)
-        return found | {f"matched_{n}": float(np.mean([s.matched >= n for s in self.scored])) for n in levels}
+        return found | {f"matched_{n}": float(np.mean([s.matched >= n for s in scored])) for n in levels}
 
 
 def earned(completions: list[str], earned: list[float | None], **_: Any) -> list[float | None]:
@@ -215,10 +274,21 @@ class Parts(TrainerCallback):
         self._rollouts = rollouts
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        state.log_history.append({"step": state.global_step, **self._rollouts.parts()})
+        state.log_history.append({"step": state.global_step, **self._rollouts.parts(gather_object)})
+
+
+def _refuse_missing_engine(settings: Grpo) -> None:
+    if settings.vllm is not None and find_spec("vllm") is None:
+        raise SidrError(
+            "rollouts cannot be written with vLLM",
+            expected="the package vllm, which needs a GPU (`grpo.vllm`)",
+            found="it is not installed",
+            do="pip install 'trl[vllm]', or leave `grpo.vllm` out: the own decoder then writes the rollouts",
+        )
 
 
 def _train(
+    model: Any,
     loaded: Any,
     rollouts: Rollouts,
     settings: Grpo,
@@ -227,38 +297,54 @@ def _train(
     folder: Path,
     point: str | None,
 ) -> pl.DataFrame:
-    """Run GRPO on `loaded.model` in place, leave it at its best measured step, return the log."""
+    """Run GRPO on `model` in place, leave it at its best measured step, return the log."""
     from datasets import Dataset
-    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    from sidr_core.training.grouped import GroupedTrainer
 
     with quiet():
-        trainer = GRPOTrainer(
-            model=loaded.model,
+        trainer = GroupedTrainer(
+            model=model,
             reward_funcs=[earned],
-            args=_arguments(settings, str(folder)),
+            args=arguments(settings, str(folder), longest(loaded.renderer, loaded.index, settings)),
             train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(len(rollouts.users))]}),
             processing_class=loaded.tokenizer,
             rollout_func=rollouts,
             callbacks=[cards.ProgressCallback(progress), Parts(rollouts)],
         )
-        log = train(trainer, folder, point, settings.save_every, measure, progress, every=settings.select_every)
+        how = {"every": settings.select_every, "patience": settings.patience}
+        log = train(trainer, folder, point, settings.save_every, measure, progress, **how)
     return cards.log_table(log)
 
 
-def _arguments(settings: Grpo, scratch: str) -> Any:
+def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
+    """The trainer's arguments; a step's rollouts are shared out evenly over the processes, in whole groups.
+
+    Raises:
+        SidrError: the prompts of a step cannot be shared out.
+    """
     from trl.trainer.grpo_config import GRPOConfig
 
-    rollouts = settings.prompts_per_step * settings.generations
-    micro = min(settings.micro_batch, rollouts)
+    processes = PartialState().num_processes
+    if settings.prompts_per_step % processes:
+        raise SidrError(
+            "a step of GRPO cannot be shared out evenly",
+            expected=f"`grpo.prompts_per_step` to be a multiple of the {processes} processes",
+            found=str(settings.prompts_per_step),
+            do="change `grpo.prompts_per_step` or the number of processes",
+        )
+    share = settings.prompts_per_step * settings.generations // processes
+    micro = max(rows for rows in range(1, settings.micro_batch + 1) if share % rows == 0)
     return GRPOConfig(
         **cards.common_arguments(settings, scratch),
+        **_engine(settings),
         max_steps=settings.steps,
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=rollouts // micro,
+        gradient_accumulation_steps=share // micro,
         num_generations=settings.generations,
-        max_completion_length=settings.max_thought_tokens + 32,
+        max_completion_length=max_tokens,
         temperature=settings.temperature,
         beta=settings.beta,
         epsilon=settings.epsilon,
@@ -269,3 +355,12 @@ def _arguments(settings: Grpo, scratch: str) -> Any:
         logging_steps=1,
         save_strategy="no",
     )
+
+
+def _engine(settings: Grpo) -> dict[str, Any]:
+    vllm = settings.vllm
+    if vllm is None:
+        return {}
+    if vllm.mode == "server":
+        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": vllm.url}
+    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": vllm.memory}

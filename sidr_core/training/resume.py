@@ -4,6 +4,9 @@ Resume points are the trainer's own checkpoints (weights, optimizer, scheduler, 
 folder that belongs to one fingerprint, so to one set of data, configuration and code. A point counts
 only once its mark is written, last. Points lie where nothing is under way: after a step whose log is
 written, and after the evaluation that ends an epoch.
+
+Several processes train as one: they take the micro batches of a step in turn, and what is not the trainer's
+own (measurements, best weights, marks) is done by the first of them while the others wait.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, TrainerCallback
 
 from sidr_core.errors import StoreError
 from sidr_core.stage import Inputs, Progress
+from sidr_core.training import tracking
 
 MARK, OWNER = "COMPLETE", "owner.json"
 
@@ -32,8 +38,12 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
     The trainer's own sampler draws from the global random state, so an epoch that is resumed in its
     middle would see other batches.
 
+    The last batch is filled up with the index `len(lengths)`, which is to be an example without loss: every
+    batch splits into the same micro batches for any number of processes, and no example counts twice.
+
     Args:
-        lengths: tokens of each example. batch_size: examples of one optimizer step.
+        lengths: tokens of each example; all alike gives batches in random order.
+        batch_size: examples of one optimizer step, over all processes.
     """
 
     _POOL = 50  # batches that are sorted together: enough to pad little, few enough to stay random
@@ -46,7 +56,7 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return -(-len(self._lengths) // self._batch_size) * self._batch_size
 
     def __iter__(self) -> Iterator[int]:
         random = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
@@ -58,9 +68,10 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         whole = [n for n, batch in enumerate(batches) if len(batch) == self._batch_size]
         rest = [n for n, batch in enumerate(batches) if len(batch) < self._batch_size]
         shuffled = [whole[n] for n in torch.randperm(len(whole), generator=random).tolist()]
-        # Short batches come last: one in the middle would shift the borders of all that follow.
+        # The short batch comes last: in the middle it would shift the borders of all that follow.
         for n in shuffled + rest:
             yield from batches[n].tolist()
+        yield from [len(self._lengths)] * (len(self) - len(self._lengths))
 
 
 @contextmanager
@@ -87,15 +98,19 @@ class ResumePoints(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The last step of an epoch is saved after the epoch's evaluation instead.
+        # A training that is about to stop is not saved: resumed, it would take another step.
         ends_epoch = abs(state.epoch - round(state.epoch)) < 1e-9
-        if state.global_step % self._every == 0 and not ends_epoch:
+        if state.global_step % self._every == 0 and not ends_epoch and not control.should_training_stop:
             control.should_log = control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # A training that is about to stop early is not saved: resumed, it would take another step.
         control.should_log, control.should_save = True, not control.should_training_stop
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        processes = PartialState()
+        processes.wait_for_everyone()  # each writes its own random state
+        if not processes.is_main_process:
+            return
         point = self._folder / f"checkpoint-{state.global_step}"
         for path in point.iterdir():
             _sync(path)
@@ -107,7 +122,7 @@ class ResumePoints(TrainerCallback):
 
 
 def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
-    """The whole resume point of `folder`, or None; unfinished ones are removed.
+    """The newest whole resume point of `folder`, or None; unfinished ones are removed by the first process.
 
     Args:
         owner: what this training is made from (the fingerprint); written on first use.
@@ -116,6 +131,7 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
         StoreError: the folder belongs to other data or another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    first = PartialState().is_main_process
     note = folder / OWNER
     if note.exists():
         found = json.loads(note.read_text()).get("owner")
@@ -126,13 +142,13 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
                 found=str(found),
                 do=f"remove {folder}: training then starts from its first step",
             )
-    else:
+    elif first:
         note.write_text(json.dumps({"owner": owner}))
     whole = []
     for point in folder.glob("checkpoint-*"):
         if (point / MARK).exists():
             whole.append((int(point.name.rpartition("-")[2]), point))
-        else:
+        elif first:
             shutil.rmtree(point, ignore_errors=True)
     if not whole:
         return None
@@ -184,7 +200,7 @@ class Keeper(TrainerCallback):
             self._take(state, control)
 
     def _take(self, state: Any, control: Any) -> None:
-        found = self._measure(self._trainer.model)
+        found = self._found()
         text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         self._progress.say(f"step {state.global_step}: valid {text}")
         state.log_history.append({"step": state.global_step, **{f"eval_{k}": v for k, v in found.items()}})
@@ -197,8 +213,15 @@ class Keeper(TrainerCallback):
         if self._patience is not None and len(records) - 1 - best >= self._patience:
             control.should_training_stop = True
 
+    def _found(self) -> dict[str, float]:
+        """The first process measures; all have to know, since all have to stop at the same step."""
+        told: list[Any] = [self._measure(self._trainer.model) if PartialState().is_main_process else None]
+        broadcast_object_list(told)
+        return told[0]
+
     def load_best(self) -> None:
         """Give the trainer's model the weights of the best measurement."""
+        PartialState().wait_for_everyone()
         records = self._records(self._trainer.state)
         step = int(records[self._best(records)]["step"])
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
@@ -217,6 +240,8 @@ class Keeper(TrainerCallback):
         return values.index(max(values))
 
     def _save(self, step: int) -> None:
+        if not PartialState().is_main_process:
+            return
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._file(step).with_suffix(".part")
@@ -247,6 +272,7 @@ def train(
     if keeper is not None:
         trainer.add_callback(keeper)
     trainer.add_callback(ResumePoints(folder, save_every))
+    tracking.attach(trainer, folder)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=point)
     if keeper is not None:

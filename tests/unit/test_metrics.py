@@ -1,16 +1,17 @@
-"""Per-row HR and NDCG against values worked out by hand."""
+"""Per-row HR, NDCG and MRR against values worked out by hand, and against an independent library."""
 
 import doctest
 import itertools
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidr_core.evaluation import metrics
-from sidr_core.evaluation.metrics import column, gains, per_row
+from sidr_core.evaluation.metrics import RANKED, column, gains, per_row
 
 KS = (1, 3, 5)
 
@@ -58,22 +59,23 @@ def test_docstring_examples():
 
 
 @pytest.mark.parametrize(
-    ("target", "hr", "ndcg"),
+    ("target", "hr", "ndcg", "mrr"),
     [
-        ("A", (1, 1, 1), (1, 1, 1)),
-        ("B", (0, 1, 1), (0, 1 / math.log2(3), 1 / math.log2(3))),
-        ("C", (0, 1, 1), (0, 0.5, 0.5)),
-        ("D", (0, 0, 1), (0, 0, 1 / math.log2(5))),
-        ("G", (0, 0, 0), (0, 0, 0)),  # not in the list
-        ("unknown", (0, 0, 0), (0, 0, 0)),  # not even in the codebook
+        ("A", (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+        ("B", (0, 1, 1), (0, 1 / math.log2(3), 1 / math.log2(3)), (0, 1 / 2, 1 / 2)),
+        ("C", (0, 1, 1), (0, 0.5, 0.5), (0, 1 / 3, 1 / 3)),
+        ("D", (0, 0, 1), (0, 0, 1 / math.log2(5)), (0, 0, 1 / 4)),
+        ("G", (0, 0, 0), (0, 0, 0), (0, 0, 0)),  # not in the list
+        ("unknown", (0, 0, 0), (0, 0, 0), (0, 0, 0)),  # not even in the codebook
     ],
 )
-def test_one_item_per_sid_gives_the_textbook_values_at_both_levels(target, hr, ndcg):
+def test_one_item_per_sid_gives_the_textbook_values_at_both_levels(target, hr, ndcg, mrr):
     places = [(item, f"<a_{i}>", -float(i)) for i, item in enumerate("ABCD")]
     row = one(lists(("m", "r", places)), truth(r=target), OWN)
     for level in ("item", "sid"):
         assert [row[column(level, "hr", k)] for k in KS] == pytest.approx(hr)
         assert [row[column(level, "ndcg", k)] for k in KS] == pytest.approx(ndcg)
+        assert [row[column(level, "mrr", k)] for k in KS] == pytest.approx(mrr)
 
 
 SHARED = codebook(A="<a_0>", B="<a_1>", C="<a_1>", D="<a_1>", E="<a_2>")
@@ -152,6 +154,37 @@ def test_expectation_equals_the_mean_over_all_orders_of_the_group(before, size, 
     assert row[column("item", "hr", k)] == pytest.approx(sum(r <= k for r in ranks) / len(ranks))
     ideal = sum(1 / math.log2(r + 1) for r in ranks if r <= k) / len(ranks)
     assert row[column("item", "ndcg", k)] == pytest.approx(ideal)
+    assert row[column("item", "mrr", k)] == pytest.approx(sum(1 / r for r in ranks if r <= k) / len(ranks))
     assert gains([before + 1 + i for i in range(size)], k) == pytest.approx(
-        (row[column("item", "hr", k)], row[column("item", "ndcg", k)])
+        [row[column("item", metric, k)] for metric in RANKED]
     )
+
+
+def test_random_rankings_agree_with_torchmetrics():
+    """300 lists of 20 of 60 items; the library sees the same scores as flat predictions with their query."""
+    import torch
+    from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
+
+    generator = np.random.default_rng(5)
+    items = [f"i{n:02d}" for n in range(60)]
+    book = codebook(**{item: f"<a_{n}>" for n, item in enumerate(items)})
+    listed, targets, scores, hits = [], {}, [], []
+    for row in range(300):
+        order, score = generator.permutation(60)[:20], np.sort(generator.standard_normal(20))[::-1]
+        target = int(generator.integers(60))
+        listed.append(("m", f"r{row}", [(items[i], f"<a_{i}>", float(s)) for i, s in zip(order, score, strict=True)]))
+        targets[f"r{row}"] = items[target]
+        # What is not listed ranks below all that is. The library's MRR takes no score below 0 for a hit.
+        scores.append(np.arange(60, 0, -1, dtype=np.float32))
+        hits.append(np.r_[order, np.setdiff1d(np.arange(60), order)] == target)
+    ks = (1, 3, 5, 10, 20)
+    scored = per_row(lists(*listed), truth(**targets), book, ks)
+    flat = torch.tensor(np.concatenate(scores)), torch.tensor(np.concatenate(hits))
+    queries = torch.arange(300).repeat_interleave(60)
+    judges = {"hr": RetrievalHitRate, "ndcg": RetrievalNormalizedDCG, "mrr": RetrievalMRR}
+    for k in ks:
+        for metric, judge in judges.items():
+            expected = float(judge(top_k=k)(*flat, indexes=queries))
+            assert 0 < expected < 1
+            for level in ("item", "sid"):
+                assert scored[column(level, metric, k)].mean() == pytest.approx(expected, abs=1e-6), (level, metric, k)

@@ -25,7 +25,8 @@ from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint
 from sidr_core.models.base import build_base, train_tokenizer
 from sidr_core.models.prompt import FORMAT_TOKENS, PromptRenderer
-from sidr_core.models.vocabulary import NOISE, extend_vocabulary
+from sidr_core.models.sources import described, files
+from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, extend_vocabulary, own_token_ids, words_of_codes
 from sidr_core.settings import PretrainedModel, TinyModel
 from sidr_core.sids.tokens import format_sid
 
@@ -175,6 +176,53 @@ def test_another_architecture_extends_alike() -> None:
     assert model(input_ids=torch.tensor([ids])).logits.shape == (1, 7, 263)
 
 
+# -- rows that start from words ------------------------------------------------------------------
+
+
+def test_words_of_codes_are_the_titles_of_the_items_that_carry_them() -> None:
+    found = words_of_codes(CODEBOOK, {"x": "red pen", "y": "blue ink", "other": "lamp"})
+    # Items x, y and z have the codes (0, 1, 2), (0, 10, 3) and (4, 0, 2); z has no title.
+    assert found == {
+        "<a_0>": ["red pen", "blue ink"], "<b_1>": ["red pen"], "<c_2>": ["red pen"],
+        "<b_10>": ["blue ink"], "<c_3>": ["blue ink"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rows", [256, 300])
+def test_a_row_can_start_as_the_mean_of_its_words(rows: int, tied: bool) -> None:
+    model, tokenizer = bare(rows, tied)
+    a, b = tokenizer.convert_tokens_to_ids(["a", "b"])
+    words = {"<a_0>": ["aa", "b"], "<a_4>": ["b"], "<b_0>": ["b"], "<b_1>": [""]}
+    ids = extend_vocabulary(model, tokenizer, USED, seed=3, noise=WORDS_NOISE, words=words)
+    assert ids == list(range(256, 263))  # the frozen map does not depend on how rows start
+    for table in (model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()):
+        spread, middle = table[:256].std(0), table[:256].mean(0)
+        near = 5 * WORDS_NOISE * spread
+        assert ((table[256] - (2 * table[a] + table[b]) / 3).abs() < near).all()
+        assert ((table[257] - table[b]).abs() < near).all()
+        assert not torch.equal(table[257], table[258])  # equal words, different rows
+        assert ((table[259:263] - middle).abs() < near).all()  # nothing said: the vocabulary's mean
+
+
+def test_a_base_model_takes_the_words_of_titles() -> None:
+    spoken = TINY.model_copy(update={"new_rows": "words"})
+    titles = {"x": "racing", "y": "racing", "z": "games"}
+    model, tokenizer = build_base(spoken, TEXTS, CODEBOOK, titles)
+    plain, again = build_base(TINY, TEXTS, CODEBOOK, titles)
+    assert tokenizer.get_vocab() == again.get_vocab()
+    rows, before = model.get_input_embeddings().weight.detach(), plain.get_input_embeddings().weight.detach()
+    ours = tokenizer.convert_tokens_to_ids(USED)
+    assert torch.equal(rows[: min(ours)], before[: min(ours)]) and not torch.equal(rows[ours], before[ours])
+    said = tokenizer.encode("racing")
+    assert torch.allclose(rows[ours[0]], rows[said].mean(0), atol=5 * WORDS_NOISE * float(before.std()) * 2)
+
+
+def test_own_tokens_are_sids_and_the_conversation(tmp_path: Path) -> None:
+    _, tokenizer = build_base(TINY, TEXTS, CODEBOOK)
+    assert set(tokenizer.convert_ids_to_tokens(own_token_ids(tokenizer))) == {*USED, *FORMAT_TOKENS}
+
+
 # -- pretrained --------------------------------------------------------------------------------
 
 
@@ -212,6 +260,41 @@ def test_a_missing_folder_and_a_hub_out_of_reach_say_what_to_do(tmp_path: Path, 
     for name in (str(tmp_path / "none"), str(tmp_path), "some/model-that-is-not-cached", "not a name"):
         with pytest.raises(SidrError, match=r"cannot be read(.|\n)*set base_model.name to a folder"):
             build_base(PretrainedModel(kind="pretrained", name=name), [], CODEBOOK)
+
+
+@pytest.mark.slow
+def test_a_hub_without_a_network_is_a_clear_error() -> None:
+    """In a process of its own: the library reads the hub's address once. Port 9 of this machine answers nothing."""
+    script = (
+        "import time; time.sleep = lambda seconds: None\n"  # between the library's attempts
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_models import *\n"
+        "try: build_base(PretrainedModel(kind='pretrained', name='some/model'), [], CODEBOOK)\n"
+        "except SidrError as error: print(error)\n"
+    )
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent)], env=env, capture_output=True, text=True, check=False
+    )
+    assert "the base model 'some/model' cannot be read" in done.stdout, done.stderr[-2000:]
+
+
+def test_a_folder_is_known_by_its_content_and_a_hub_id_by_its_name(tmp_path: Path) -> None:
+    from sidr_core.run import _without_paths
+
+    model, tokenizer = bare(256, tied=True)
+    for name in ("one", "two"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    one, two = (PretrainedModel(kind="pretrained", name=str(tmp_path / name)) for name in ("one", "two"))
+    assert _without_paths(one) == _without_paths(two) and str(tmp_path) not in json.dumps(_without_paths(one))
+    assert set(files(one)) == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    assert [path.read_bytes() for path in files(one).values()] == [path.read_bytes() for path in files(two).values()]
+    assert described(one)["name"] == "one" and described(one)["dtype"] == "float32"
+    hub = PretrainedModel(kind="pretrained", name="some/model", revision="abc")
+    assert files(hub) == {} and described(hub)["name"] == _without_paths(hub)["name"] == "some/model"
+    assert files(TINY) == {} and described(TINY) == TINY.model_dump(mode="json")
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:

@@ -1,18 +1,17 @@
-"""Lists, their checks and their evaluation, on a small published world with untrained checkpoints."""
+"""Lists and their checks, on a small published world with untrained checkpoints."""
 
-import math
 import shutil
 
 import numpy as np
 import polars as pl
 import pytest
 import small_world
-from small_world import CODES, ITEMS, MODELS, SNAPSHOT
+from small_world import MODELS, SNAPSHOT
 
 from sidr_core import contracts, tables
 from sidr_core.errors import InputError
 from sidr_core.evaluation import lists, recommend
-from sidr_core.evaluation.protocol import chosen_rows, comparisons, headline, history_sids
+from sidr_core.evaluation.protocol import chosen_rows, history_sids
 
 KEYS = ["model", "mode", "row_id"]
 
@@ -54,22 +53,6 @@ def test_a_history_item_without_a_sid_is_named():
     book = small_world.codebook().filter(pl.col("item_id") != "A03")
     with pytest.raises(InputError, match="A03"):
         history_sids(small_world.samples(4, 2), book)
-
-
-def test_comparisons_need_both_models_and_pick_no_best():
-    assert comparisons(("sft/direct", "grpo/direct", "grpo/thinking", "popularity/direct")) == [
-        ("grpo/thinking", "grpo/direct"),
-        ("grpo/direct", "sft/direct"),
-        ("sft/direct", "popularity/direct"),
-        ("grpo/direct", "popularity/direct"),
-        ("grpo/thinking", "popularity/direct"),
-    ]
-    assert comparisons(("sft/direct",)) == []
-
-
-def test_headline_falls_back_to_the_largest_cut_off():
-    assert headline((1, 3, 5, 10, 20)) == [5, 10]
-    assert headline((1, 3)) == [3]
 
 
 # -- lists ---------------------------------------------------------------------------------------
@@ -187,6 +170,25 @@ def test_models_name_checkpoint_seed_and_newest_train_target(world):
     assert tables.iso_date(None) == "unknown"
 
 
+def test_every_baseline_and_adaptive_model_gives_full_lists(world):
+    """On the same rows, by the same contract; an adaptive model says where it thinks and what chose that."""
+    baselines = ("text_knn", "gru4rec", "sasrec", "tiger")
+    for name in baselines:
+        world.run(f"baseline_{name}")
+    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking"]
+    outcome = world.run("recommendations", small_world.profile(models=names, adaptive_rows=6))
+    checks = {check["name"]: check["passed"] for check in outcome.artifact.manifest["checks"]}
+    assert checks["only_real_items"] and checks["distinct"]
+    table = published(world, "recommendations", "recommendations.parquet")
+    contracts.Recommendations.validate(table)
+    full = table.group_by(KEYS).agg(pl.col("sid").n_unique(), (pl.col("item_id").n_unique() == pl.len()).alias("once"))
+    assert full.height == 5 * 12 and set(full["sid"]) == {5} and full["once"].all()
+    models = published(world, "recommendations", "models.parquet")
+    assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
+    metrics = outcome.artifact.manifest["metrics"]
+    assert metrics["grpo_adaptive_valid_rows"] == 6 and 0 <= metrics["grpo_adaptive_valid_share"] <= 1
+
+
 # -- checks that can fail ------------------------------------------------------------------------
 
 
@@ -260,91 +262,7 @@ def test_a_limit_of_test_rows_reaches_lists_and_evaluation(world):
     assert published(world, "evaluation", "paired.parquet").height == 2  # HR@5 and NDCG@5 of one pair
 
 
-# -- evaluation ----------------------------------------------------------------------------------
-
-
-def test_the_evaluation_is_the_mean_of_what_the_lists_say(world):
-    """Item and SID level of every model, scored again row by row in plain Python."""
-    table = published(world, "recommendations", "recommendations.parquet")
-    evaluation = published(world, "evaluation", "evaluation.parquet")
-    contracts.EvaluationTable.validate(evaluation)
-    assert evaluation.height == 6 * 2 * 2 * 3
-    sid_of = {item: small_world.format_sid(CODES[item]) for item in ITEMS}
-    for name in MODELS:
-        for k in (1, 3, 5):
-            totals = {("item", "hr"): 0.0, ("item", "ndcg"): 0.0, ("sid", "hr"): 0.0, ("sid", "ndcg"): 0.0}
-            for _, listed in of(table, name).sort("rank").group_by("row_id", maintain_order=True):
-                rows = listed.rows(named=True)
-                target = rows[0]["target_item_id"]
-                hit = next((row for row in rows if row["item_id"] == target), None)
-                if hit:
-                    ranks = [r["rank"] for r in rows if (r["sid"], r["score"]) == (hit["sid"], hit["score"])]
-                    totals["item", "hr"] += sum(r <= k for r in ranks) / len(ranks)
-                    totals["item", "ndcg"] += sum(1 / math.log2(r + 1) for r in ranks if r <= k) / len(ranks)
-                sids = list(dict.fromkeys(row["sid"] for row in rows))
-                if sid_of[target] in sids[:k]:
-                    totals["sid", "hr"] += 1
-                    totals["sid", "ndcg"] += 1 / math.log2(sids.index(sid_of[target]) + 2)
-            found = of(evaluation, name).filter(pl.col("k") == k)
-            for row in found.iter_rows(named=True):
-                assert row["value"] == pytest.approx(totals[row["level"], row["metric"]] / 12), (name, row)
-                assert row["ci_low"] <= row["value"] <= row["ci_high"]
-
-
-def test_the_paired_table_agrees_with_the_evaluation(world):
-    evaluation = published(world, "evaluation", "evaluation.parquet").filter(pl.col("level") == "item")
-    paired = published(world, "evaluation", "paired.parquet")
-    contracts.Paired.validate(paired)
-    value = {(r["model"], r["mode"], r["metric"], r["k"]): r["value"] for r in evaluation.iter_rows(named=True)}
-    assert paired.height == 2 * len(comparisons(MODELS)) == 22
-    for row in paired.iter_rows(named=True):
-        a = value[row["model_a"], row["mode_a"], row["metric"], row["k"]]
-        b = value[row["model_b"], row["mode_b"], row["metric"], row["k"]]
-        assert row["difference"] == pytest.approx(a - b, abs=1e-12)
-        assert row["helped"] + row["harmed"] + row["same"] == row["n_rows"] == 12
-
-
-def test_two_evaluations_differ_in_their_time_only(world):
-    first = published(world, "evaluation", "evaluation.parquet")
-    shutil.rmtree(world.store.root / "evaluation")
-    world.run("evaluation")
-    again = published(world, "evaluation", "evaluation.parquet")
-    assert again.drop("evaluated_at").equals(first.drop("evaluated_at"))
-
-
-def test_the_page_and_the_figure_say_synthetic(world):
-    artifact = world.store.require("toys", SNAPSHOT, "evaluation")
-    page = artifact.path("evaluation.md").read_text()
-    assert "synthetic sample data" in page
-    assert "| grpo/thinking |" in page and "not distinguishable" in page
-    assert artifact.path("evaluation.png").read_bytes()[:4] == b"\x89PNG"
-    metrics = artifact.manifest["metrics"]
-    assert metrics["synthetic"] is True
-    assert 0 <= metrics["grpo_thinking_ndcg@5"] <= 1
-
-
-def test_evaluation_refuses_incomplete_lists(world):
-    """Lists of four rows only, while the profile asks for all twelve."""
-    few = small_world.profile(max_test_rows=4)
-    world.run("recommendations", few)
-    with pytest.raises(InputError, match="no list for 8 of 12 test rows"):
-        world.run("evaluation")
-
-
-def test_evaluation_refuses_a_cut_off_beyond_the_beam(world):
-    from dataclasses import replace
-
-    config = world.profile.dataset("toys")
-    wide = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"ks": (1, 9)})})
-    with pytest.raises(InputError, match="metrics at 9"):
-        world.run("evaluation", replace(world.profile, datasets={"toys": wide}))
-
-
-def test_evaluation_refuses_a_single_user(world):
-    one = small_world.profile(max_test_rows=2)
-    world.run("recommendations", one)
-    with pytest.raises(InputError, match="at least 2 users"):
-        world.run("evaluation", one)
+# -- figures -------------------------------------------------------------------------------------
 
 
 def test_figures_are_the_same_bytes_and_skip_absent_columns(tmp_path):

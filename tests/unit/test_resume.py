@@ -32,6 +32,8 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume") / "home"
     store = Store(folder / "store")
     for stage in STAGES[: [s.name for s in STAGES].index("grpo_checkpoint") + 1]:
+        if stage.name.startswith("baseline_"):
+            continue  # no training reads one
         run_stage(_profile(), "games", "2018-09", stage, store, QUIET)
     return folder
 
@@ -126,10 +128,27 @@ def test_order_depends_on_seed_and_epoch_alone():
     first = list(sampler)
     torch.manual_seed(99)
     assert list(sampler) == first
-    assert sorted(first) == list(range(1001))
+    assert sorted(first) == [*range(1001), *[1001] * 7], "each once; the last batch is filled up with the filler"
+    assert first[-7:] == [1001] * 7
+    assert len(sampler) == 1008
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert list(LengthGrouped(lengths, 8, seed=4)) != first
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_out_the_micro_batches_of_a_step(processes):
+    """Accelerate's own division: whatever the number of processes, a step holds the same examples."""
+    from accelerate.data_loader import BatchSamplerShard
+    from torch.utils.data import BatchSampler
+
+    sampler = LengthGrouped([1] * 21, 8, seed=0)
+    shares = [list(BatchSamplerShard(BatchSampler(sampler, 2, False), processes, rank)) for rank in range(processes)]
+    order = list(sampler)
+    for step in range(3):
+        each = 4 // processes
+        held = sorted(i for share in shares for batch in share[step * each : (step + 1) * each] for i in batch)
+        assert held == sorted(order[step * 8 : step * 8 + 8])
 
 
 def test_batches_hold_examples_of_like_length():

@@ -1,8 +1,12 @@
 """The rewards: hand-computed scores, strict parsing, and policies that try to cheat them."""
 
+import polars as pl
 import pytest
+from remote_world import load
 
 from sidr_core.training.rewards import REWARDS, Rollout, answer_codes, exact, rank, step_rule, zero_variance
+
+table = load("scripts/reward_table.py")
 
 CATALOGUE = {(1, 2, 3), (1, 2, 4), (1, 5, 6), (7, 8, 9)}
 TARGET = (1, 2, 3)
@@ -78,49 +82,37 @@ def test_groups_without_variance():
     assert zero_variance([0.1, 0.1, 0.1, 0.6, 0.0, 0.0], 2) == [True, False, True]
 
 
-#: History SIDs, target and the most popular SID of rows on which fixed policies are tried.
 ROWS = [
-    (["<a_7><b_8><c_9>", "<a_1><b_2><c_4>"], (1, 2, 3)),
-    (["<a_1><b_2><c_3>", "<a_1><b_5><c_6>"], (7, 8, 9)),
-    (["<a_1><b_5><c_6>"], (1, 5, 6)),
-    (["<a_7><b_8><c_9>"], (1, 2, 4)),
+    table.Row([(7, 8, 9), (1, 2, 4)], target=(1, 2, 3), popular=(1, 2, 3), drawn=(1, 2, 4)),
+    table.Row([(1, 2, 3), (1, 5, 6)], target=(7, 8, 9), popular=(1, 2, 3), drawn=(1, 2, 3)),
+    table.Row([(1, 5, 6)], target=(1, 5, 6), popular=(1, 2, 3), drawn=(7, 8, 9)),
+    table.Row([(7, 8, 9)], target=(1, 2, 4), popular=(1, 2, 3), drawn=(1, 2, 4)),
 ]
-POPULAR = "<a_1><b_2><c_3>"
-LEGAL = ["<a_1><b_2><c_3>", "<a_1><b_2><c_4>", "<a_1><b_5><c_6>", "<a_7><b_8><c_9>"]
-
-
-def _close(text):
-    return ANSWER.format(text)
-
-
-POLICIES = {
-    "copy the history": lambda history, n: _close("".join(history)) if len(history) > 1 else _close(history[0] * 2),
-    "last item": lambda history, n: _close(history[-1]),
-    "most popular": lambda history, n: _close(POPULAR),
-    "repeated SID": lambda history, n: _close(history[-1] * 3),
-    "SID only inside the thought": lambda history, n: f"{history[-1]}\n</think>\n\n",
-    "unclosed thought": lambda history, n: history[-1],
-    "empty": lambda history, n: "",
-    "random legal": lambda history, n: _close(LEGAL[(3 * n + 1) % 4]),
-}
 
 
 @pytest.mark.parametrize("reward", list(REWARDS))
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", list(table.POLICIES))
 def test_no_fixed_policy_earns_more_than_its_answers_are_worth(policy, reward):
-    """What a policy honestly deserves: the rule applied by hand to the item that it names, 0 if it names none."""
-    names_an_item = policy in ("last item", "most popular", "random legal")
-    for n, (history, target) in enumerate(ROWS):
-        text = POLICIES[policy](history, n)
-        codes = answer_codes(text, 3)
-        assert (codes is not None) == names_an_item
-        hit = codes is not None and tuple(codes) == target
-        worth = {"exact": float(hit), "rank": float(hit)}.get(reward)
-        if worth is None:
-            same = 0
-            while codes and same < 3 and codes[same] == target[same]:
-                same += 1
-            worth = {0: 0.0, 1: 0.25, 2: 0.5, 3: 1.0}[same] + 0.1 * (codes is not None)
-        # A list that holds one item: the target is first in it or nowhere.
-        found = REWARDS[reward](Rollout(text, target, 0 if hit else None), CATALOGUE)
-        assert found.reward == pytest.approx(worth)
+    answers = policy in ("last item", "most popular", "random legal")
+    for row in ROWS:
+        text, named = table.POLICIES[policy](row)
+        worth = table.honest(reward, named, row.target)
+        assert (answer_codes(text, 3) is not None) == answers
+        assert table.earned(reward, text, named, row.target, CATALOGUE) == pytest.approx(worth if answers else 0)
+
+
+def test_what_an_item_is_worth_by_hand():
+    target = (1, 2, 3)
+    named = [(1, 2, 3), (1, 2, 4), (1, 5, 3), (7, 2, 3), None]
+    assert [table.honest("step_rule", item, target) for item in named] == pytest.approx([1.1, 0.6, 0.35, 0.1, 0])
+    assert [table.honest("rank", item, target) for item in named] == [1, 0, 0, 0, 0]
+
+
+def test_what_policies_know():
+    train = pl.DataFrame({"history_item_ids": [["A"], ["B", "C"], ["C"]], "target_item_id": ["B", "C", "B"]})
+    codes = {"A": (0, 0), "B": (0, 1), "C": (1, 0)}
+    rows = table.rows_of(train, codes, seed=1)
+    assert [row.target for row in rows] == [(0, 1), (1, 0), (0, 1)]
+    assert list(rows[1].history) == [(0, 1), (1, 0)]
+    assert {row.popular for row in rows} == {(0, 1)}
+    assert {row.drawn for row in rows} <= set(codes.values())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small_world
 
 from sidr_core.decoding.beam import constrained_beam
 from sidr_core.errors import SidrError
@@ -15,11 +16,11 @@ from sidr_core.training.rollouts import Written, roll_out
 QUIET = Progress(lambda line: None)
 
 
-@pytest.fixture
-def loaded(world):
-    import small_world
-
-    return checkpoint.load(world.store.require("toys", small_world.SNAPSHOT, "grpo_checkpoint").verified_folder())
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rollouts") / "checkpoint"
+    small_world._checkpoint(folder, "grpo", 3)
+    return checkpoint.load(folder)
 
 
 def _settings(**fields):
@@ -27,8 +28,6 @@ def _settings(**fields):
 
 
 def _rollouts(loaded, settings):
-    import small_world
-
     return Rollouts(small_world.samples(1, 2), small_world.codebook(), loaded, settings)
 
 
@@ -103,6 +102,8 @@ def test_groups_without_variance_leave_the_loss(loaded):
         model = loaded.model
 
         class accelerator:
+            num_processes, process_index = 1, 0
+
             @staticmethod
             def unwrap_model(model):
                 return model
@@ -135,3 +136,13 @@ def test_rank_reward_needs_a_beam_after_a_thought():
     with pytest.raises(ValueError, match="rank needs"):
         Grpo(reward="rank")
     assert Grpo(reward="rank", rollouts="constrained").mode == "thinking"
+
+
+@pytest.mark.parametrize("fields", [{"rollouts": "free"}, {"rollouts": "constrained", "max_thought_tokens": 40}])
+def test_processes_write_together_what_one_writes_alone(loaded, fields):
+    settings = _settings(temperature=2.0, **fields)
+    renderer, index = loaded.renderer, loaded.index
+    alone = roll_out(loaded.model, USERS, [3] * 12, renderer, index, settings, 1)
+    halves = [roll_out(loaded.model, USERS[:6], [3] * 6, renderer, index, settings, 1, (n, 2)) for n in (0, 1)]
+    assert [w.ids for half in halves for w in half] == [w.ids for w in alone]
+    assert halves[0] != halves[1]

@@ -1,15 +1,22 @@
-"""Training: what an epoch holds, where the loss lies, what the log keeps, and that stages learn."""
+"""Training: what an epoch holds, where the loss lies, what each option does, what log and card keep."""
 
+import copy
+import importlib.util
+from types import SimpleNamespace
+
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from sidr_core.errors import InputError
+from sidr_core.errors import InputError, SidrError
 from sidr_core.models.base import build_base
 from sidr_core.models.prompt import PromptRenderer
-from sidr_core.settings import TinyModel
+from sidr_core.settings import Grpo, Sft, TinyModel
+from sidr_core.stage import Progress
 from sidr_core.tables import iso_date
-from sidr_core.training.cards import log_table, model_card
+from sidr_core.training import cards, sft, tracking
+from sidr_core.training.cards import log_table, model_card, valid_figures
 from sidr_core.training.examples import IGNORED, history_prompts, subset, tokenise, weighted
 from sidr_core.training.select import Selector, with_thoughts
 from sidr_core.training.sft import answer_loss
@@ -169,4 +176,148 @@ def test_card_says_synthetic_and_dates():
     card = model_card(meta, pl.DataFrame({"step": [1], "loss": [0.5]}))
     assert "synthetic sample data" in card
     assert "2018-10-31" in card
+    assert "Metrics on valid rows" not in card
     assert iso_date(None) == "unknown"
+
+
+def test_card_has_metrics_with_intervals_over_users():
+    """Four users who are met, once each but one: 0.5 of the rows are hits."""
+
+    class Fixed:
+        mode = "thinking"
+        samples = pl.DataFrame({"user_id": ["u", "v", "w", "x", "x"]})
+
+        def rows(self, model):
+            return np.array([[1.0, 0.5], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.5, 0.0]]), {}
+
+    hr, ndcg = valid_figures([Fixed()], None, seed=3)
+    assert (hr.metric, hr.value, hr.rows, hr.users) == ("hr@10", 0.5, 5, 4)
+    assert (ndcg.metric, ndcg.value) == ("ndcg@10", pytest.approx(0.3))
+    assert hr.low < hr.value < hr.high
+    assert str(cards.Figure("direct", "hr@10", 0.5, 0.25, 0.75, 5, 4)) == "0.5000 [0.2500, 0.7500]"
+    meta = {"stage": "x", "synthetic": False, "seen_until": "", "base": {}, "seed": 1, "recipe": {}}
+    card = model_card(meta, pl.DataFrame({"step": [1]}), [hr, ndcg])
+    assert f"| thinking | {hr} | {ndcg} |" in card
+    assert "5 rows of 4 users" in card
+    Fixed.samples = pl.DataFrame({"user_id": ["u"] * 5})
+    assert valid_figures([Fixed()], None, seed=3)[0].low is None
+
+
+@pytest.fixture
+def fit(world, tmp_path, monkeypatch):
+    """Train a copy of the small model on twelve examples; gives the trainer and what came of the training."""
+    model, renderer = world
+    real, seen = sft.train, []
+    monkeypatch.setattr(sft, "train", lambda trainer, *a, **k: seen.append(trainer) or real(trainer, *a, **k))
+
+    def run(resume=None, watch=None, **changed):
+        usual = {"epochs": 1, "batch_size": 4, "micro_batch": 4, "select_rows": 0, "warmup_steps": 0}
+        settings = Sft(**(usual | {"learning_rate": 1e-2, "tracking": "none"} | changed))
+        net = copy.deepcopy(model)
+        if watch is not None:
+            net.model.layers[0].mlp.register_forward_pre_hook(lambda *_: watch.append(1))
+        quiet = Progress(lambda line: None)
+        inputs = SimpleNamespace(resume=resume)
+        trained = sft._train(inputs, net, renderer, corpus(12), settings, [], quiet, tmp_path / "out")
+        return seen[-1], trained
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adamw", "AdamW"), ("adafactor", "Adafactor"), ("sgd", "SGD"), ("rmsprop", "RMSprop"), ("adagrad", "Adagrad")],
+)
+def test_each_optimizer_is_the_one_that_trains(fit, name, kind):
+    trainer, trained = fit(optimizer=name)
+    assert type(trainer.optimizer.optimizer).__name__ == kind
+    assert trainer.state.global_step == 3
+    assert trained.log["grad_norm"].drop_nulls()[0] > 0
+
+
+def test_gradient_checkpointing_computes_a_layer_twice(fit):
+    once, twice = [], []
+    _, plain = fit(watch=once)
+    _, saved = fit(watch=twice, gradient_checkpointing=True)
+    assert (len(once), len(twice)) == (3, 6)
+    assert saved.log["loss"].to_list() == pytest.approx(plain.log["loss"].to_list(), abs=1e-6)
+
+
+def test_bf16_rounds(fit):
+    _, full = fit()
+    trainer, rounded = fit(bf16=True)
+    gap = abs(full.log["loss"][-1] - rounded.log["loss"][-1])
+    assert 1e-5 < gap < 0.1
+    assert trainer.model.dtype == torch.float32, "the weights stay whole"
+
+
+def test_compile_compiles(fit, monkeypatch):
+    """With a backend that runs the captured graphs as they are, which no compiler is needed for."""
+    import torch._dynamo
+
+    real = sft._arguments
+
+    def arguments(*args):
+        made = real(*args)
+        assert made.torch_compile and made.torch_compile_backend == "inductor"
+        made.torch_compile_backend = "eager"
+        return made
+
+    _, plain = fit()
+    monkeypatch.setattr(sft, "_arguments", arguments)
+    torch._dynamo.reset()
+    trainer, compiled = fit(compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert isinstance(trainer.model_wrapped, torch._dynamo.OptimizedModule)
+    assert compiled.log["loss"].to_list() == pytest.approx(plain.log["loss"].to_list(), abs=1e-5)
+    assert type(compiled.model) is type(plain.model)
+
+
+def test_tensorboard_is_sent_every_record_and_outlives_the_resume_points(fit, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "home" / "store" / "sft_checkpoint" / ".resume-abc"
+    _, trained = fit(tracking="tensorboard", resume=folder, save_every=1)
+    events = EventAccumulator(str(tmp_path / "home" / "tensorboard" / "sft_checkpoint-abc")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    wanted = trained.log.select("step", "loss").rows()
+    assert [step for step, _ in found] == [step for step, _ in wanted] == [1, 2, 3]
+    assert [value for _, value in found] == pytest.approx([value for _, value in wanted])
+    fit(tracking="none", resume=tmp_path / "home" / "store" / "sft_checkpoint" / ".resume-def")
+    assert not (tmp_path / "home" / "tensorboard" / "sft_checkpoint-def").exists()
+
+
+def test_what_callbacks_add_to_the_log_is_passed_on_once():
+    """Records: 1 of the start, 2 of a step by a callback, 3 of the trainer's own, 4 of an epoch."""
+    sent = []
+    tracker = SimpleNamespace(on_log=lambda args, state, control, logs: sent.append(logs))
+    state = SimpleNamespace(log_history=[{"step": 0, "n": 1}], global_step=0)
+    also = tracking._Additions([tracker])
+    also.on_train_begin(None, state, None)
+    state.log_history.append({"step": 1, "n": 2})
+    state.log_history.append({"step": 1, "n": 3})
+    also.on_log(None, state, None)  # the trainer has sent the last one
+    also.on_step_end(None, state, None)
+    state.log_history.append({"step": 1, "n": 4})
+    also.on_epoch_end(None, state, None)
+    assert sent == [{"n": 1}, {"n": 2}, {"n": 4}]
+    resumed = tracking._Additions([tracker])
+    state.global_step = 1
+    resumed.on_train_begin(None, state, None)
+    assert len(sent) == 3, "what was sent before the crash is not sent again"
+
+
+@pytest.mark.parametrize("tool", ["wandb", "mlflow"])
+def test_a_tool_that_is_not_installed_is_named(tool, monkeypatch):
+    for settings in (Sft(tracking=tool), Grpo(tracking=tool)):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(SidrError, match=f"pip install {tool}"):
+            tracking.arguments(settings, "x")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+        told = tracking.arguments(settings, "home/store/sft_checkpoint/.resume-abc")
+        assert told == {"report_to": [tool], "run_name": "sft_checkpoint-abc"}
+
+
+def test_tracking_is_no_part_of_a_fingerprint():
+    assert Sft(tracking="none").model_dump() == Sft(tracking="tensorboard").model_dump()
+    assert Grpo(tracking="none").model_dump() == Grpo(tracking="mlflow").model_dump()

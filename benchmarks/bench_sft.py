@@ -1,0 +1,239 @@
+"""Supervised fine-tuning: tokens per second and peak memory beside TRL's own trainer.
+
+    .venv/bin/python benchmarks/bench_sft.py --steps 60 --threads 2
+
+The examples are those that stage 1 of the dataset `office_published` (profile `real`, SIDR_REAL_DATA) trains on,
+made by the stages themselves in a temporary working folder; where the real data is absent, or with --sample, those
+of the generated catalogue of profile `quickstart`. The model is the dataset's, with the tokenizer trained on its
+corpus; all variants start from the same weights and use the same optimizer, precision and number of examples per step.
+
+`TRL`: SFTTrainer as it comes: random batches, padded. `TRL, by length`: with its sampler `group_by_length`.
+`TRL, packing`: its packing (`bfd`), rows of `max_length` tokens, as many of them as hold a step's tokens on average.
+`ours`, `ours, packing`: the trainer of `sidr_core/training/sft.py`.
+
+Tokens are those of the examples, without padding, over the steps after the first two. Each variant is a process of
+its own; peak memory is that of the whole process, and what it grew by in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS = ("TRL", "TRL, by length", "TRL, packing", "ours", "ours, packing")
+WARMUP = 2
+
+
+def prepare(folder: Path, sample: bool) -> str:
+    """Write the model, its tokenizer and the examples of stage 1; says what they are."""
+    os.environ["SIDR_HOME"] = str(folder / "home")
+    import polars as pl
+
+    from sidr_core import columns as c
+    from sidr_core import tables
+    from sidr_core.graph import STAGES, stage_named
+    from sidr_core.models import base
+    from sidr_core.models.prompt import PromptRenderer
+    from sidr_core.profile import home, load_profile
+    from sidr_core.run import run_stage
+    from sidr_core.settings import REASONING_TASK
+    from sidr_core.stage import Progress
+    from sidr_core.store import Store
+    from sidr_core.training.examples import tokenise, weighted
+
+    profile = load_profile("quickstart" if sample else "real")
+    dataset = profile.default_dataset if sample else "office_published"
+    config, snapshot, store = profile.dataset(dataset), profile.newest(dataset), Store(home() / "store")
+    needed, waiting = set(), ["synthetic_corpus"]
+    while waiting:
+        name = waiting.pop()
+        needed.add(name)
+        waiting += stage_named(name).reads(config)
+    for stage in STAGES:
+        if stage.name in needed:
+            run_stage(profile, dataset, snapshot, stage, store, Progress())
+    corpus = tables.read(store.require(dataset, snapshot, "synthetic_corpus").path("synthetic_corpus.parquet"))
+    codebook = tables.read(store.require(dataset, snapshot, "sid_codebook").path("sid_codebook.parquet"))
+    corpus = corpus.filter(pl.col(c.TASK) != REASONING_TASK)
+    texts = pl.concat([corpus[c.PROMPT], corpus[c.COMPLETION]]).unique(maintain_order=True).to_list()
+    model, tokenizer = base.build_base(config.base_model, texts, codebook)
+    rows = weighted(corpus, config.sft.tasks, config.sft.seed)
+    examples = tokenise(rows, PromptRenderer(tokenizer), config.sft.max_length)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "examples.json").write_text(json.dumps(examples))
+    (folder / "settings.json").write_text(config.sft.model_dump_json())
+    lengths = sorted(example["length"] for example in examples)
+    answers = sum(label != -100 for example in examples for label in example["labels"])
+    return (
+        f"{dataset} of profile {profile.name}: {len(examples):,} examples of {lengths[0]} to {lengths[-1]} tokens, "
+        f"median {lengths[len(lengths) // 2]}, mean {sum(lengths) / len(lengths):.0f}; "
+        f"{answers / sum(lengths):.0%} of tokens carry loss. {model.num_parameters():,} parameters, "
+        f"vocabulary {len(tokenizer):,}; {config.sft.batch_size} examples per step"
+    )
+
+
+def worker(folder: Path, variant: str, steps: int, threads: int) -> None:
+    """Train a few steps; print tokens, seconds and memory as JSON."""
+    import torch
+
+    torch.set_num_threads(threads)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    from sidr_core.models.quiet import quiet
+
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        trainer = _trainer(folder, variant, steps, model, tokenizer)
+
+    counted = {"tokens": 0, "computed": 0, "labels": 0, "started": 0.0, "seconds": 0.0}
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == WARMUP:
+                counted.update(tokens=0, computed=0, labels=0, started=time.perf_counter())
+            counted["seconds"] = time.perf_counter() - counted["started"]
+
+    training_step = trainer.training_step
+
+    def step(model: Any, inputs: Any, *rest: Any) -> Any:
+        counted["tokens"] += int((inputs["input_ids"] != tokenizer.pad_token_id).sum())
+        counted["computed"] += inputs["input_ids"].numel()
+        counted["labels"] += int((inputs["labels"][:, 1:] != -100).sum())
+        return training_step(model, inputs, *rest)
+
+    trainer.training_step = step
+    trainer.add_callback(Clock())
+    before = _peak()
+    with quiet():
+        trainer.train()
+    peak = _peak()
+    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    print(json.dumps({**counted, "peak": peak, "grown": peak - before, "loss": losses[-1]}))
+
+
+def _peak() -> float:
+    """Highest resident size in MiB; `getrusage` would count the parent's before this program was loaded."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def _trainer(folder: Path, variant: str, steps: int, model: Any, tokenizer: Any) -> Any:
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from sidr_core.settings import Sft
+    from sidr_core.training import sft
+
+    told = json.loads((folder / "settings.json").read_text())
+    settings = Sft(**{**told, "packing": variant == "ours, packing", "tracking": "none"})
+    examples = json.loads((folder / "examples.json").read_text())
+    scratch = str(folder / "scratch")
+    if variant.startswith("ours"):
+        filler = {"input_ids": [tokenizer.pad_token_id], "labels": [-100], "length": 1}
+        arguments = sft._arguments(settings, scratch, select=False)
+        kinds: dict[str, Any] = {"settings": settings}
+        data, kind = Dataset.from_list([*examples, filler]), sft._trainer_class()
+    else:
+        more: dict[str, Any] = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+        rows = settings.micro_batch
+        if variant == "TRL, by length":
+            more["train_sampling_strategy"] = "group_by_length"
+        if variant == "TRL, packing":
+            mean = sum(example["length"] for example in examples) / len(examples)
+            rows, more = max(1, round(rows * mean / settings.max_length)), {"packing": True}
+        arguments = SFTConfig(
+            output_dir=scratch,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            warmup_steps=settings.warmup_steps,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=settings.batch_size // settings.micro_batch,
+            max_length=settings.max_length,
+            bf16=settings.bf16,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            report_to=[],
+            save_strategy="no",
+            seed=settings.seed,
+            **more,
+        )
+        kinds, data, kind = {}, Dataset.from_list(examples), SFTTrainer
+    arguments.max_steps, arguments.logging_steps = steps + WARMUP, steps + WARMUP
+    trainer = kind(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, **kinds)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def measure(folder: Path, variant: str, args: argparse.Namespace) -> dict[str, Any] | str:
+    """The worker's figures, or the last line of what it said when it failed."""
+    command = [sys.executable, __file__, "--worker", variant, "--data", str(folder)]
+    command += ["--steps", str(args.steps), "--threads", str(args.threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no output"]
+    return json.loads(lines[-1]) if done.returncode == 0 else lines[-1][:200]
+
+
+def table(folder: Path, args: argparse.Namespace) -> str:
+    """Markdown table, one row per variant."""
+    lines = [
+        "| variant | tokens/s | over TRL | padding | seconds/step | peak MiB | grown by MiB | loss |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    first = None
+    for variant in args.variants:
+        found = measure(folder, variant, args)
+        if isinstance(found, str):
+            lines.append(f"| {variant} | failed: {found} | | | | | | |")
+            continue
+        speed = found["tokens"] / found["seconds"]
+        first = first or speed
+        lines.append(
+            f"| {variant} | {speed:,.0f} | {speed / first:.2f} | {1 - found['tokens'] / found['computed']:.0%} | "
+            f"{found['seconds'] / args.steps:.3f} | {found['peak']:.0f} | {found['grown']:.0f} | {found['loss']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--sample", action="store_true", help="generated data although the real one is there")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker(args.data, args.worker, args.steps, args.threads)
+        return
+    real = Path(os.environ.get("SIDR_REAL_DATA") or ROOT.parent / "shared" / "data")
+    os.environ.setdefault("SIDR_REAL_DATA", str(real))
+    with tempfile.TemporaryDirectory() as folder:
+        what = prepare(Path(folder), args.sample or not (real / "minionerec").is_dir())
+        names = ("torch", "transformers", "trl", "accelerate")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB; ", end="")
+        print(f"{args.threads} threads; {', '.join(f'{n} {metadata.version(n)}' for n in names)}\n")
+        print(f"`.venv/bin/python benchmarks/bench_sft.py {' '.join(sys.argv[1:])}`\n\n{what}\n")
+        print(table(Path(folder), args))
+
+
+if __name__ == "__main__":
+    main()

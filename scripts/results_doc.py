@@ -1,0 +1,96 @@
+"""Writes docs/results.md from published leaderboards, with the command line and the digests behind every table.
+
+    .venv/bin/python scripts/results_doc.py --home .sidr --dataset office_published:2018-10 --dataset office
+
+A `--dataset` is looked up in the store of the `--home` before it; without a snapshot it is the newest one that has a
+leaderboard. Nothing is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from sidr_core import tables
+from sidr_core.errors import NotMaterialized, SidrError
+from sidr_core.profile import home
+from sidr_core.report.leaderboard import grids
+from sidr_core.report.tables import SYNTHETIC_LABEL, caption, differences
+from sidr_core.store import Artifact, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD = """# Results
+
+Made by `scripts/results_doc.py` from the asset `leaderboard` of each dataset; do not edit. How the numbers are made
+and what may be concluded from them: [evaluation](evaluation.md).
+
+```
+{command}
+```
+"""
+
+
+def text(command: str, chosen: Sequence[tuple[Path, str]]) -> str:
+    """The whole page; `chosen` are (home, `<dataset>[:<snapshot>]`). Raises NotMaterialized."""
+    return "\n".join([HEAD.format(command=command), *(_section(folder, name) for folder, name in chosen)])
+
+
+def _section(folder: Path, name: str) -> str:
+    dataset, _, snapshot = name.partition(":")
+    store = Store(folder / "store")
+    snapshot = snapshot or max(
+        (s for d, s, stage in store.refs() if (d, stage) == (dataset, "leaderboard")), default=""
+    )
+    board = store.require(dataset, snapshot or "(none)", "leaderboard")
+    # The evaluation that the leaderboard was made of, also where a newer one is current.
+    made_of = store.open("evaluation", board.manifest["lineage"]["evaluation"])
+    evaluation = made_of or store.require(dataset, snapshot, "evaluation")
+    table = tables.read(board.path("leaderboard.parquet"))
+    paired = tables.read(evaluation.path("paired.parquet"))
+    label = f" ({SYNTHETIC_LABEL})" if board.synthetic else ""
+    parts = [f"## {dataset}, snapshot {snapshot}{label}"]
+    parts.append(caption(table.filter(pl.col("origin") == "measured"), board.synthetic) + ".")
+    shown = [*grids(table), *([differences(paired)] if paired.height else [])]
+    parts += [grid.markdown().replace("## ", "### ", 1) for grid in shown]
+    parts.append(_digests(board, evaluation))
+    return "\n\n".join(parts) + "\n"
+
+
+def _digests(*artifacts: Artifact) -> str:
+    """What the tables above were read from."""
+    lines = [f"`{one.stage}`: content {one.digest[:12]}, fingerprint {one.fingerprint[:12]}" for one in artifacts]
+    return "Read from " + "; ".join(lines) + "."
+
+
+class _Dataset(argparse.Action):
+    """Keeps each `--dataset` with the `--home` that stands before it."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        namespace.chosen = [*(namespace.chosen or []), (Path(namespace.home or home()), values)]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the page; 1 where a leaderboard is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", help="working folder; default SIDR_HOME, else .sidr")
+    parser.add_argument("--dataset", action=_Dataset, dest="chosen", required=True, metavar="NAME[:SNAPSHOT]")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    arguments = parser.parse_args(argv)
+    # Folders by their name: where they lie differs from machine to machine.
+    told = " ".join(f"--home {folder.name} --dataset {name}" for folder, name in arguments.chosen)
+    try:
+        page = text(f".venv/bin/python scripts/results_doc.py {told}", arguments.chosen)
+    except (NotMaterialized, SidrError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    arguments.out.write_text(page)
+    print(f"{arguments.out.name} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""Train rows as sequences of item numbers: the same material for every trained baseline.
+
+A row's history holds earlier purchases only, so every place of it may be learnt to be predicted from those
+before it. Where a split has one row per position this adds nothing, since each place is the target of a row
+of its own; where rows are missing, as in a published train file that is not complete, it does. A step
+(user, item before, target) counts once, however many histories repeat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from sidr_core.baselines.ranking import by_popularity
+from sidr_core.columns import HISTORY, ITEM_ID, POSITION, SID, TARGET, USER_ID
+from sidr_core.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The items in the order that breaks ties, most popular first; N of them, numbered from 0."""
+
+    ids: pl.Series
+
+    @classmethod
+    def of(cls, popularity: pl.DataFrame) -> Catalogue:
+        """From the table of `baseline_popularity`, which names every item."""
+        return cls(by_popularity(popularity)[ITEM_ID])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """item_id -> number."""
+        return {item: n for n, item in enumerate(self.ids)}
+
+    @cached_property
+    def as_codebook(self) -> pl.DataFrame:
+        """item_id -> sid with every item standing for itself: models over item ids know no other SIDs."""
+        return pl.DataFrame({ITEM_ID: self.ids, SID: self.ids})
+
+    def histories(self, samples: pl.DataFrame) -> list[list[int]]:
+        """The history of each sample as item numbers, oldest first.
+
+        Raises:
+            InputError: a history holds an item that is not in the catalogue.
+        """
+        histories = samples[HISTORY].to_list()
+        if unknown := sorted({item for history in histories for item in history} - self.number.keys()):
+            raise InputError(
+                f"{len(unknown)} items of histories are not in the catalogue",
+                expected="every item of a history in items.parquet",
+                found=", ".join(unknown[:5]),
+                do="materialize interactions again; it writes samples and items together",
+            )
+        return [[self.number[item] for item in history] for history in histories]
+
+
+def windows(train: pl.DataFrame, catalogue: Catalogue) -> list[list[int]]:
+    """Sequences (history and target) that hold every row's last step, as few as there need be.
+
+    The newest row of a user is kept, then the newest whose step to its target is in none that was kept.
+    """
+    kept: list[list[int]] = []
+    covered: set[tuple[str, int, int]] = set()
+    for user, sequence in _newest_first(train, catalogue):
+        if (user, sequence[-2], sequence[-1]) not in covered:
+            kept.append(sequence)
+            covered.update((user, *step) for step in pairwise(sequence))
+    return kept
+
+
+def steps(train: pl.DataFrame, catalogue: Catalogue) -> list[list[int]]:
+    """One sequence per step, cut after its target: the longest history that a row shows of it."""
+    longest: dict[tuple[str, int, int], list[int]] = {}
+    for user, sequence in _newest_first(train, catalogue):
+        for end in range(2, len(sequence) + 1):
+            key = (user, sequence[end - 2], sequence[end - 1])
+            if end > len(longest.get(key, ())):
+                longest[key] = sequence[:end]
+    return list(longest.values())
+
+
+def _newest_first(train: pl.DataFrame, catalogue: Catalogue) -> list[tuple[str, list[int]]]:
+    """(user, history + target) of each row with a history, users by name, newest rows first."""
+    ordered = train.sort([USER_ID, POSITION], descending=[False, True])
+    ordered = ordered.filter((pl.col(HISTORY).list.len() > 0) & pl.col(TARGET).is_in(catalogue.ids.implode()))
+    targets = [catalogue.number[item] for item in ordered[TARGET]]
+    histories = catalogue.histories(ordered)
+    return [
+        (user, [*history, target]) for user, history, target in zip(ordered[USER_ID], histories, targets, strict=True)
+    ]
+
+
+def padded(sequences: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    """Sequences (R, T) padded on the right with `filler` to the longest."""
+    longest = max(len(sequence) for sequence in sequences)
+    rows = np.full((len(sequences), longest), filler, dtype=np.int64)
+    for row, sequence in zip(rows, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return rows
