@@ -24,7 +24,7 @@ from sidr_core.graph import STAGES
 from sidr_core.profile import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
-VIEW = {"width": 1500, "height": 1840}
+VIEW = {"width": 2500, "height": 2000}
 START_SECONDS = 90
 
 

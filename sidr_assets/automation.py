@@ -1,8 +1,8 @@
-"""Sensors: one per dataset whose source names files. It notices new and changed ones and asks for a run.
+"""Two sensors per dataset: one notices new source files, one follows changed data and code through the graph.
 
-Off until switched on in the UI or with `dagster sensor start`. It compares paths, sizes and times of change only;
-the run then compares contents, so a file that was merely touched costs next to nothing. A URL is never asked:
-whether its content changed cannot be told without fetching it.
+Both are off until switched on in the UI or with `dagster sensor start`; the second also by `operation.automation`.
+Files are compared by path, size and time of change only; the run then compares contents, so a file that was merely
+touched costs next to nothing. A URL is never asked: whether its content changed cannot be told without fetching it.
 """
 
 import glob
@@ -19,6 +19,7 @@ import dagster as dg
 from sidr_core.profile import Profile
 from sidr_core.settings import DatasetConfig, Snapshots
 from sidr_core.settings.sources import single_sources
+from sidr_core.stage import Stage
 
 INTERVAL_SECONDS = 60
 #: A file that changed this recently may still be being written.
@@ -113,3 +114,44 @@ def new_files_sensor(profile: Profile, dataset: str) -> dg.SensorDefinition | No
         return dg.SensorResult(run_requests=[request], cursor=seen.digest)
 
     return sensor
+
+
+def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.AutomationCondition | None:
+    """When a stage should run again: what it reads has other bytes, or its own code or settings changed.
+
+    A dependency that was merely materialized again, to the same bytes, asks for nothing; so each step waits until
+    the one above it has shown what changed. Code asks only for snapshots that were built before. Nothing is asked for
+    while a dependency is missing or being made; an earlier snapshot, where a warm start looks, may be missing.
+
+    Returns:
+        None for a stage that reads an earlier snapshot: it belongs to the schedule, or each training would call it.
+    """
+    if stage.from_earlier:
+        return None
+    changed: dg.AutomationCondition = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    code = dg.AutomationCondition.code_version_changed() & ~dg.AutomationCondition.missing()
+    may_lack = [f"{dataset}/{name}" for name in stage.inputs if name not in stage.reads(config)]
+    may_lack += [f"{dataset}/{stage.name}"] if stage.warm else []
+    return (
+        (changed | code).since_last_handled()
+        & ~_missing(may_lack)
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    ).with_label("data or code changed")
+
+
+def _missing(besides: list[str]) -> dg.AutomationCondition:
+    """Whether a dependency is missing, not counting some of them."""
+    found = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
+    return found.ignore(dg.AssetSelection.assets(*besides)) if besides else found
+
+
+def automation_sensor(profile: Profile, dataset: str) -> dg.AutomationConditionSensorDefinition:
+    """The sensor that evaluates the conditions of a dataset's assets."""
+    on = profile.dataset(dataset).operation.automation
+    return dg.AutomationConditionSensorDefinition(
+        name=f"{dataset}_automation",
+        target=dg.AssetSelection.groups(dataset),
+        default_status=dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED,
+        description=f"Materializes what lies below changed data in {dataset}, and what has other code or settings.",
+    )

@@ -8,8 +8,10 @@ import warnings
 import dagster as dg
 
 from sidr_assets import command_line, selection
-from sidr_assets.automation import new_files_sensor
+from sidr_assets.automation import automation_sensor, new_files_sensor
 from sidr_assets.partitions import snapshot_partitions
+from sidr_assets.schedules import STAGES as SCHEDULED
+from sidr_assets.schedules import reevaluation_schedule
 from sidr_assets.stage_asset import stage_asset
 from sidr_core.graph import STAGES
 from sidr_core.profile import Profile, load_profile
@@ -33,9 +35,12 @@ def build_definitions(profile: Profile, stages: tuple[Stage, ...] = STAGES) -> d
             for stage in stages
         ]
     sensors = [sensor for dataset in profile if (sensor := new_files_sensor(profile, dataset)) is not None]
+    sensors += [automation_sensor(profile, dataset) for dataset in profile]
+    scheduled = set(SCHEDULED) <= {stage.name for stage in stages}
+    schedules = [reevaluation_schedule(profile, dataset) for dataset in profile] if scheduled else []
     # In-process: a step costs 0.2 s instead of the 3 to 6 s of a process of its own, and a model that
     # is in memory for one step is let go before the next either way.
-    return dg.Definitions(assets=assets, sensors=sensors, executor=dg.in_process_executor)
+    return dg.Definitions(assets=assets, sensors=sensors, schedules=schedules, executor=dg.in_process_executor)
 
 
 command_line.shorten_user_errors()

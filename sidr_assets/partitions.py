@@ -28,6 +28,15 @@ def previous_snapshot() -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
 
 
+def earlier_snapshots(snapshots: Snapshots, own: bool) -> dg.TimeWindowPartitionMapping:
+    """Maps a snapshot to all before it, and to itself too where `own` says so; none before the first is no error."""
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-len(snapshots.keys()),
+        end_offset=0 if own else -1,
+        allow_nonexistent_upstream_partitions=True,
+    )
+
+
 def _month_after(snapshots: Snapshots, key: str) -> datetime:
     """First month that the window called `key` does not cover."""
     return datetime.fromtimestamp(snapshots.window(key).cutoff, UTC)

@@ -1,11 +1,15 @@
 """The one adapter from a Stage to a Dagster asset: key `[dataset, stage]`, partitioned by snapshot."""
 
+from datetime import timedelta
+
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
 from sidr_assets import launchers, metadata
-from sidr_assets.partitions import previous_snapshot
+from sidr_assets.automation import follows_versions
+from sidr_assets.partitions import earlier_snapshots, previous_snapshot
+from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
 from sidr_core.profile import Profile, StageConfig
 from sidr_core.run import Outcome
@@ -47,11 +51,13 @@ def stage_asset(
         description=f"**Synthetic sample data.** {stage.description}" if synthetic else stage.description,
         group_name=dataset,
         partitions_def=partitions,
-        deps=_deps(dataset, stage),
+        deps=_deps(config, dataset, stage),
         code_version=_code_version(config, dataset, stage),
         kinds=set(stage.kinds),
         owners=[OWNER],
         pool=TRAINING_POOL if stage.name in TRAINING_STAGES else None,
+        automation_condition=follows_versions(config, dataset, stage),
+        freshness_policy=_freshness(config, stage),
         tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
         metadata=metadata.of_definition(profile, stage, synthetic),
         check_specs=[
@@ -75,11 +81,23 @@ def stage_asset(
     return body
 
 
-def _deps(dataset: str, stage: Stage) -> list[dg.AssetDep]:
-    """The stages it reads, snapshot by snapshot, and itself one snapshot earlier if it starts warm."""
-    same = [dg.AssetDep([dataset, name], partition_mapping=dg.IdentityPartitionMapping()) for name in stage.inputs]
-    earlier = [dg.AssetDep([dataset, stage.name], partition_mapping=previous_snapshot())] if stage.warm else []
-    return same + earlier
+def _deps(config: DatasetConfig, dataset: str, stage: Stage) -> list[dg.AssetDep]:
+    """The stages it reads, snapshot by snapshot; those that it reads of an earlier one, whichever that will be; and
+    itself, one snapshot earlier or any, if it starts warm.
+    """
+    mappings: dict[str, dg.PartitionMapping] = dict.fromkeys(stage.inputs, dg.IdentityPartitionMapping())
+    if stage.warm:
+        mappings[stage.name] = previous_snapshot()
+    if stage.from_earlier:
+        own = {name: name in stage.inputs for name in (*stage.from_earlier, *((stage.name,) if stage.warm else ()))}
+        mappings |= {name: earlier_snapshots(config.snapshots, also) for name, also in own.items()}
+    return [dg.AssetDep([dataset, name], partition_mapping=mapping) for name, mapping in mappings.items()]
+
+
+def _freshness(config: DatasetConfig, stage: Stage) -> dg.FreshnessPolicy | None:
+    """What the schedule materializes is fresh for `operation.fresh_days` after it last was."""
+    days = config.operation.fresh_days
+    return dg.FreshnessPolicy.time_window(timedelta(days=days)) if days and stage.name in SCHEDULED else None
 
 
 def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:

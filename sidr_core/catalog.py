@@ -50,7 +50,7 @@ def _statements(store: Store) -> list[str]:
             if file.endswith(".parquet") and "/" not in file:
                 view = stage if file == f"{stage}.parquet" else f"{stage}_{file.removesuffix('.parquet')}"
                 tables[dataset, view].append((snapshot, artifact.folder / file, artifact))
-    statements = [f"create schema {_name(dataset)}" for dataset in sorted({d for d, _ in tables})]
+    statements = [f"create schema if not exists {_name(dataset)}" for dataset in sorted({d for d, _ in tables})]
     for (dataset, view), found in sorted(tables.items()):
         found.sort(key=lambda entry: entry[0])
         newest = found[-1]

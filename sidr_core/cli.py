@@ -25,11 +25,40 @@ Snapshot = Annotated[str | None, typer.Option("--snapshot", "-s", help="Default:
 
 
 @app.command()
-def status(dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Default: all.")] = None) -> None:
-    """What is published, and what is stale because which input, setting or code changed."""
+def status(
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Default: all.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+) -> None:
+    """What is published, what is stale because of which change, and what a refresh would cost."""
     from sidr_core import cli_status
 
-    cli_status.status(dataset)
+    cli_status.status(dataset, format)
+
+
+@app.command()
+def doctor(format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table") -> None:
+    """Check packages, machine, working folder, profile, keys and ledger; say what to do. Exit code 1 on a failure."""
+    from sidr_core import cli_doctor
+
+    raise typer.Exit(cli_doctor.doctor(format))
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it (--dry-run) the list is all.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List only: the default.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also what current outputs were made from: later snapshots make it anew.")
+    ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also the caches: vectors, downloads, unpacked models.")
+    ] = False,
+    days: Annotated[float, typer.Option("--days", min=0, help="Younger unfinished work stays.")] = 7,
+) -> None:
+    """Delete what no snapshot refers to, old unfinished work and litter of dead processes. Never the ledger."""
+    from sidr_core import cli_gc
+
+    cli_gc.gc(yes and not dry_run, deep, cache, days)
 
 
 @app.command()

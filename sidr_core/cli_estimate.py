@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -34,18 +35,44 @@ def estimate(dataset: str | None, snapshot: str | None) -> None:
             f"{dataset}, snapshot {snapshot}: the teacher is made of rules; it calls nothing and costs nothing"
         )
         return
+    with _client(settings) as client:
+        found = _estimates(client, store, dataset, snapshot, settings)
+        screen.print(f"{dataset}, snapshot {snapshot}: {settings.endpoint.model} on {client.host}", markup=False)
+        _print(found)
+        screen.print("\n".join(_notes(client, found, settings)), markup=False)
+
+
+def corpus_usd(store: Store, dataset: str, snapshot: str, settings: Teacher) -> float:
+    """USD that the calls of a snapshot's corpus would cost now; 0 where the teacher has no price.
+
+    Raises:
+        NotMaterialized: `interactions` or `sid_codebook` is not published for the snapshot.
+        LedgerError: the ledger cannot be read.
+    """
+    if settings.kind == "rules" or not (settings.price.input or settings.price.output):
+        return 0.0
+    with _client(settings) as client:
+        return sum(one.usd for one in _estimates(client, store, dataset, snapshot, settings).values())
+
+
+@contextmanager
+def _client(settings: Teacher) -> Iterator[Client]:
     from sidr_core.remote.client import Client
     from sidr_core.remote.ledger import Ledger, ledger_path
 
+    assert settings.endpoint is not None
     ledger = Ledger(ledger_path())
-    client = Client(settings.endpoint, ledger, settings.budget, settings.price, settings.reply, settings.batch)
+    try:
+        yield Client(settings.endpoint, ledger, settings.budget, settings.price, settings.reply, settings.batch)
+    finally:
+        ledger.close()
+
+
+def _estimates(client: Client, store: Store, dataset: str, snapshot: str, settings: Teacher) -> dict[str, Estimate]:
+    """Estimate of each kind of request."""
     requests = _requests(store, dataset, snapshot, settings, client.answered)
     kinds = dict.fromkeys(request.kind for request in requests)
-    found = {kind: client.estimate([r for r in requests if r.kind == kind]) for kind in kinds}
-    screen.print(f"{dataset}, snapshot {snapshot}: {settings.endpoint.model} on {client.host}", markup=False)
-    _print(found)
-    screen.print("\n".join(_notes(client, found, settings)), markup=False)
-    ledger.close()
+    return {kind: client.estimate([r for r in requests if r.kind == kind]) for kind in kinds}
 
 
 def _requests(

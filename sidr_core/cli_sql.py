@@ -1,16 +1,18 @@
-"""`sidr sql`: one statement against the catalog, opened read-only."""
+"""`sidr sql`: one SELECT against the catalog, which is opened read-only and reads files of the store alone."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidr_core import catalog
 from sidr_core.cli_status import open_store
 from sidr_core.errors import NotMaterialized, SidrError
 from sidr_core.report.terminal import console, printable
+from sidr_core.reviews.sql import quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,7 +30,8 @@ def sql(query: str, form: str) -> None:
         raise SidrError(
             f"unknown format {form!r}", expected=" or ".join(FORMATS), found=repr(form), do="name one of these"
         )
-    path = catalog.path(open_store())
+    store = open_store()
+    path = catalog.path(store)
     if not path.is_file():
         raise NotMaterialized(
             "nothing is published yet, so there is no catalog",
@@ -38,16 +41,36 @@ def sql(query: str, form: str) -> None:
         )
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
-            result = connection.execute(query)
+            _confine(connection, store.root)
+            result = connection.execute(_select(connection, query))
             columns = [column[0] for column in result.description or ()]
             {"table": _table, "csv": _csv, "json": _json}[form](result, columns)
     except duckdb.Error as error:
         raise SidrError(
             "the query failed",
-            expected="one SQL statement on published tables",
+            expected="one SELECT on published tables; the catalog is read-only",
             found=str(error).strip().replace("\n", "\n            "),
             do="list the tables with: sidr sql 'show all tables'",
         ) from None
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, store: Path) -> None:
+    """Let statements read the store's files and nothing else on this machine or the network."""
+    connection.execute(f"SET allowed_directories = [{quoted(str(store))}]")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")  # no other file, no ATTACH, no extension
+    connection.execute("SET lock_configuration = true")
+
+
+def _select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
+    """The statement of `query`. Others than SELECT (COPY, EXPLAIN ANALYZE COPY, EXPORT) could write into the store."""
+    import duckdb
+
+    statements = connection.extract_statements(query)
+    kinds = [str(statement.type).rpartition(".")[2] for statement in statements]
+    if kinds != ["SELECT"]:
+        raise duckdb.InvalidInputException(" and ".join(kinds) or "no statement")
+    return statements[0]
 
 
 def _table(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:

@@ -46,6 +46,8 @@ DIRECT = "direct"
 THINKING = "thinking"
 #: `<model>_adaptive` thinks only where its direct list is unsure; its mode is `thinking`.
 ADAPTIVE = "adaptive"
+#: Suffix of a model whose lists are mixed with the item-item counter's.
+MIXED = "mixed"
 TRACE = "trace"
 ITEM_LEVEL = "item"
 SID_LEVEL = "sid"

@@ -299,6 +299,19 @@ class EvaluationTable(Contract):
     evaluated_at: str
 
 
+class Reevaluation(EvaluationTable):
+    """One metric of the lists of an earlier snapshot's checkpoint, on newer rows than it was judged on.
+
+    A history: `snapshot` is the one that the rows are of, `split` is `newer`, and rows of earlier snapshots stay.
+    """
+
+    base_snapshot: str
+    base_value: float = pa.Field(nullable=True)
+    base_ci_low: float = pa.Field(nullable=True)
+    base_ci_high: float = pa.Field(nullable=True)
+    unreachable: pl.Int64 = pa.Field(ge=0)
+
+
 class Paired(Contract):
     """Difference a - b of two models on the same rows; all rows of the table are one family for `p_holm`.
 

@@ -1,6 +1,6 @@
 """All stages, in the order in which data flows. The graph of the pipeline is this file.
 
-Only `recommendations` and `evaluation` declare `test.parquet`; a test asserts it. The whole
+Only `recommendations`, `evaluation` and `reevaluation` declare `test.parquet`; a test asserts it. The whole
 interaction log (`interactions.parquet`) and `raw_reviews` hold test rows too and are declared by no
 training stage either.
 """
@@ -205,7 +205,7 @@ STAGES: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
             "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
         },
-        sections=("activation", "decoding"),
+        sections=("activation", "decoding.max_thought_tokens"),
         code_version="3",
         kinds=("pytorch", "transformers"),
         description="Stage 2: the model learns to think before it answers.",
@@ -219,7 +219,7 @@ STAGES: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
             "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
         },
-        sections=("grpo", "decoding"),
+        sections=("grpo", "decoding.max_thought_tokens"),
         code_version="3",
         kinds=("pytorch", "transformers"),
         description="Stage 3: GRPO on thinking rollouts, rewarded by how much of the target SID they hit.",
@@ -299,6 +299,34 @@ STAGES: tuple[Stage, ...] = (
         kinds=("parquet",),
         description="What the thoughts say, how often they name what was recommended or bought, how long they are, "
         "and cases: at random, most helped and most harmed by thinking.",
+    ),
+    Stage(
+        name="reevaluation",
+        run="sidr_core.evaluation.reevaluate:build",
+        inputs={"interactions": ("train.parquet", "valid.parquet", "test.parquet")},
+        warm=True,
+        from_earlier={
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            "sft_checkpoint": _ALL,
+            "activation_checkpoint": _ALL,
+            "grpo_checkpoint": _ALL,
+            "baseline_popularity": ("baseline_popularity.parquet",),
+            "baseline_item_item": ("baseline_item_item.parquet",),
+            "recommendations": ("models.parquet", "rows.parquet"),
+            "evaluation": ("evaluation.parquet",),
+        },
+        unused="sidr_core.evaluation.protocol:unused_makers",
+        sections=("decoding", "item_item", "evaluation", "dataset", "snapshot"),
+        code_version="1",
+        tables={"reevaluation": "Reevaluation"},
+        kinds=("pytorch", "parquet"),
+        description="The newest earlier checkpoints again, on rows of this snapshot that are newer than all they were "
+        "judged on; a history over snapshots.",
+        checks=(
+            CheckSpec("append_only", "Every row of the history before is kept as it was."),
+            CheckSpec("drift", "No HR or NDCG has an interval apart from that of its evaluation.", blocking=False),
+        ),
     ),
 )
 

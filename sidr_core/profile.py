@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import yaml
@@ -28,12 +29,20 @@ class StageConfig:
     """The sections that a stage declared, and no others: reading one more is an error.
 
     It stands in for a :class:`DatasetConfig` in the body of a stage, with two context sections:
-    `dataset` (the name) and `snapshot` (a :class:`Window`).
+    `dataset` (the name) and `snapshot` (a :class:`Window`). A name such as `decoding.max_thought_tokens` gives
+    that field of the section alone, so that a change of another one concerns the stage not at all.
     """
 
     def __init__(self, config: DatasetConfig, sections: tuple[str, ...], dataset: str, window: Window) -> None:
         context = {"dataset": dataset, "snapshot": window}
-        self._values = {name: context[name] if name in context else getattr(config, name) for name in sections}
+        self._values: dict[str, Any] = {}
+        for name in sections:
+            section, _, field = name.partition(".")
+            value = context[section] if section in context else getattr(config, section)
+            if field:
+                setattr(self._values.setdefault(section, SimpleNamespace()), field, getattr(value, field))
+            else:
+                self._values[section] = value
 
     def __getattr__(self, name: str) -> Any:
         values = self.__dict__.get("_values", {})
@@ -43,10 +52,13 @@ class StageConfig:
 
     def key(self) -> dict[str, Any]:
         """JSON-able form, for the fingerprint."""
-        return {
-            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            for name, value in self._values.items()
-        }
+        return {name: _plain(value) for name, value in self._values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return vars(value) if isinstance(value, SimpleNamespace) else value
 
 
 @dataclass(frozen=True)
@@ -100,13 +112,48 @@ def load_profile(name: str | None = None) -> Profile:
             do="set SIDR_PROFILE to one of these",
         )
     try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        text = path.read_text()
+        _require_modest(path, text)
+        raw = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
         raise ProfileError(
-            f"{path} is not valid YAML", expected="a mapping", found=str(error).replace("\n", " "), do="mend the file"
+            f"{path} is not valid YAML",
+            expected="a mapping",
+            found=str(error).replace("\n", " ")[:500],
+            do="mend the file",
         ) from None
     return parse_profile(path.stem, raw)
 
+
+#: What a profile may use of YAML: aliases of aliases double with each, and nesting is walked by recursion.
+_MOST_ALIASES, _DEEPEST = 20, 30
+
+
+def _require_modest(path: Path, text: str) -> None:
+    """Refuse what is small as a file and large, or endless, as a value."""
+    aliases = depth = 0
+    open_anchors: list[str | None] = []
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_anchors.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+        depth = len(open_anchors)
+        inside_itself = isinstance(event, yaml.AliasEvent) and event.anchor in open_anchors
+        if depth > _DEEPEST or aliases > _MOST_ALIASES or inside_itself:
+            raise ProfileError(
+                f"{path} is no profile",
+                expected=f"at most {_MOST_ALIASES} aliases (`*name`) and {_DEEPEST} levels, none inside itself",
+                found=f"more, in line {event.start_mark.line + 1}",
+                do="write the values out, or let a dataset extend another with `extends:`",
+            )
+
+
+#: A dataset's name is that of a folder, and of a schema in the catalog, where case does not count.
+_DATASET = r"[A-Za-z][A-Za-z0-9_]{0,63}"
+_SCHEMAS = ("catalog", "information_schema", "main", "pg_catalog", "system", "temp")
 
 _TOP = ("default_dataset", "datasets", "description")
 
@@ -125,11 +172,13 @@ def parse_profile(name: str, raw: Any) -> Profile:
             raise _unknown(f"profile {name!r}", str(key), _TOP)
     datasets: dict[str, DatasetConfig] = {}
     for dataset in raw["datasets"]:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", str(dataset)):
+        same = [known for known in datasets if known.lower() == str(dataset).lower()]
+        if not re.fullmatch(_DATASET, str(dataset)) or str(dataset).lower() in _SCHEMAS or same:
             raise ProfileError(
-                f"profile {name!r}: {dataset!r} cannot name a dataset",
-                expected="letters, digits and underscores, beginning with a letter",
-                found=repr(dataset),
+                f"profile {name!r}: {str(dataset)[:100]!r} cannot name a dataset",
+                expected="letters, digits and underscores, beginning with a letter, at most 64; no schema of DuckDB "
+                f"({', '.join(_SCHEMAS)}), and no other dataset's name in other case",
+                found=repr(dataset)[:100],
                 do="rename it",
             )
         datasets[dataset] = _dataset(name, dataset, _merged(name, raw["datasets"], dataset, ()))
@@ -177,8 +226,15 @@ def _dataset(profile: str, name: str, fields: Mapping[str, Any]) -> DatasetConfi
         if first["type"] == "extra_forbidden":
             raise _unknown(where, str(first["loc"][-1]), _siblings(first["loc"][:-1])) from None
         raise ProfileError(
-            where, expected=first["msg"], found=repr(first.get("input"))[:200], do="correct this field of the profile"
+            where,
+            expected=first["msg"],
+            found=_USER_PART.sub("//[user]@", repr(first.get("input")))[:200],
+            do="correct this field of the profile",
         ) from None
+
+
+#: User and password in a URL.
+_USER_PART = re.compile(r"//[^/\s@]*@")
 
 
 def _siblings(location: tuple[Any, ...]) -> tuple[str, ...]:

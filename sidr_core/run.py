@@ -63,12 +63,17 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     upstream = {name: store.require(dataset, snapshot, name) for name in reads}
     stages = {name: StageInput(upstream[name], files, stage.name) for name, files in reads.items()}
     previous, started = _previous(profile, dataset, snapshot, stage, store)
+    base, earlier = _earlier(profile, dataset, snapshot, stage, store)
     generated = any(source.kind == "sample" for source in single_sources(config.source))
     synthetic = generated or any(a.synthetic for a in upstream.values())
     inputs = Inputs(stages, store, previous, synthetic)
+    if base is not None:
+        inputs.see_earlier(base, earlier)
     key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
     if previous is not None:
         key["previous"] = previous.digest
+    if earlier:
+        key["earlier"] = {f"{base}/{name}": item.digest for name, item in earlier.items()}
     if stage.tables:
         key["tables"] = dict(stage.tables)  # so that nothing is reused that was not checked as it would be now
     if stage.sources:
@@ -81,6 +86,7 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
         # Where a file lies does not matter, its content does.
         key["config"][named] = _without_paths(section)
     lineage = {name: item.fingerprint for name, item in stages.items()}
+    lineage |= {f"{base}/{name}": item.fingerprint for name, item in earlier.items()}
     return Plan(inputs, scoped, key, started, lineage)
 
 
@@ -207,13 +213,27 @@ def _previous(
 ) -> tuple[StageInput | None, str]:
     if not stage.warm:
         return None, ""
-    earlier = profile.dataset(dataset).snapshots.previous(snapshot)
-    if earlier is None:
+    before = profile.dataset(dataset).snapshots.before(snapshot)
+    if not before:
         return None, "cold: this is the first snapshot"
-    artifact = store.current(dataset, earlier, stage.name)
-    if artifact is None:
-        return None, f"cold: {earlier} was never materialized"
-    return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
+    for earlier in before if stage.from_earlier else before[:1]:
+        artifact = store.current(dataset, earlier, stage.name)
+        if artifact is not None and artifact.hold():
+            return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
+    return None, f"cold: {before[0]} was never materialized"
+
+
+def _earlier(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store
+) -> tuple[str | None, dict[str, StageInput]]:
+    """The newest earlier snapshot that has all that the stage declared of one, and these files; (None, {}) if none."""
+    config = profile.dataset(dataset)
+    reads = stage.reads_earlier(config)
+    for earlier in config.snapshots.before(snapshot) if reads else ():
+        found = {name: store.current(dataset, earlier, name) for name in reads}
+        if all(artifact and artifact.hold() for artifact in found.values()):
+            return earlier, {name: StageInput(a, reads[name], stage.name) for name, a in found.items() if a}
+    return None, {}
 
 
 def _without_paths(section: BaseModel) -> dict[str, Any]:

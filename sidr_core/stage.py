@@ -77,15 +77,18 @@ class Stage:
         name: the asset's name; its main table is `<name>.parquet`.
         run: `"module:function"`, imported when the stage runs.
         inputs: stage name -> the files (or `"*"`) it may open of that stage's output.
-        sections: the profile sections (and context sections) it reads; nothing else can be read.
+        sections: the profile sections (and context sections) it reads, or `section.field`; nothing else can be read.
         code_version: raise it when the same inputs should give another output.
         warm: whether it also reads its own output of the previous snapshot.
+        from_earlier: as `inputs`, of the newest earlier snapshot that has all of them; with any, a warm start
+            too goes back to the newest earlier output of its own, not to the previous snapshot's alone.
         sources: `"module:function"` giving, for the first of its sections, the external files that this names;
             they are fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
         checks: the promises it reports on; :data:`SCHEMA` is added where there are tables.
         tables: Parquet file, without suffix -> the class in `sidr_core/contracts.py` that it keeps to.
-        unused: `"module:function"` giving, for a dataset's config, those of `inputs` that it does without.
+        unused: `"module:function"` giving, for a dataset's config, those of `inputs` and `from_earlier` that it
+            does without.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Stage:
     description: str
     kinds: tuple[str, ...] = ()
     warm: bool = False
+    from_earlier: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: str | None = None
     checks: tuple[CheckSpec, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -111,8 +115,15 @@ class Stage:
 
     def reads(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
         """The inputs that a dataset with this config needs, with their files."""
-        skipped = load_object(self.unused)(config) if self.unused else ()
-        return {name: files for name, files in self.inputs.items() if name not in skipped}
+        return self._needed(self.inputs, config)
+
+    def reads_earlier(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        """The same of `from_earlier`."""
+        return self._needed(self.from_earlier, config)
+
+    def _needed(self, declared: Mapping[str, tuple[str, ...]], config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        skipped = load_object(self.unused)(config) if self.unused and declared else ()
+        return {name: files for name, files in declared.items() if name not in skipped}
 
 
 def load_object(reference: str) -> Any:
@@ -218,12 +229,16 @@ class Inputs(Mapping[str, StageInput]):
 
     Attributes:
         previous: the stage's own output of the previous snapshot, if it is warm and that exists.
+        earlier: what the stage declared of an earlier snapshot, whose key is `earlier_snapshot`; None where no
+            earlier snapshot has all of it.
         synthetic: whether anything upstream is generated data; the label is carried to the output.
         resume: a folder for unfinished work on this very output; it outlives a crash and goes with the
             publication. None where the stage is called without a store.
     """
 
     resume: Path | None = None
+    earlier: Inputs | None = None
+    earlier_snapshot: str | None = None
 
     def __init__(
         self,
@@ -235,6 +250,12 @@ class Inputs(Mapping[str, StageInput]):
         self._stages, self._store = stages, store
         self.previous, self.synthetic = previous, synthetic
         self.parts: list[tuple[str, str]] = []
+        self._held: list[Artifact] = []
+
+    def see_earlier(self, snapshot: str, stages: Mapping[str, StageInput]) -> None:
+        """Offer files of an earlier snapshot; parts built from them count as this stage's own."""
+        self.earlier = Inputs(stages, self._store, synthetic=self.synthetic)
+        self.earlier.parts, self.earlier_snapshot = self.parts, snapshot
 
     def __getitem__(self, name: str) -> StageInput:
         return self._stages[name]
@@ -256,4 +277,5 @@ class Inputs(Mapping[str, StageInput]):
         """
         artifact, _ = self._store.obtain(name, version, dict(key), build, synthetic=self.synthetic)
         self.parts.append((name, artifact.fingerprint))
+        self._held.append(artifact)  # nothing refers to it before this stage is published
         return artifact

@@ -3,34 +3,36 @@
 `<root>/<stage>/<fingerprint>/` holds the files of one output and, written last, `MANIFEST.json`.
 `<root>/refs/<dataset>/<snapshot>/<stage>.json` says which fingerprint is current. A reader opens
 through the manifest only, so a `kill -9` at any moment leaves the old output or the new one, whole.
+Deleting goes the other way round: the manifest first. A reader that is to be safe from it holds the output.
 Why our own: measured under `kill -9`, stock IO managers leave torn or empty outputs
 (docs/architecture.md).
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidr_core import __version__
 from sidr_core.errors import NotMaterialized, StoreError
+from sidr_core.machine import PeakMemory, versions
 
 if TYPE_CHECKING:
     from sidr_core.stage import Report
 
 MANIFEST = "MANIFEST.json"
-_VERSIONED = ("torch", "transformers", "trl", "duckdb", "polars", "faiss-cpu", "numpy")
 
 
 def canonical_json(value: Any) -> str:
@@ -56,6 +58,7 @@ class Artifact:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         self._verified: set[str] = set()
+        self._held = False
 
     @property
     def stage(self) -> str:
@@ -106,10 +109,26 @@ class Artifact:
         """The folder, once every file in it is checked and no foreign file lies there."""
         for name in self.files:
             self.path(name)
-        present = {p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()}
+        # A link to a folder is no file, but what is opened by its name would be.
+        there = (p for p in self.folder.rglob("*") if p.is_file() or p.is_symlink())
+        present = {p.relative_to(self.folder).as_posix() for p in there}
         if foreign := present - set(self.files) - {MANIFEST}:
             raise self._damaged(sorted(foreign)[0], "only files of the manifest", "a foreign file")
         return self.folder
+
+    def hold(self) -> bool:
+        """Keep :meth:`Store.remove` away as long as this object lives; False where the output is gone already."""
+        path = self.folder / MANIFEST
+        if not self._held:
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+                weakref.finalize(self, os.close, descriptor)
+                with contextlib.suppress(OSError):  # no such locks on this file system: then nothing is removed either
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                self._held = os.path.samestat(os.fstat(descriptor), path.stat())
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return self._held
 
     def _damaged(self, name: str, expected: str, found: str) -> StoreError:
         return StoreError(
@@ -152,7 +171,7 @@ class Store:
         extra: Mapping[str, Any] | None = None,
         finish: Callable[[], Mapping[str, Any]] | None = None,
     ) -> tuple[Artifact, bool]:
-        """Reuse the output for this key, or build and publish it. Returns it and whether it was reused.
+        """Reuse the output for this key, or build and publish it. Returns it, held, and whether it was reused.
 
         Args:
             build: writes files into the folder it is given.
@@ -167,7 +186,7 @@ class Store:
             return found, True
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
-        lock_path = parent / f".{fp}.lock"
+        lock_path = self.lock_path(stage, fp)
         # flock is released by the kernel when its owner dies: taking over needs no guessing by pid.
         lock = FileLock(lock_path)
         try:
@@ -183,15 +202,16 @@ class Store:
             if (found := self.sound(stage, fp)) is not None:
                 return found, True
             made = self._build(stage, fp, code_version, key, build, synthetic, extra, finish)
+            made.hold()
             return made, False
         finally:
             lock_path.with_suffix(".owner").unlink(missing_ok=True)
             lock.release()
 
     def sound(self, stage: str, fp: str) -> Artifact | None:
-        """The output if every byte of it is as published; a damaged one is treated as absent."""
+        """The output, held, if every byte of it is as published; a damaged one is treated as absent."""
         artifact = self.open(stage, fp)
-        if artifact is None:
+        if artifact is None or not artifact.hold():
             return None
         try:
             artifact.verified_folder()
@@ -232,7 +252,7 @@ class Store:
                 "seconds": round(time.monotonic() - started, 3),
                 "peak_memory_bytes": memory.peak,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "versions": _versions(),
+                "versions": versions(),
                 **(extra or {}),
                 **(finish() if finish else {}),
             }
@@ -247,10 +267,83 @@ class Store:
         """Where unfinished work on an output lies until it is published; not created here."""
         return self.root / stage / f".resume-{fp}"
 
+    def lock_path(self, stage: str, fp: str) -> Path:
+        """The lock of who writes an output; not created here."""
+        return self.root / stage / f".{fp}.lock"
+
+    @contextmanager
+    def owned(self, stage: str, fp: str) -> Iterator[bool]:
+        """Own the right to write an output inside the block; False, at once, where another process has it.
+
+        While it is owned, whatever temporary folders of the output there are belong to the dead.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.lock_path(stage, fp))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            mine = False
+        else:
+            mine = True
+        try:
+            yield mine
+        finally:
+            lock.release()
+
+    def remove(self, stage: str, fp: str) -> bool:
+        """Delete an output that no ref names.
+
+        Returns:
+            Whether it is gone; False where a ref names it, or a process writes or holds it.
+        """
+        final = self.root / stage / fp
+        with self.owned(stage, fp) as mine:
+            if not mine or not self._retract(stage, fp):
+                return False
+            self._discard(final, fp)
+        return True
+
+    def drop_resume_folder(self, stage: str, fp: str) -> bool:
+        """Delete unfinished work on an output. Returns whether it is gone; False where a process is at it."""
+        with self.owned(stage, fp) as mine:
+            if mine:
+                self._discard(self.resume_folder(stage, fp), fp)
+        return mine
+
+    def _discard(self, folder: Path, fp: str) -> None:
+        """Delete a folder of an output that is owned; it is out of sight before it is incomplete."""
+        aside = folder.with_name(f".tmp-{fp}-aside-{uuid.uuid4().hex[:8]}")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, aside)
+            shutil.rmtree(aside)
+
+    def _retract(self, stage: str, fp: str) -> bool:
+        """Delete the manifest, unless the output is current or held: from then on it counts as none."""
+        path = self.root / stage / fp / MANIFEST
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return not self._is_current(stage, fp)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        try:
+            # Whoever makes an output current holds it before: no ref to it can come up from here on.
+            if self._is_current(stage, fp):
+                return False
+            path.unlink()
+            _fsync(path.parent)
+        finally:
+            os.close(descriptor)
+        return True
+
     # -- refs --------------------------------------------------------------------------------
 
     def set_ref(self, dataset: str, snapshot: str, stage: str, fp: str) -> None:
-        """Make `fp` the current output of a stage for a snapshot."""
+        """Make `fp` the current output of a stage for a snapshot; who calls holds it."""
         folder = self.root / "refs" / dataset / snapshot
         folder.mkdir(parents=True, exist_ok=True)
         _write_atomically(folder / f"{stage}.json", canonical_json({"fingerprint": fp}))
@@ -269,8 +362,10 @@ class Store:
         return self.open(stage, fp) if fp else None
 
     def require(self, dataset: str, snapshot: str, stage: str) -> Artifact:
-        """Like :meth:`current`, but an absent output is an error that says how to make it."""
+        """Like :meth:`current`, but held, and an absent output is an error that says how to make it."""
         artifact = self.current(dataset, snapshot, stage)
+        while artifact is not None and not artifact.hold():  # removed just now: the ref has moved on
+            artifact = self.current(dataset, snapshot, stage)
         if artifact is None:
             raise NotMaterialized(
                 f"{dataset}/{stage} has no published output for snapshot {snapshot}",
@@ -286,28 +381,8 @@ class Store:
         base = self.root / "refs"
         return sorted((p.parent.parent.name, p.parent.name, p.stem) for p in base.glob("*/*/*.json"))
 
-
-class PeakMemory:
-    """Highest resident size of this process while inside the `with` block, in bytes."""
-
-    def __enter__(self) -> PeakMemory:
-        import psutil
-
-        self._process = psutil.Process()
-        self.peak = self._process.memory_info().rss
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            self.peak = max(self.peak, self._process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.peak = max(self.peak, self._process.memory_info().rss)
+    def _is_current(self, stage: str, fp: str) -> bool:
+        return any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -358,13 +433,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _versions() -> dict[str, str]:
-    found = {"sidr": __version__, "python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

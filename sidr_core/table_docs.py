@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 #: Meaning of a column, wherever it stands; `<contract>.<column>` where it has one of its own.
 MEANINGS: Mapping[str, str] = {
+    "base_ci_high": "upper end of that interval",
+    "base_ci_low": "lower end of that interval",
+    "base_snapshot": "the earlier snapshot that the checkpoints are of",
+    "base_value": "the same metric in the evaluation of `base_snapshot`; null where that has none of this beam width",
+    "unreachable": "rows whose target had no SID at `base_snapshot`; they count as misses",
     "base": "checkpoint whose direct list the thinking one is compared with",
     "beam_width": "width of the beam that made the lists",
     "brand": "plain text, may be empty",
@@ -131,6 +136,7 @@ MEANINGS: Mapping[str, str] = {
     "Popularity.score": "number of train rows that have it as target",
     "RawReviews.history_item_ids": "history of a published split's row, oldest first; null otherwise",
     "RawReviews.split": "split of a published row; null otherwise",
+    "Reevaluation.split": "`newer`: rows behind all that the checkpoints were trained or judged on",
     "RecommendedModels.seed": "of the decoding",
     "Samples.position": "place of the target in its user's history, from 1",
     "TeacherQuarantine.item_id": "item that was asked about; null where it was a user",
@@ -168,14 +174,24 @@ def tables() -> dict[str, Table]:
     """All contracts by the name of their class, in the order of the file."""
     tree = ast.parse(Path(__file__).with_name("contracts.py").read_text())
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    found = {node.name: _table(node) for node in classes}
+    found: dict[str, Table] = {}
+    for node in classes:
+        found[node.name] = _table(node, found)
     return {name: table for name, table in found.items() if table.columns}
 
 
-def _table(node: ast.ClassDef) -> Table:
+def _table(node: ast.ClassDef, known: Mapping[str, Table]) -> Table:
+    """The contract of a class, after the columns of the one it builds on, if that is known."""
+    bases = [ast.unparse(base) for base in node.bases]
+    inherited = [
+        replace(column, meaning=MEANINGS.get(f"{node.name}.{column.name}") or column.meaning)
+        for base in bases
+        if base in known
+        for column in known[base].columns
+    ]
     fields = [field for field in node.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)]
     about = " ".join((ast.get_docstring(node) or "").split())
-    return Table(node.name, about, tuple(_column(node.name, field) for field in fields))
+    return Table(node.name, about, (*inherited, *(_column(node.name, field) for field in fields)))
 
 
 def _column(table: str, field: ast.AnnAssign) -> Column:

@@ -23,7 +23,7 @@ from sidr_core.baselines import training
 from sidr_core.baselines.sequences import steps
 from sidr_core.columns import CODES, HISTORY, ITEM_ID, ROW_ID
 from sidr_core.decoding.batching import batches, left_pad
-from sidr_core.decoding.beam import Beams, _extend, _Trie
+from sidr_core.decoding.beam import Beams, Trie, extend
 from sidr_core.decoding.index import SidIndex
 from sidr_core.errors import SidrError
 from sidr_core.evaluation.lists import places_of
@@ -61,7 +61,7 @@ class SidRanker:
         self._ids = {
             item: [ids[token] for token in sid_tokens(codes)] for item, codes in codebook.select(ITEM_ID, CODES).rows()
         }
-        self._trie = _Trie(self.index, training.device())
+        self._trie = Trie(self.index, training.device())
         self._sequences = sequences
 
     def lengths(self) -> list[int]:
@@ -109,7 +109,7 @@ class SidRanker:
             )
             known = output.logits[:, -1].log_softmax(dim=1)[:, self._trie.levels[level]]
             before = nodes.shape[1]
-            nodes, scores, parents = _extend(
+            nodes, scores, parents = extend(
                 known.view(len(prompts), before, -1), nodes, scores, self._trie, level, width, 1
             )
             written, of = self._trie.tokens[level][nodes], rows.repeat_interleave(nodes.shape[1])

@@ -9,7 +9,6 @@ long is left out, not cut; anything that could be a special token or a SID is ta
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import heapq
 import json
@@ -24,6 +23,7 @@ from sidr_core.corpus.prompts import neutralise, neutralise_lines
 from sidr_core.corpus.refused import Refused
 from sidr_core.corpus.tasks import CHAT, Example
 from sidr_core.errors import InputError
+from sidr_core.reviews.text import literal
 from sidr_core.settings import GENERAL_TASK, General
 from sidr_core.stage import Progress
 
@@ -150,7 +150,7 @@ def _messages(line: bytes) -> list[Any]:
         messages = record["messages"]
         if isinstance(messages, str):
             messages = _literal(messages)
-    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise _Unusable("not_readable") from None
     if not isinstance(messages, list):
         raise _Unusable("not_readable")
@@ -161,7 +161,7 @@ def _literal(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return ast.literal_eval(text.strip())
+        return literal(text)
 
 
 def _exchange(messages: Iterable[Any]) -> tuple[str, str]:

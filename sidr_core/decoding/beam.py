@@ -129,7 +129,7 @@ def _refuse_unfit(model: PreTrainedModel, tokens: int) -> None:
         )
 
 
-class _Trie:
+class Trie:
     """The index as tensors on a device; `levels[l]` are the distinct tokens of a level, `slot` the place in them."""
 
     def __init__(self, index: SidIndex, device: torch.device) -> None:
@@ -139,19 +139,19 @@ class _Trie:
         self.levels, self.slot = [ids for ids, _ in found], [slot for _, slot in found]
 
 
-_TRIES: WeakKeyDictionary[SidIndex, _Trie] = WeakKeyDictionary()
+_TRIES: WeakKeyDictionary[SidIndex, Trie] = WeakKeyDictionary()
 
 
-def _trie(index: SidIndex, device: torch.device) -> _Trie:
+def _trie(index: SidIndex, device: torch.device) -> Trie:
     """The tensors of an index; those made last are kept, for training asks again after every step."""
     known = _TRIES.get(index)
     if known is None or known.starts[0].device != device:
-        known = _TRIES[index] = _Trie(index, device)
+        known = _TRIES[index] = Trie(index, device)
     return known
 
 
 def _search(
-    head: Head, prompts: list[tuple[int, ...]], trie: _Trie, width: int, pad_id: int, contexts: int
+    head: Head, prompts: list[tuple[int, ...]], trie: Trie, width: int, pad_id: int, contexts: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Search R prompts of N contexts. Returns leaves (R, B), best first, and scores per context (R, N, B)."""
     model = head.model
@@ -173,18 +173,18 @@ def _search(
             )
             states = head.states(output)
         log_probs = head.log_probs(states, trie.levels[level])
-        nodes, scores, parents = _extend(log_probs, nodes, scores, trie, level, width, contexts)
+        nodes, scores, parents = extend(log_probs, nodes, scores, trie, level, width, contexts)
         lineage = lineage.take_along_dim(parents[..., None], dim=1)
     order = torch.argsort(_pooled(scores, contexts), dim=1, descending=True, stable=True)
     ranked = scores.unflatten(0, (-1, contexts)).take_along_dim(order[:, None], dim=2)
     return nodes[::contexts].gather(1, order), ranked
 
 
-def _extend(
+def extend(
     log_probs: torch.Tensor,
     nodes: torch.Tensor,
     scores: torch.Tensor,
-    trie: _Trie,
+    trie: Trie,
     level: int,
     width: int,
     contexts: int,

@@ -108,7 +108,7 @@ class SidIndex:
                 for name in ("starts", "token_ids", "codes")
             )
             return cls(starts, token_ids, codes, *(arrays[f"item_{name}"] for name in ("starts", "ends", "text")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     @property

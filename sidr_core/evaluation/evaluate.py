@@ -90,7 +90,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         SPLIT: TEST,
     }
     bits = exposure.self_information(train, items)
-    shown = {name: _shown(name, lists, thoughts, models, codebook, bits, settings) for name in names}
+    shown = {name: shown_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
     table = evaluation_table(scored, shown, models, settings, context)
     gaps = paired_table(scored, models, settings, context)
     parts = slices_table(scored.lists, groups_of(test, train, items), settings, context)
@@ -200,7 +200,7 @@ def _of(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     return frame.filter((pl.col(MODEL) == model) & (pl.col(MODE) == mode))
 
 
-def _shown(
+def shown_of(
     name: str,
     lists: pl.DataFrame,
     thoughts: pl.DataFrame,

@@ -102,12 +102,14 @@ def measure(
         width: SIDs that a list should hold.
         options: draws, confidence and seed, as in :func:`~sidr_core.evaluation.intervals.bootstrap`.
     """
+    lists = lists.sort(ROW_ID, RANK)  # sums of floats have an order
     rows = lists.select(ROW_ID, USER_ID).unique().sort(ROW_ID)
     found = []
     for k in ks:
         places = lists.filter(pl.col(RANK) <= k)
         found += _spread(places, codebook, k, options)
-        surprise = places.join(bits, on=ITEM_ID, how="inner").group_by(ROW_ID).agg(pl.col("bits").mean())
+        told = places.join(bits, on=ITEM_ID, how="inner", maintain_order="left")
+        surprise = told.group_by(ROW_ID, maintain_order=True).agg(pl.col("bits").mean())
         found.append(_mean(NOVELTY, k, rows.join(surprise, on=ROW_ID), "bits", options))
     real = codebook.select(ITEM_ID, SID, pl.lit(False).alias("invalid"))
     full = min(width, codebook[SID].n_unique())
@@ -132,6 +134,7 @@ def _thoughts(rows: pl.DataFrame, thoughts: pl.DataFrame, options: dict[str, Any
 
 def _mean(metric: str, k: int, frame: pl.DataFrame, name: str, options: dict[str, Any]) -> Measured:
     """Mean of a per-row column; without an interval (its ends are the value) where all rows are of one user."""
+    frame = frame.sort(ROW_ID)
     values = frame[name].cast(pl.Float64).to_numpy()[:, None]
     if frame[USER_ID].n_unique() < 2:
         value = float(values.mean())

@@ -130,6 +130,13 @@ def adaptive(
     return Lists(pl.concat([kept, thought.places]), thought.thoughts)
 
 
+def choice_rows(valid: pl.DataFrame, decoding: Decoding, loaded: Loaded) -> pl.DataFrame:
+    """The valid rows on which something about decoding is chosen: `decoding.choice_rows` drawn by the model's seed."""
+    from sidr_core.training.examples import subset
+
+    return subset(valid.sort(ROW_ID), decoding.choice_rows, loaded.meta["seed"])
+
+
 def choose_threshold(
     loaded: Loaded,
     valid: pl.DataFrame,
@@ -137,20 +144,18 @@ def choose_threshold(
     decoding: Decoding,
     progress: Progress | None = None,
 ) -> Threshold:
-    """The margin below which thinking pays, by NDCG@10 on `decoding.adaptive_rows` valid rows.
+    """The margin below which thinking pays, by NDCG@10.
 
     Every margin that occurs is tried; of equal results the one that thinks least is taken.
 
     Args:
-        valid: valid samples; test rows must never come here.
+        valid: valid samples, of :func:`choice_rows`; test rows must never come here.
         codebook: item_id -> sid.
     """
     from sidr_core.evaluation import metrics
     from sidr_core.evaluation.protocol import history_sids
-    from sidr_core.training.examples import subset
 
-    rows = subset(valid.sort(ROW_ID), decoding.adaptive_rows, loaded.meta["seed"])
-    row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
+    row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
     beams = _direct(loaded, histories, decoding, progress)
     lists = {
         DIRECT: places_of(beams, loaded.index, row_ids),
@@ -161,7 +166,7 @@ def choose_threshold(
     )
     k = min(_K, decoding.beam_width)
     gain = metrics.column("item", metrics.NDCG, k)
-    scored = metrics.per_row(both, rows, codebook, (k,)).sort(MODE, ROW_ID)
+    scored = metrics.per_row(both, valid, codebook, (k,)).sort(MODE, ROW_ID)
     direct, thinking = (scored.filter(pl.col(MODE) == mode)[gain].to_numpy() for mode in (DIRECT, THINKING))
     return best_threshold(margins(beams), direct, thinking)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sidr_core.columns import ADAPTIVE, DIRECT, HISTORY, ITEM_ID, ROW_ID, SID, THINKING, USER_ID
+from sidr_core.columns import ADAPTIVE, DIRECT, HISTORY, ITEM_ID, MIXED, ROW_ID, SID, THINKING, USER_ID
 from sidr_core.errors import InputError
 from sidr_core.settings.evaluation import NEURAL
 
@@ -44,7 +44,7 @@ def trained(model: str) -> str | None:
     >>> trained("grpo"), trained("grpo_adaptive"), trained("sasrec")
     ('grpo', 'grpo', None)
     """
-    name = model.removesuffix(f"_{ADAPTIVE}")
+    name = model.removesuffix(f"_{ADAPTIVE}").removesuffix(f"_{MIXED}")
     return name if name in NEURAL else None
 
 
@@ -54,8 +54,9 @@ def makers(model: str) -> tuple[str, ...]:
     >>> makers("grpo_adaptive"), makers("sasrec"), makers("item_item")
     (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
     """
-    stage = trained(model)
-    return (f"{stage}_checkpoint",) if stage else (f"baseline_{model}", *_ALSO_NEED.get(model, ()))
+    if stage := trained(model):
+        return (f"{stage}_checkpoint", *(makers("item_item") if model.endswith(f"_{MIXED}") else ()))
+    return (f"baseline_{model}", *_ALSO_NEED.get(model, ()))
 
 
 def unused_makers(config: DatasetConfig) -> set[str]:
@@ -117,16 +118,17 @@ def history_sids(samples: pl.DataFrame, codebook: pl.DataFrame) -> list[list[str
 def comparisons(models: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs (a, b) whose difference a - b is reported, of `<model>/<mode>` names that are both in `models`.
 
-    Thinking, always or where unsure, against direct mode of the same checkpoint; each training stage against the
-    nearest one before it that has lists in the same mode; every neural list against each of REFERENCES. No "best"
-    model is picked first: picking on test rows flatters. All pairs are one family for the correction of p-values,
-    so there are no others.
+    Thinking, always or where unsure, and mixtures against direct mode of the same checkpoint; each training stage
+    against the nearest one before it that has lists in the same mode; every neural list against each of REFERENCES.
+    No "best" model is picked first: picking on test rows flatters. All pairs are one family for the correction of
+    p-values, so there are no others.
     """
     neural = [name for name in models if trained(split_name(name)[0])]
     pairs = []
     for name in neural:
         model, mode = split_name(name)
-        pairs += [(name, f"{trained(model)}/{DIRECT}")] if mode == THINKING else []
+        other = mode == THINKING or model not in NEURAL
+        pairs += [(name, f"{trained(model)}/{DIRECT}")] if other else []
     for name in neural:
         model, mode = split_name(name)
         before = NEURAL[: NEURAL.index(model)] if model in NEURAL else ()

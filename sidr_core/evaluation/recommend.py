@@ -7,7 +7,7 @@ again, and variants of a dataset share it. Test rows are opened here and in `eva
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from sidr_core import tables
 from sidr_core.columns import (
     DATASET,
+    DIRECT,
     ITEM_ID,
+    MIXED,
     MODE,
     MODEL,
     RANK,
@@ -35,13 +37,24 @@ from sidr_core.columns import (
     USER_ID,
 )
 from sidr_core.contracts import Recommendations, RecommendedModels, Samples, Thoughts
-from sidr_core.evaluation import refusals
-from sidr_core.evaluation.lists import CLOSED, N_TOKENS, PLACES, Lists, adaptive, choose_threshold, counted, neural
+from sidr_core.evaluation import mixture, refusals
+from sidr_core.evaluation.lists import (
+    CLOSED,
+    N_TOKENS,
+    PLACES,
+    Lists,
+    adaptive,
+    choice_rows,
+    choose_threshold,
+    counted,
+    neural,
+)
 from sidr_core.evaluation.protocol import chosen_rows, history_sids, makers, split_name, trained
 from sidr_core.items.text import markdown_text
 from sidr_core.stage import Check, Inputs, Progress, Report
 
 if TYPE_CHECKING:
+    from sidr_core.models.checkpoint import Loaded
     from sidr_core.settings import DatasetConfig
     from sidr_core.store import Artifact
 
@@ -49,8 +62,8 @@ if TYPE_CHECKING:
 DECODED_VERSION = "2"
 
 _LEAST_CLOSED = 0.95
-#: Where an adaptive model's lists think, and what that was chosen by.
-_THRESHOLD = "threshold.json"
+#: What was chosen on valid rows for an adaptive model or a mixture, and by what.
+_CHOICE = "choice.json"
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -61,9 +74,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     history_sids(rows, codebook)  # refuses rows that cannot be prompted, before anything costs time
     parts: dict[str, Artifact] = {}
     for name in config.decoding.models:
-        parts[name] = _part(name, inputs, config, rows, codebook, progress.named(name))
-    joined = _recommendations(parts, rows, config)  # type: ignore[arg-type]
-    models, thoughts = _models(parts, inputs, config), _thoughts(parts)
+        parts[name] = part_of(name, inputs, config, rows, codebook, progress.named(name))
+    joined = joined_lists(parts, rows, config)  # type: ignore[arg-type]
+    models, thoughts = _models(parts, inputs, config), thoughts_of(parts)
     tables.write(joined, out_dir / "recommendations.parquet", Recommendations)
     tables.write(models, out_dir / "models.parquet", RecommendedModels)
     tables.write(thoughts, out_dir / "thoughts.parquet", Thoughts)
@@ -71,9 +84,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     metrics: dict[str, Any] = {"test_rows": rows.height, "test_users": rows[USER_ID].n_unique()}
     for name, part in parts.items():
         metrics[f"{name.replace('/', '_')}_seconds"] = part.manifest["seconds"]
-        if _THRESHOLD in part.files:
-            threshold = json.loads(part.path(_THRESHOLD).read_text())
-            metrics |= {f"{split_name(name)[0]}_valid_{key}": value for key, value in threshold.items()}
+        if _CHOICE in part.files:
+            choice = json.loads(part.path(_CHOICE).read_text())
+            metrics |= {f"{split_name(name)[0]}_valid_{key}": value for key, value in choice.items()}
     for row in models.filter(pl.col("close_rate").is_not_null()).iter_rows(named=True):
         metrics[f"{row[MODEL]}_close_rate"] = row["close_rate"]
         metrics[f"{row[MODEL]}_thought_tokens"] = row["mean_thought_tokens"]
@@ -91,10 +104,21 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 # -- one model's lists -------------------------------------------------------------------------------
 
 
-def _part(
-    name: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, codebook: pl.DataFrame, progress: Progress
+def part_of(
+    name: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    progress: Progress,
+    also: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Lists of one model and mode, decoded or found in the store."""
+    """Lists of one model and mode, decoded or found in the store.
+
+    Args:
+        rows: what to decode; the test rows of `inputs`, unless `also` says what they are.
+        also: joins the key of what is stored.
+    """
     model, mode = split_name(name)
     decoding = config.decoding
     key: dict[str, Any] = {
@@ -104,6 +128,7 @@ def _part(
         "codebook": inputs["sid_codebook"].digest,
         "beam_width": decoding.beam_width,
         "max_test_rows": decoding.max_test_rows,
+        **(also or {}),
     }
     if trained(model):
         key["batch_size"] = decoding.batch_size  # padding differs, and with it the last bits of a score
@@ -111,8 +136,8 @@ def _part(
     if mode == THINKING:
         key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
     if trained(model) not in (model, None):
-        key["adaptive_rows"] = decoding.adaptive_rows
-    if model == "item_item":
+        key["choice_rows"] = decoding.choice_rows
+    if "baseline_item_item" in makers(model):
         key["item_item"] = config.item_item.model_dump(mode="json")
 
     def build_part(folder: Path) -> None:
@@ -140,7 +165,9 @@ def _from_checkpoint(
     folder: Path,
     progress: Progress,
 ) -> Lists:
-    """Lists of a trained stage. An adaptive one chooses on valid rows when it thinks, and writes that to `folder`."""
+    """Lists of a trained stage. When an adaptive one thinks, and a mixture's share, are chosen on valid rows and
+    written to `folder`.
+    """
     from sidr_core.models import checkpoint
 
     stage = trained(model)
@@ -148,10 +175,35 @@ def _from_checkpoint(
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     if stage == model:
         return neural(loaded, row_ids, histories, mode, config.decoding, progress)
-    valid = tables.read(inputs["interactions"].path("valid.parquet"))
-    threshold = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
-    (folder / _THRESHOLD).write_text(json.dumps(asdict(threshold), sort_keys=True, indent=2) + "\n")
-    return adaptive(loaded, row_ids, histories, threshold.margin, config.decoding, progress)
+    valid = choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), config.decoding, loaded)
+    if model.endswith(f"_{MIXED}"):
+        choice, lists = _mixture(loaded, inputs, config, (valid, rows), codebook, progress)
+    else:
+        choice = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
+        lists = adaptive(loaded, row_ids, histories, choice.margin, config.decoding, progress)
+    (folder / _CHOICE).write_text(json.dumps(asdict(choice), sort_keys=True, indent=2) + "\n")
+    return lists
+
+
+def _mixture(
+    loaded: Loaded,
+    inputs: Inputs,
+    config: DatasetConfig,
+    samples: tuple[pl.DataFrame, pl.DataFrame],
+    codebook: pl.DataFrame,
+    progress: Progress,
+) -> tuple[mixture.Share, Lists]:
+    """The counter's share, chosen on the first of `samples` (valid rows), and the lists for the second."""
+    width = config.decoding.beam_width
+
+    def of(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        own = neural(loaded, rows[ROW_ID].to_list(), history_sids(rows, codebook), DIRECT, config.decoding, progress)
+        return own.places, _ranked("item_item", inputs, config, rows, _length(codebook, width))
+
+    own, counts = of(samples[0])
+    share = mixture.choose_share(own, counts, samples[0], codebook, width)
+    own, counts = of(samples[1])
+    return share, mixture.mixed(own, counts, share.share, codebook, width)
 
 
 def _from_baseline(
@@ -162,9 +214,13 @@ def _from_baseline(
         from sidr_core.baselines import tiger
 
         return Lists(tiger.load(inputs["baseline_tiger"].folder(), codebook).places(rows, width))
+    return counted(_ranked(model, inputs, config, rows, _length(codebook, width)), codebook, width)
+
+
+def _length(codebook: pl.DataFrame, width: int) -> int:
+    """Items of a baseline's list that surely hold `width` distinct SIDs."""
     sharing = codebook.height - codebook[SID].n_unique()  # at most so many places repeat a SID
-    k = max(min(width + sharing, codebook.height), width)
-    return counted(_ranked(model, inputs, config, rows, k), codebook, width)
+    return max(min(width + sharing, codebook.height), width)
 
 
 def _ranked(model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, k: int) -> pl.DataFrame:
@@ -184,7 +240,7 @@ def _ranked(model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFram
 # -- joining -----------------------------------------------------------------------------------------
 
 
-def _recommendations(parts: dict[str, Artifact], rows: pl.DataFrame, config: Any) -> pl.DataFrame:
+def joined_lists(parts: Mapping[str, Artifact], rows: pl.DataFrame, config: Any) -> pl.DataFrame:
     """All lists under one contract, in the order of the profile's models, then row_id and rank."""
     truth = rows.select(ROW_ID, USER_ID, TARGET)
     frames = []
@@ -238,7 +294,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
     return pl.DataFrame(found, schema_overrides=types)
 
 
-def _thoughts(parts: dict[str, Artifact]) -> pl.DataFrame:
+def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
     """How each thought ended, by the contract `Thoughts`."""
     types = {ROW_ID: pl.String, TRACE: pl.Int32, CLOSED: pl.Boolean, N_TOKENS: pl.Int32, MODEL: pl.String}
     empty = pl.DataFrame(schema=types)

@@ -84,7 +84,7 @@ class VectorCache:
         for segment in np.unique(places >> 32):
             mine = places >> 32 == segment
             rows, wanted = places[mine] & 0xFFFFFFFF, likely[mine]
-            records = np.load(self._segments[segment], mmap_mode="r")
+            records = np.load(self._segments[segment], mmap_mode="r", allow_pickle=False)
             same = (records["digest"][rows] == digests[wanted]).all(axis=1)
             vectors[wanted[same]] = records["vector"][rows[same]]
             found[wanted[same]] = True
@@ -104,7 +104,7 @@ class VectorCache:
                 do="give the changed encoder another name in `encoder.model`, or delete that folder",
             )
         self.dimension = width
-        records = np.empty(len(vectors), dtype=[("digest", "u1", DIGEST_BYTES), ("vector", "<f4", width)])
+        records = np.empty(len(vectors), dtype=_dtype(width))
         records["digest"], records["vector"] = digests, vectors
         if not self._pending:
             self._pending_since = time.monotonic()
@@ -143,14 +143,27 @@ class VectorCache:
     def _sound(self, path: Path) -> np.ndarray | None:
         """The records of a segment, mapped, if its bytes are as they were written; else it is put away."""
         if sha256_file(path) == path.stem:
-            records = np.load(path, mmap_mode="r")
-            width = records.dtype["vector"].shape[0]
-            if self.dimension in (None, width):
+            try:
+                records = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (ValueError, EOFError):  # a name that fits its bytes does not make them ours
+                records = None
+            width = _width(records.dtype) if isinstance(records, np.ndarray) else None
+            if width and self.dimension in (None, width):
                 self.dimension = width
                 return records
         self._say(f"vector cache: {path.name} is damaged and is not used")
         os.replace(path, path.with_suffix(".damaged"))
         return None
+
+
+def _dtype(width: int) -> np.dtype:
+    return np.dtype([("digest", "u1", DIGEST_BYTES), ("vector", "<f4", width)])
+
+
+def _width(dtype: np.dtype) -> int | None:
+    """Numbers of a vector in records of this type; None if they are not ours."""
+    shape = dtype["vector"].shape if "vector" in (dtype.names or ()) else ()
+    return shape[0] if shape and dtype == _dtype(shape[0]) else None
 
 
 def _keys(digests: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sidr_core.errors import InputError
+from sidr_core.models.foreign import foreign_file
 from sidr_core.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -119,25 +120,23 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
         InputError: it cannot be loaded.
     """
     import torch
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     name = _packaged_folder() if config.model == PACKAGED else config.model
+    if foreign := foreign_file(Path(name)):
+        raise _unloadable(config.model, f"{foreign}: only safetensors and JSON are read, and no code")
     try:
         with quiet():
             model = SentenceTransformer(
                 name,
                 trust_remote_code=False,
                 local_files_only=Path(name).is_dir(),
-                model_kwargs={"dtype": getattr(torch, config.dtype)},
+                model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
             )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the item encoder {config.model!r} cannot be loaded",
-            expected=f"{PACKAGED!r}, a sentence-transformers folder, or an id on the Hugging Face hub",
-            found=str(error).splitlines()[0][:200],
-            do="correct `encoder.model` in the profile, or make the hub reachable",
-        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise _unloadable(config.model, (str(error).strip() or type(error).__name__).splitlines()[0][:200]) from error
     parts = [part for part in model if not isinstance(part, Normalize)]
     prompts: dict[str, Any] = {"prompts": model.prompts, "default_prompt_name": model.default_prompt_name}
     if config.pooling == "masked_mean":
@@ -156,6 +155,15 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
     if _pads(model):
         model.max_seq_length = min(config.max_tokens, model.max_seq_length or config.max_tokens)
     return model.eval()
+
+
+def _unloadable(model: str, found: str) -> InputError:
+    return InputError(
+        f"the item encoder {model!r} cannot be loaded",
+        expected=f"{PACKAGED!r}, a sentence-transformers folder, or an id on the Hugging Face hub",
+        found=found,
+        do="correct `encoder.model` in the profile, or make the hub reachable",
+    )
 
 
 def _packaged_folder() -> str:

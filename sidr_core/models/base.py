@@ -18,6 +18,7 @@ import torch
 
 from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
+from sidr_core.models.foreign import foreign_file
 from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
 from sidr_core.models.quiet import quiet
@@ -161,6 +162,8 @@ def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel,
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if foreign := foreign_file(Path(name)):
+        raise _unreadable(name, f"{foreign}: only safetensors and JSON are read, and no code")
     source: dict[str, Any] = {
         "revision": revision,
         "local_files_only": Path(name).is_dir(),

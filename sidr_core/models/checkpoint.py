@@ -32,6 +32,7 @@ from sidr_core.contracts import Contract
 from sidr_core.decoding.index import SidIndex, levels_of, sid_texts
 from sidr_core.errors import SidrError
 from sidr_core.models.base import plain_generation
+from sidr_core.models.foreign import foreign_file
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
 from sidr_core.sids.tokens import sid_tokens
@@ -46,7 +47,6 @@ ARRAYS = "sid_index.safetensors"
 TOKEN_IDS = "token_ids"  # noqa: S105
 #: What the caller of :func:`save` must tell; the codebook digest is added.
 META_FIELDS = ("stage", "base", "seed", "seen_until", "synthetic")
-_CODE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5", "*.py")
 
 
 class TokenMap(Contract):
@@ -257,8 +257,8 @@ def _read(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
 def _refuse_foreign(folder: Path) -> None:
     if missing := [name for name in (WEIGHTS, INDEX, META, "config.json") if not (folder / name).is_file()]:
         raise _broken(folder, f"{WEIGHTS}, {INDEX}, {META} and config.json", f"no {missing[0]}")
-    if foreign := sorted(path.name for pattern in _CODE_FILES for path in folder.glob(pattern)):
-        raise _broken(folder, "safetensors only: other weight formats can run code when read", foreign[0])
+    if foreign := foreign_file(folder):
+        raise _broken(folder, "safetensors only: other weight formats can run code when read", foreign)
 
 
 def _broken(folder: Path, expected: str, found: str) -> SidrError:

@@ -111,11 +111,12 @@ def expand(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    local: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True, "trust_remote_code": False}
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, **local)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.parent,
-            gguf_file=source.name,
+            **local,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
         )

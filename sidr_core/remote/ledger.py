@@ -163,6 +163,22 @@ class Ledger:
         with self._lock:
             self._db.close()
 
+    def verify(self) -> None:
+        """Read the whole file. Raises LedgerError where SQLite finds damage, or the running totals do not add up."""
+        with self._explained(), self._lock:
+            found = [row[0] for row in self._db.execute("PRAGMA quick_check(3)")]
+            added = Cost(*self._db.execute("SELECT total(tokens), total(nano_usd) FROM account").fetchone())
+            last = self._total()
+        if found == ["ok"] and added != last:
+            found = [f"changes add up to {added.tokens:,.0f} tokens and {added.usd:,.4f} USD"]
+            expected = f"the total after the last change: {last.tokens:,} tokens and {last.usd:,.4f} USD"
+        else:
+            expected = "what was written"
+        if found != ["ok"]:
+            raise LedgerError(
+                f"the ledger {self.path} is damaged", expected=expected, found="; ".join(found), do=_DAMAGED
+            )
+
     # -- replies -----------------------------------------------------------------------------
 
     def find(self, key: str) -> Stored | None:

@@ -95,13 +95,15 @@ def bands(
     title: str,
     x: str,
     y: str,
-    level: tuple[str, float],
+    level: tuple[str, float] | None = None,
+    ticks: Sequence[str] | None = None,
 ) -> None:
-    """Draw one line per label through points (x, value) with bars from low to high, x on a log scale; write a PNG.
+    """Draw one line per label through points (x, value) with bars from low to high; write a PNG.
 
     Args:
-        series: label -> x, values, lows, highs, all of one length; x above 0.
+        series: label -> x, values, lows, highs, all of one length.
         level: label and height of a dashed horizontal line.
+        ticks: names of x = 0, 1, 2 …; without them x is a number above 0, on a log scale.
     """
     figure = _figure(7.0, 4.2)
     panel = figure.subplots()
@@ -109,8 +111,12 @@ def bands(
         colour = _COLOURS[number % len(_COLOURS)]
         panel.plot(at, values, "o-", color=colour, label=label, markersize=4)
         panel.vlines(at, lows, highs, color=colour, alpha=0.5)
-    panel.axhline(level[1], color="#888888", linestyle="--", linewidth=1, label=level[0])
-    panel.set_xscale("log")
+    if level is not None:
+        panel.axhline(level[1], color="#888888", linestyle="--", linewidth=1, label=level[0])
+    if ticks is None:
+        panel.set_xscale("log")
+    else:
+        panel.set_xticks(range(len(ticks)), labels=list(ticks), fontsize=8)
     panel.set_xlabel(x, fontsize=8)
     panel.set_ylabel(y, fontsize=8)
     panel.set_title(title, fontsize=10)

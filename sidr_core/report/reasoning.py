@@ -271,7 +271,7 @@ def named_grid(found: pl.DataFrame) -> Grid:
     for (model,), own in found.group_by([MODEL], maintain_order=True):
         for thing, label in {**labels, "random": "random item"}.items():
             ways = own[f"names_{thing}"]
-            shares = [float((ways == way).mean() or 0.0) for way in (BY_SID, BY_TITLE, BY_ASPECT)]
+            shares = [(ways == way).sum() / max(len(ways), 1) for way in (BY_SID, BY_TITLE, BY_ASPECT)]
             rows.append((f"{model}: {label}", *(f"{share:.1%}" for share in shares), f"{sum(shares):.1%}"))
     return Grid("What thoughts name", ("thought of", "by SID", "by title", "by aspect", "at all"), tuple(rows))
 
@@ -330,8 +330,8 @@ def _metrics(found: pl.DataFrame) -> dict[str, Any]:
     for (model,), own in found.group_by([MODEL], maintain_order=True):
         numbers[f"{model}_mean_tokens"] = round(float(own["n_tokens"].mean() or 0.0), 3)  # type: ignore[arg-type]
         for thing in ("top", "target", "history", "random"):
-            share = (own[f"names_{thing}"] != NOT).mean()
-            numbers[f"{model}_names_{thing}"] = round(float(share or 0.0), 4)
+            named = (own[f"names_{thing}"] != NOT).sum()
+            numbers[f"{model}_names_{thing}"] = round(named / max(own.height, 1), 4)
         for change in (HELPED, HARMED, SAME):
             numbers[f"{model}_{change}"] = int((own["change"] == change).sum())
     return numbers

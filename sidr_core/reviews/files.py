@@ -71,6 +71,12 @@ def one(pattern: str, what: str) -> Path:
     return found[0]
 
 
+def located(pattern: str, what: str, suffixes: tuple[str, ...] = ()) -> list[Path]:
+    """Local files that a pattern names, neither read nor fetched; none for a URL. Raises InputError like `resolve`."""
+    place, _ = _split_checksum(pattern, what)
+    return [] if _is_url(place) else _local(place, what, suffixes)
+
+
 def _is_url(pattern: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", pattern) is not None
 
@@ -179,6 +185,13 @@ def download(url: str, progress: Progress | None = None) -> Path:
         InputError: another scheme than http(s), or the server refuses or breaks off.
     """
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise InputError(
+            f"cannot read from {parts.hostname!r} with a password",
+            expected="a URL without a user part: it stands in manifests and logs",
+            found="one before the @",
+            do="download the file yourself and give its path",
+        )
     if parts.scheme.lower() not in ("http", "https"):
         raise InputError(
             f"cannot read {url!r}",

@@ -110,12 +110,13 @@ class Found:
 
 
 def head(path: Path) -> list[str]:
-    """The first lines of a text file, unpacked, as far as damage lets them be read."""
+    """The first lines of a text file that are not blank, unpacked, as far as damage lets them be read."""
     lines: list[str] = []
     try:
         for block in blocks(path, chunk=_HEAD_BYTES):
-            lines += block.data.decode(errors="replace").split("\n")
-            if sum(1 for line in lines if line.strip()) >= _LINES:
+            if not block.data.isspace():
+                lines += [line for line in block.data.decode(errors="replace").split("\n") if line.strip()]
+            if len(lines) >= _LINES:
                 break
     except DamagedFile:
         pass

@@ -22,6 +22,8 @@ from sidr_core.stage import Progress
 #: Bytes of text in a block, and the longest line accepted (metadata lines reach some 100 kB).
 CHUNK = 4 << 20
 MAX_LINE = 4 << 20
+#: Bytes of a file that is read at once; published ones have some megabytes.
+MAX_WHOLE = 128 << 20
 
 # What is kept of a line that is too long: enough for the quarantine.
 _HEAD = 4096
@@ -76,6 +78,8 @@ def blocks(
     first, carry = 1, b""
     damage: list[DamagedFile] = []
     for piece in _until_damage(_pieces(path, min(chunk, max_line), progress), damage):
+        if len(carry) > max_line and b"\n" not in piece:
+            continue  # more of a line of which enough is known: to join it again and again would take long
         whole, newline, carry = (carry + piece).rpartition(b"\n")
         if newline:
             for block in _whole_lines(first, whole, max_line):
@@ -181,8 +185,22 @@ def _inflated(raw: IO[bytes], size: int, fine_from: int) -> Iterator[bytes]:
 
 
 def read_whole(path: Path) -> bytes:
-    """All bytes of a small file, unpacked. Raises DamagedFile if it is damaged."""
-    return b"".join(_pieces(path, CHUNK, None))
+    """All bytes of a small file, unpacked.
+
+    Raises:
+        DamagedFile: it is damaged. InputError: it holds more than `MAX_WHOLE` bytes.
+    """
+    pieces: list[bytes] = []
+    for piece in _pieces(path, CHUNK, None):
+        pieces.append(piece)
+        if sum(map(len, pieces)) > MAX_WHOLE:
+            raise InputError(
+                f"{path} is too large to be read at once",
+                expected=f"at most {MAX_WHOLE:,} bytes when unpacked",
+                found="more",
+                do="name the published file; it is some megabytes large",
+            )
+    return b"".join(pieces)
 
 
 def line_batches(

@@ -14,6 +14,7 @@ from sidr_core.settings.corpus import GENERAL_TASK, REASONING_TASK, TASKS, Budge
 from sidr_core.settings.data import Encoder, Filters, Quantizer, Refit, Snapshots, Split, Window
 from sidr_core.settings.evaluation import Decoding, Evaluation
 from sidr_core.settings.launch import Launch
+from sidr_core.settings.operation import Operation
 from sidr_core.settings.sources import (
     Amazon2014Source,
     Amazon2018Source,
@@ -61,6 +62,7 @@ __all__ = [
     "Lora",
     "MiniOneRecSource",
     "MixSource",
+    "Operation",
     "PackagedModel",
     "PretrainedModel",
     "Price",
@@ -104,6 +106,7 @@ class DatasetConfig(Section):
     evaluation: Evaluation = Evaluation()
     item_item: ItemItem = ItemItem()
     launch: Launch = Launch()
+    operation: Operation = Operation()
     text_knn: TextKnn = TextKnn()
     gru4rec: Gru4Rec = Gru4Rec()
     sasrec: SasRec = SasRec()

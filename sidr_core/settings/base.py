@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -35,6 +36,8 @@ class Endpoint(Section):
     @field_validator("base_url")
     @classmethod
     def _http(cls, value: str) -> str:
+        if re.search(r"[\x00-\x20\x7f]", value):  # urlsplit drops them: it would judge another address
+            raise ValueError("expected http(s)://host[:port]/v1, found a blank or control character")
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
             raise ValueError(

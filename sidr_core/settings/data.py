@@ -60,11 +60,14 @@ class Snapshots(Section):
         cutoff = datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)
         return Window(key=key, cutoff=int(cutoff.timestamp()))
 
-    def previous(self, key: str) -> str | None:
-        """The key before `key`, or None at the start."""
+    def before(self, key: str) -> list[str]:
+        """All keys before `key`, newest first."""
         keys = self.keys()
-        index = keys.index(key)
-        return keys[index - 1] if index else None
+        return keys[: keys.index(key)][::-1]
+
+    def ended(self, now: float) -> str | None:
+        """Key of the newest window that has ended at a time (unix seconds), None if none has."""
+        return next((key for key in reversed(self.keys()) if self.window(key).cutoff <= now), None)
 
 
 def _month_number(key: str) -> int:

@@ -19,7 +19,8 @@ class Decoding(Section):
     `scoring`: log-probabilities under the whole vocabulary (`exact`), or among the SID tokens of the level
     (`sliced`: faster, another ranking; docs/decoding.md). `traces`: thoughts per row; 1 is one greedy thought,
     more are sampled at `trace_temperature` and their distributions averaged, which costs as many times more.
-    `adaptive_rows`: valid rows, decoded both ways, on which the threshold of adaptive thinking is chosen.
+    `choice_rows`: valid rows, decoded both ways, on which the threshold of an adaptive model (`grpo_adaptive/thinking`)
+    and the share of a mixture with the item-item counter (`sft_mixed/direct`) are chosen.
     """
 
     beam_width: int = Field(default=20, ge=1)
@@ -29,7 +30,7 @@ class Decoding(Section):
     scoring: Literal["exact", "sliced"] = "exact"
     traces: int = Field(default=1, ge=1)
     trace_temperature: float = Field(default=1.0, gt=0)
-    adaptive_rows: int = Field(default=500, ge=1)
+    choice_rows: int = Field(default=500, ge=1)
     models: tuple[str, ...] = (
         "sft/direct",
         "activation/thinking",
@@ -43,7 +44,7 @@ class Decoding(Section):
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         known = [f"{model}/{mode}" for model in NEURAL for mode in ("direct", "thinking")]
-        known += [f"{model}_adaptive/thinking" for model in NEURAL]
+        known += [f"{model}_{kind}" for model in NEURAL for kind in ("adaptive/thinking", "mixed/direct")]
         known += [f"{model}/direct" for model in BASELINES]
         if unknown := [name for name in value if name not in known]:
             raise ValueError(f"unknown model {unknown[0]!r}; known: {', '.join(known)}")

@@ -11,7 +11,12 @@ from sidr_core.settings.base import Section
 
 
 class SampleSource(Section):
-    """A seeded generator of Amazon-layout files with learnable tastes. Its data are synthetic."""
+    """A seeded generator of Amazon-layout files with learnable tastes. Its data are synthetic.
+
+    Args:
+        shift: month, `YYYY-MM`, from which all items trade their parts, so that what was learnt before is worth
+            little; null for none. All that lies before it stays as it is without.
+    """
 
     PATHS: ClassVar[tuple[str, ...]] = ()
     kind: Literal["sample"]
@@ -19,6 +24,7 @@ class SampleSource(Section):
     items: int = Field(default=800, ge=50)
     users: int = Field(default=2500, ge=50)
     seed: int = 7
+    shift: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
 
 
 class _AmazonSource(Section):

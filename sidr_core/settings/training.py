@@ -92,6 +92,7 @@ class Training(Section):
         micro_batch: examples per forward pass; `batch_size` must be a multiple of it.
         select_rows: valid rows on which NDCG@10 is measured after each epoch; the best epoch is kept.
         save_every: steps between two points from which a crashed training resumes.
+        dropout: share of the embedded prompt and of each block's output that is dropped, in any architecture.
         packing: several examples in one row instead of padding, each attending to itself alone. The examples of
             a step are then drawn without regard to their length.
         optimizer: `adamw`, or one that keeps less state.
@@ -112,6 +113,7 @@ class Training(Section):
     save_every: int = Field(default=200, ge=1)
     parameters: Parameters = "all"
     lora: Lora = Lora()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     packing: bool = False
     optimizer: Optimizer = "adamw"
     compile: bool = False

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -274,7 +275,15 @@ def train(
     trainer.add_callback(ResumePoints(folder, save_every))
     tracking.attach(trainer, folder)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=point)
+    try:
+        trainer.train(resume_from_checkpoint=point)
+    except UnpicklingError as error:  # the trainer reads tensors and plain values only
+        raise StoreError(
+            f"the resume point {point} cannot be read",
+            expected="tensors and random states, as the trainer saved them",
+            found=str(error).splitlines()[0][:300],
+            do=f"remove {folder}: training then starts from its first step",
+        ) from None
     if keeper is not None:
         keeper.load_best()
     return trainer.state.log_history

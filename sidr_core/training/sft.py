@@ -24,7 +24,7 @@ from sidr_core.models.sources import described
 from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.settings import REASONING_TASK, Training
 from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.training import cards, memory
+from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import IGNORED, tokenise, weighted
 from sidr_core.training.packing import PackedCollator
 from sidr_core.training.resume import LengthGrouped, train, workplace
@@ -133,7 +133,7 @@ def _train(
     selector = selectors[0] if selectors else None
     model = parameters.prepare(model, settings, own_token_ids(renderer.tokenizer))
     metrics = memory.announce(model, settings, max(lengths), progress)
-    with workplace(inputs, out_dir, progress) as (folder, point), quiet():
+    with dropout.added(model, settings.dropout), workplace(inputs, out_dir, progress) as (folder, point), quiet():
         trainer = _trainer_class()(
             settings=settings,
             model=model,

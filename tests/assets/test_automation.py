@@ -1,18 +1,20 @@
-"""The sensor for new source files: what it notices, which snapshot it asks for, what it says."""
+"""The two sensors: what new files ask for, and what changed data and code do."""
 
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from fake_stages import STAGES, fake_profile
+from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
 
 from sidr_assets import automation
 from sidr_assets.definitions import build_definitions
 from sidr_core.graph import STAGES as REAL_STAGES
 from sidr_core.profile import load_profile
+from sidr_core.stage import Report
 
 LONG_AGO = datetime(2018, 11, 15, tzinfo=UTC).timestamp()
 
@@ -151,10 +153,120 @@ def test_a_request_runs_the_whole_dataset(watched: Watched, instance, monkeypatc
 
 
 def test_sensors_stand_where_files_are_and_are_off() -> None:
-    real = build_definitions(load_profile("real"), REAL_STAGES)
-    found = {sensor.name: sensor.default_status for sensor in real.sensors or []}
-    assert found == dict.fromkeys(
-        (f"{name}_new_files" for name in load_profile("real")), dg.DefaultSensorStatus.STOPPED
-    )
-    assert build_definitions(load_profile("quickstart")).sensors == []
-    dg.Definitions.validate_loadable(real)
+    def statuses(name: str) -> dict[str, dg.DefaultSensorStatus]:
+        return {sensor.name: sensor.default_status for sensor in build_definitions(load_profile(name)).sensors or []}
+
+    off = dg.DefaultSensorStatus.STOPPED
+    assert statuses("real") == {
+        f"{name}_{kind}": off for name in load_profile("real") for kind in ("new_files", "automation")
+    }
+    assert statuses("quickstart") == {f"{name}_automation": off for name in load_profile("quickstart")}
+    dg.Definitions.validate_loadable(build_definitions(load_profile("real"), REAL_STAGES))
+
+
+def test_automation_is_switched_on_by_the_profile() -> None:
+    (sensor,) = build_definitions(fake_profile(operation={"automation": True}), STAGES).sensors or []
+    assert (sensor.name, sensor.default_status) == ("toys_automation", dg.DefaultSensorStatus.RUNNING)
+
+
+# -- data and code versions ----------------------------------------------------------------------
+
+COUNT = replace(
+    NUMBERS, name="count", sections=(), inputs={"total": ("total.txt",)}, run="test_automation:count", checks=()
+)
+CHAIN = (*STAGES, COUNT)
+
+
+def count(inputs, config, out_dir, progress) -> Report:
+    (out_dir / "count.txt").write_text(inputs["total"].path("total.txt").read_text())
+    return Report()
+
+
+class Followed:
+    """A store, an instance, and the evaluations of the sensor `toys_automation` one after another."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance, self.cursor = instance, None
+
+    def run(self, snapshot: str = "2018-10", profile=None, stages=CHAIN, select: str = "*") -> None:
+        defs = build_definitions(profile or fake_profile(), stages)
+        result = dg.materialize(
+            list(defs.assets or []), partition_key=snapshot, instance=self.instance, selection=f"toys/{select}"
+        )
+        assert result.success
+
+    def asked(self, profile=None, stages=CHAIN) -> set[tuple[str, str]]:
+        """(stage, snapshot) that the next evaluation asks for."""
+        defs = build_definitions(profile or fake_profile(), stages)
+        found = dg.evaluate_automation_conditions(defs, self.instance, cursor=self.cursor)
+        self.cursor = found.cursor
+        return {
+            (key.path[1], snapshot)
+            for key in defs.resolve_asset_graph().materializable_asset_keys
+            for snapshot in found.get_requested_partitions(key)
+        }
+
+
+@pytest.fixture
+def followed(instance, monkeypatch, tmp_path) -> Followed:
+    monkeypatch.setenv("SIDR_HOME", str(tmp_path / "home"))
+    return Followed(instance)
+
+
+def test_nothing_is_asked_at_first_nor_after_a_whole_run(followed: Followed) -> None:
+    assert followed.asked() == set()
+    followed.run()
+    assert followed.asked() == set()
+    assert followed.asked() == set()
+
+
+def test_equal_bytes_ask_for_nothing_and_other_bytes_for_the_children_alone(followed: Followed) -> None:
+    followed.run()
+    followed.asked()
+    followed.run(select="numbers")
+    assert followed.asked() == set()  # materialized again, to the same bytes
+    other = fake_profile(quantizer={"size": 5})
+    followed.run(profile=other, select="numbers")
+    assert followed.asked(other) == {("total", "2018-10")}
+    assert followed.asked(other) == set()  # asked for once
+    followed.run(profile=other, select="total")
+    assert followed.asked(other) == {("count", "2018-10")}
+    followed.run(profile=other, select="count")
+    assert followed.asked(other) == set()
+
+
+def test_a_code_bump_asks_for_its_stage_where_it_was_built(followed: Followed) -> None:
+    followed.run()
+    followed.asked()
+    bumped = (NUMBERS, replace(TOTAL, code_version="2"), COUNT)
+    assert followed.asked(stages=bumped) == {("total", "2018-10")}
+    followed.run(stages=bumped, select="total")
+    assert followed.asked(stages=bumped) == set()  # the same bytes: nothing below
+
+
+def test_a_changed_setting_is_a_code_bump_of_its_reader(followed: Followed) -> None:
+    followed.run()
+    followed.asked()
+    assert followed.asked(fake_profile(evaluation={"seed": 43})) == {("total", "2018-10")}
+
+
+def test_a_changed_snapshot_asks_for_the_warm_start_after_it(followed: Followed) -> None:
+    followed.run("2018-10")
+    followed.run("2018-11")
+    followed.asked()
+    other = fake_profile(quantizer={"size": 5})
+    followed.run("2018-10", other, select="numbers")
+    followed.run("2018-10", other, select="total")
+    assert followed.asked(other) >= {("total", "2018-11"), ("count", "2018-10")}
+
+
+def test_a_new_snapshot_needs_all_it_reads_but_no_earlier_one(followed: Followed) -> None:
+    followed.asked()
+    followed.run("2018-12", select="numbers")
+    assert followed.asked() == {("total", "2018-12")}  # 2018-11, where a warm start would look, is missing
+
+
+def test_a_stage_of_earlier_snapshots_follows_nothing() -> None:
+    graph = build_definitions(load_profile("quickstart")).resolve_asset_graph()
+    without = {key.path[1] for key in graph.materializable_asset_keys if graph.get(key).automation_condition is None}
+    assert without == {"reevaluation"}

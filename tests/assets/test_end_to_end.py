@@ -70,8 +70,8 @@ def test_evaluation_has_every_model_metric_and_level(built):
     assert len(ranked) == len(models) * 3 * 5 * 2  # metrics × ks × levels
     # Coverage, Gini and novelty at 5 and 10, invalid and distinct of every list, two more of the thinking ones.
     assert len(evaluation) - len(ranked) == len(models) * (3 * 2 + 2) + 2 * 2
-    assert (evaluation["ci_low"] <= evaluation["value"]).all()
-    assert (evaluation["value"] <= evaluation["ci_high"]).all()
+    assert (evaluation["ci_low"] <= evaluation["value"] + 1e-12).all()
+    assert (evaluation["value"] <= evaluation["ci_high"] + 1e-12).all()
 
 
 def test_the_same_again_is_reused(built):
@@ -87,6 +87,8 @@ def test_a_variant_pays_only_below_its_difference(built):
         "recommendations",
         "evaluation",
         "leaderboard",
+        "reasoning_report",
+        "reevaluation",  # its rows name the dataset
     ]
 
 
@@ -114,7 +116,7 @@ def test_two_runs_with_one_seed_give_the_same_table(built, tmp_path):
 
 
 def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_path):
-    last = ("recommendations", "evaluation", "leaderboard")
+    last = ("recommendations", "evaluation", "leaderboard", "reasoning_report", "reevaluation")
     upstream = [stage for stage in STAGES if stage.name not in (*TRAINING, *last)]
     store = Store(tmp_path / "store")
     early = run_all(store, stages=upstream, snapshot="2018-09")
@@ -133,16 +135,19 @@ def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_pat
     )
 
 
-def test_only_recommendations_and_evaluation_declare_test_rows():
+def test_only_recommendations_and_evaluations_declare_test_rows():
+    judges = ("recommendations", "evaluation", "reevaluation")
     for stage in STAGES:
-        for upstream, files in stage.inputs.items():
+        for upstream, files in [*stage.inputs.items(), *stage.from_earlier.items()]:
             if upstream in ("interactions", "raw_reviews") and stage.name != "interactions":
                 opened = set(files) & {"test.parquet", "interactions.parquet", "raw_reviews.parquet", "*"}
-                allowed = {"test.parquet"} if stage.name in ("recommendations", "evaluation") else set()
+                allowed = {"test.parquet"} if stage.name in judges else set()
                 assert opened <= allowed, (stage.name, upstream, files)
         # The lists carry their targets: whoever reads them reads test rows.
-        if "recommendations" in stage.inputs:
-            assert stage.name in ("evaluation", "reasoning_report"), stage.name
+        if "recommendations" in {*stage.inputs, *stage.from_earlier}:
+            assert stage.name in (*judges[1:], "reasoning_report"), stage.name
+        # Nor does anything lie below that could bring them back to a training.
+        assert "reevaluation" not in stage.inputs
 
 
 @pytest.mark.parametrize(

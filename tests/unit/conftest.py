@@ -1,6 +1,7 @@
 """The small world of :mod:`small_world`: built once, each test works on a copy of its own."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,19 @@ def packaged_home(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("packaged") / "home"
     prepare(home / "cache" / "models")
     return home
+
+
+@pytest.fixture
+def sidr(monkeypatch, capsys):
+    """Run `sidr …`; gives exit code, standard output and standard error."""
+    from sidr_core import cli
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sidr", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            raise SystemExit(0)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run

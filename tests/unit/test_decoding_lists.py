@@ -13,7 +13,7 @@ from sidr_core.columns import DIRECT, THINKING
 from sidr_core.corpus.prompts import next_item
 from sidr_core.decoding.beam import Beams, constrained_beam
 from sidr_core.decoding.traces import best_of_traces, best_places, think_and_rank
-from sidr_core.evaluation.lists import adaptive, best_threshold, choose_threshold, margins, neural
+from sidr_core.evaluation.lists import adaptive, best_threshold, choice_rows, choose_threshold, margins, neural
 from sidr_core.models import checkpoint
 from sidr_core.settings import Decoding
 
@@ -116,11 +116,11 @@ def test_the_threshold_is_the_best_of_all_and_thinks_least_of_equals(rows) -> No
 
 def test_the_threshold_is_chosen_on_at_most_so_many_valid_rows(loaded) -> None:
     valid = small_world.samples(3, 1)
-    found = choose_threshold(loaded, valid, small_world.codebook(), DECODING.model_copy(update={"adaptive_rows": 4}))
+    few = choice_rows(valid, DECODING.model_copy(update={"choice_rows": 4}), loaded)
+    assert few.equals(choice_rows(valid.reverse(), DECODING.model_copy(update={"choice_rows": 4}), loaded))
+    found = choose_threshold(loaded, few, small_world.codebook(), DECODING)
     assert found.rows == 4 and max(found.direct, found.thinking) <= found.ndcg + 1e-9
-    whole = choose_threshold(loaded, valid, small_world.codebook(), DECODING)
-    assert whole.rows == 6
-    assert whole == choose_threshold(loaded, valid.reverse(), small_world.codebook(), DECODING)
+    assert choose_threshold(loaded, valid, small_world.codebook(), DECODING).rows == 6
 
 
 def test_a_checkpoint_maps_its_index_and_reads_the_table_where_the_arrays_are_not_of_it(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_windows():
     snapshots = parsed().dataset("games").snapshots
     assert snapshots.keys() == ["2018-07", "2018-08", "2018-09", "2018-10"]
     assert snapshots.window("2018-10").cutoff == 1541030400  # 2018-11-01T00:00:00Z
-    assert snapshots.previous("2018-07") is None
-    assert snapshots.previous("2018-08") == "2018-07"
+    assert snapshots.before("2018-07") == []
+    assert snapshots.before("2018-09") == ["2018-08", "2018-07"]
 
 
 def test_coarser_windows_end_later():
@@ -121,3 +121,16 @@ def test_a_stage_reads_only_what_it_declared():
     assert set(scoped.key()) == {"split", "snapshot"}
     with pytest.raises(AttributeError, match="not declared"):
         _ = scoped.grpo
+
+
+def test_a_stage_may_declare_one_field_of_a_section():
+    config = parsed().dataset("games")
+    window = config.snapshots.window("2018-10")
+    longer = config.model_copy(update={"decoding": config.decoding.model_copy(update={"beam_width": 99})})
+    scoped, other = (
+        StageConfig(one, ("grpo", "decoding.max_thought_tokens"), "games", window) for one in (config, longer)
+    )
+    assert scoped.decoding.max_thought_tokens == config.decoding.max_thought_tokens
+    assert scoped.key() == other.key()
+    with pytest.raises(AttributeError, match="beam_width"):
+        _ = scoped.decoding.beam_width

@@ -170,23 +170,24 @@ def test_models_name_checkpoint_seed_and_newest_train_target(world):
     assert tables.iso_date(None) == "unknown"
 
 
-def test_every_baseline_and_adaptive_model_gives_full_lists(world):
-    """On the same rows, by the same contract; an adaptive model says where it thinks and what chose that."""
+def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
+    """On the same rows, by the same contract; adaptive models and mixtures say what was chosen on valid rows."""
     baselines = ("text_knn", "gru4rec", "sasrec", "tiger")
     for name in baselines:
         world.run(f"baseline_{name}")
-    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking"]
-    outcome = world.run("recommendations", small_world.profile(models=names, adaptive_rows=6))
+    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "sft_mixed/direct"]
+    outcome = world.run("recommendations", small_world.profile(models=names, choice_rows=6))
     checks = {check["name"]: check["passed"] for check in outcome.artifact.manifest["checks"]}
     assert checks["only_real_items"] and checks["distinct"]
     table = published(world, "recommendations", "recommendations.parquet")
     contracts.Recommendations.validate(table)
     full = table.group_by(KEYS).agg(pl.col("sid").n_unique(), (pl.col("item_id").n_unique() == pl.len()).alias("once"))
-    assert full.height == 5 * 12 and set(full["sid"]) == {5} and full["once"].all()
+    assert full.height == 6 * 12 and set(full["sid"]) == {5} and full["once"].all()
     models = published(world, "recommendations", "models.parquet")
     assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
     metrics = outcome.artifact.manifest["metrics"]
     assert metrics["grpo_adaptive_valid_rows"] == 6 and 0 <= metrics["grpo_adaptive_valid_share"] <= 1
+    assert metrics["sft_mixed_valid_rows"] == 6 and 0 <= metrics["sft_mixed_valid_share"] <= 1
 
 
 # -- checks that can fail ------------------------------------------------------------------------

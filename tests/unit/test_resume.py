@@ -41,7 +41,7 @@ def home(tmp_path_factory):
 def _profile():
     """The tiny profile, with points close to each other."""
     games = yaml.safe_load(Path("tests/profiles/tiny.yaml").read_text())["datasets"]["games"]
-    games["sft"] |= {"epochs": 2, "save_every": 10}
+    games["sft"] |= {"epochs": 2, "save_every": 10, "dropout": 0.1}
     games["activation"] |= {"save_every": 4}
     games["grpo"] |= {"steps": 4, "save_every": 1, "rollouts": "constrained", "reward": "rank", "preflight": 0}
     games["base_model"] |= {"dropout": 0.1}

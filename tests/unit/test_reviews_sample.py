@@ -39,6 +39,25 @@ def test_same_seed_same_bytes(tmp_path):
     assert contents[0][0] != contents[2][0]
 
 
+def test_a_shift_changes_what_is_bought_from_its_month_on(tmp_path):
+    lines = []
+    for shift in (None, "2018-09"):
+        (tmp_path / str(shift)).mkdir()
+        generate(SampleSource(kind="sample", category="games", items=60, users=200, shift=shift), tmp_path / str(shift))
+        assert (tmp_path / str(shift) / ITEMS).read_bytes() == (tmp_path / "None" / ITEMS).read_bytes()
+        with gzip.open(tmp_path / str(shift) / REVIEWS, "rt") as file:
+            lines.append(file.read().splitlines())
+    old, new = lines
+    whole = [(a, b) for a, b in zip(old, new, strict=True) if a.endswith("}")]
+    reviews = [(json.loads(a), json.loads(b)) for a, b in whole]
+    first = next(n for n, (a, _) in enumerate(reviews) if a["reviewTime"].startswith("09"))
+    assert reviews[:first] == [(a, a) for a, _ in reviews[:first]]
+    assert [a["reviewerID"] for a, _ in reviews] == [b["reviewerID"] for _, b in reviews]
+    later = [(a["asin"], b["asin"]) for a, b in reviews[first:] if a["asin"] != "S-UNKNOWN"]
+    assert sum(a != b for a, b in later) > 0.9 * len(later)
+    assert len(dict(later)) == len(set(later))  # each item has traded with one other
+
+
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_through_the_stages(tmp_path, category):
     size = {"items": 800, "users": 2500} if category == "games" else {"items": 300, "users": 900}

@@ -65,16 +65,24 @@ def generate(config: SampleSource, folder: Path) -> None:
     numbers = rng.sample(range(100_000), len(world.things))  # so that an id tells nothing about its item
     ids = {thing: f"S{number:05d}" for thing, number in zip(world.things, numbers, strict=True)}
     crowd = Crowd(world, rng)
+    traded = _traded(world.things, config)
     events: list[tuple[date, int, int, Thing]] = []
     for user in range(config.users):
         history = walk(world, crowd, rng)
         for place, (day, thing) in enumerate(zip(_days(len(history), rng), history, strict=True)):
-            events.append((day, user, place, thing))
+            events.append((day, user, place, traded[thing] if f"{day:%Y-%m}" >= (config.shift or "~") else thing))
     events.sort(key=lambda event: event[:3])
     lines = [json.dumps(_review(day, user, ids[thing], rng)) for day, user, _, thing in events]
     records = [json.dumps(_record(ids[thing], thing)) for thing in world.things]
     _write(folder / REVIEWS, _dirty_reviews(lines, rng))
     _write(folder / ITEMS, _dirty_items(records, rng))
+
+
+def _traded(things: list[Thing], config: SampleSource) -> dict[Thing, Thing]:
+    """Which item takes the part of which from `config.shift` on; a draw of its own, so that nothing else moves."""
+    order = list(things)
+    random.Random(f"{config.category}/{config.seed}/shift").shuffle(order)
+    return dict(zip(things, order, strict=True))
 
 
 def _days(count: int, rng: random.Random) -> list[date]:

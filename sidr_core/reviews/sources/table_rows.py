@@ -83,7 +83,7 @@ def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) 
                 done += len(rows)
                 if progress:
                     progress.tick(done, total, "rows")
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, pl.exceptions.PanicException) as error:  # types that polars stumbles over
         raise InputError(
             f"{path} cannot be read after row {done:,}",
             expected="a whole Parquet file",
@@ -95,7 +95,7 @@ def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) 
 def _csv(path: Path, columns: Mapping[str, str], progress: Progress | None) -> Iterator[pl.DataFrame]:
     faults: dict[int, str] = {}
     reader = csv.reader(_text_lines(path, faults, progress), delimiter=layouts.delimiter(layouts.head(path)[0]))
-    header = [cell.strip() for cell in next(reader)]
+    header = [cell.strip() for cell in next(filter(None, reader))]
     places = [header.index(theirs) for theirs in columns.values()]
     schema = {"line": pl.Int64, "fault": pl.String, "raw": pl.String} | dict.fromkeys(columns, pl.String)
     rows: list[tuple[int | str | None, ...]] = []

@@ -1,0 +1,53 @@
+"""Prints the table of hostile things in docs/reliability.md: thing, loader, what came of it, canaries created.
+
+    python scripts/security_table.py [--bombs]
+
+The cases are those of `tests/security`; `--bombs` adds what each decompression bomb costs in memory.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(TESTS / "security"), str(TESTS / "unit")]
+
+
+def cell(text: str) -> str:
+    """A text that cannot break a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main() -> None:
+    """Run every case in a folder of its own and print what came of it; exit code 1 where a canary was created."""
+    import data_cases
+    import hostile
+    import model_cases
+    import test_security_memory as memory
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bombs", action="store_true", help="add the bombs: about half a minute")
+    bombs = parser.parse_args().bombs
+    canaries = 0
+    print("| what is given | to which loader | outcome | canary |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory(prefix="sidr-security-") as place:
+        for number, case in enumerate([*model_cases.all_cases(), *data_cases.all_cases()]):
+            said, ran = hostile.outcome(case, Path(place) / str(number))
+            canaries += ran
+            print(f"| {cell(case.thing)} | {case.loader} | {cell(said)} | {'created' if ran else 'none'} |", flush=True)
+        print(f"\nCanary files created: {canaries}.")
+        if bombs:
+            print("\n| bomb | outcome | MB beyond the libraries | allowed MB | CPU seconds |")
+            print("| --- | --- | --- | --- | --- |")
+            for name, (_, most) in memory.BOMBS.items():
+                (folder := Path(place) / name).mkdir()
+                found = memory.measured(name, folder)
+                print(
+                    f"| {name} | {cell(found['said'])} | {found['mb']} | {most} | {found['seconds']:.1f} |", flush=True
+                )
+    sys.exit(canaries > 0)
+
+
+if __name__ == "__main__":
+    main()

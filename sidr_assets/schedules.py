@@ -1,0 +1,37 @@
+"""One schedule per dataset: new reviews are read, and the newest earlier checkpoints evaluated on them again.
+
+Off until switched on in the UI, with `dagster schedule start`, or by `operation.reevaluate` in the profile. A tick
+asks for one run of the newest snapshot that has ended. Nothing is trained; what did not change is reused, so a tick
+without new reviews costs seconds.
+"""
+
+import dagster as dg
+
+from sidr_core.profile import Profile
+
+#: What a tick materializes: the way from the files to the rows, and what is done with them.
+STAGES = ("raw_reviews", "raw_items", "interactions", "reevaluation")
+#: Mondays, six o'clock, where the profile gives no time.
+USUAL = "0 6 * * 1"
+
+
+def reevaluation_schedule(profile: Profile, dataset: str) -> dg.ScheduleDefinition:
+    """The schedule of a dataset."""
+    config = profile.dataset(dataset)
+    cron = config.operation.reevaluate
+
+    @dg.schedule(
+        name=f"{dataset}_reevaluation",
+        cron_schedule=cron or USUAL,
+        execution_timezone="UTC",
+        target=dg.AssetSelection.assets(*([dataset, stage] for stage in STAGES)),
+        default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
+        description=f"Evaluates earlier checkpoints of {dataset} on the rows of its newest snapshot that has ended.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        snapshot = config.snapshots.ended(context.scheduled_execution_time.timestamp())
+        if snapshot is None:
+            return dg.SkipReason(f"no snapshot has ended yet; the first is {config.snapshots.start}")
+        return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat(), partition_key=snapshot)
+
+    return schedule

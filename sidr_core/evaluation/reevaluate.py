@@ -1,0 +1,263 @@
+"""The stage `reevaluation`: the checkpoints of an earlier snapshot again, on rows that are newer than all they knew.
+
+The checkpoints are those of the newest earlier snapshot that has a whole evaluation; the rows are this snapshot's
+samples whose target is newer than their training and than every row they were judged on at the time. Beside them
+stand the counters as fitted then. Everything of a list is as it was: SIDs, catalogue, decoding; what became known
+since (new items) cannot be recommended, and a row that wanted it is a miss. The table is a history: rows that it
+held for earlier snapshots are kept as they are. The papers evaluate a model once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from sidr_core import tables
+from sidr_core.columns import (
+    DATASET,
+    HISTORY,
+    ITEM_ID,
+    ITEM_LEVEL,
+    MODE,
+    MODEL,
+    ROW_ID,
+    SNAPSHOT,
+    SPLIT,
+    TARGET,
+    TARGET_TIME,
+    TEST,
+    TRAIN,
+    USER_ID,
+    VALID,
+)
+from sidr_core.contracts import Reevaluation
+from sidr_core.errors import InputError
+from sidr_core.evaluation import evaluate, exposure, recommend, refusals
+from sidr_core.evaluation.metrics import HR, NDCG
+from sidr_core.evaluation.protocol import chosen_rows, headline, makers, split_name, trained
+from sidr_core.report import plots
+from sidr_core.report.tables import SYNTHETIC_LABEL, Grid, ranged
+from sidr_core.stage import Check, Inputs, Progress, Report
+
+if TYPE_CHECKING:
+    from sidr_core.settings import DatasetConfig
+    from sidr_core.store import Artifact
+
+#: The split of the rows: of no split that a model was trained, chosen or judged on.
+NEWER = "newer"
+FILE = "reevaluation.parquet"
+#: Baselines that are evaluated again: they follow the data at once, so they tell a shift from a model's age.
+COUNTERS = ("popularity", "item_item")
+_JUDGED = (HR, NDCG)
+_SAME = [MODEL, MODE, "metric", "k", "level", "beam_width"]
+
+
+def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Write the history with this snapshot's rows behind it, where there are any; a page and a figure of it."""
+    before = tables.read(inputs.previous.path(FILE)) if inputs.previous else Reevaluation.empty()
+    found, why = _evaluated_again(inputs, config, progress)
+    progress.say(why)
+    table = pl.concat([before, found]) if found is not None else before
+    tables.write(table, out_dir / FILE, Reevaluation)
+    metrics: dict[str, Any] = {"history_rows": before.height, "base_snapshot": inputs.earlier_snapshot or "none"}
+    judged = judge(table.clear() if found is None else found, headline(config.evaluation.ks)[-1])
+    pages = {"Re-evaluation": _page(judged, why, inputs.synthetic)}
+    if found is not None:
+        metrics |= _metrics(found, judged)
+    if table.height:
+        _figure(table, headline(config.evaluation.ks)[-1], out_dir / "reevaluation.png", inputs.synthetic)
+    return Report(metrics, (append_only(before, tables.read(out_dir / FILE)), drift(judged, why)), pages)
+
+
+def _evaluated_again(inputs: Inputs, config: DatasetConfig, progress: Progress) -> tuple[pl.DataFrame | None, str]:
+    """The new rows of the history, or None, and what was done or why nothing was."""
+    base = inputs.earlier
+    if base is None:
+        return None, "nothing to evaluate again: no earlier snapshot has a whole evaluation"
+    models = tables.read(base["recommendations"].path("models.parquet"))
+    names = _names(config, models)
+    codebook = tables.read(base["sid_codebook"].path("sid_codebook.parquet"))
+    judged_on = tables.read(base["recommendations"].path("rows.parquet"))
+    refusals.of_checkpoints(base, names, judged_on, codebook)
+    _refuse_others(base, names, models)
+    after = int(judged_on[TARGET_TIME].max())  # type: ignore[arg-type]
+    day = max((day for day in models["seen_until"] if day != "unknown"), default="")
+    rows = newer_rows([inputs["interactions"].path(f"{name}.parquet") for name in (TRAIN, VALID, TEST)], after, day)
+    rows = chosen_rows(rows, config.decoding.max_test_rows) if rows.height else rows
+    users = rows[USER_ID].n_unique()
+    since = f"newer than the test rows of {inputs.earlier_snapshot} (until {tables.iso_date(after)})"
+    if users < 2 or not names:
+        return None, f"nothing to evaluate again: {rows.height:,} rows of {users:,} users are {since}"
+    readable, unknown = known_histories(rows, codebook)
+    also = {"newer_rows": {"interactions": inputs["interactions"].digest, "after": [after, day]}}
+    parts = {
+        name: recommend.part_of(name, base, config, readable, codebook, progress.named(name), also) for name in names
+    }
+    table = _table(parts, base, config, rows, codebook, models)
+    unreachable = rows.join(codebook, left_on=TARGET, right_on=ITEM_ID, how="anti").height
+    known = (pl.lit(inputs.earlier_snapshot).alias("base_snapshot"), pl.lit(unreachable, pl.Int64).alias("unreachable"))
+    told = (
+        f"{len(names)} models of {inputs.earlier_snapshot} on {rows.height:,} rows of {users:,} users {since}; "
+        f"{unreachable:,} targets had no SID then, {unknown:,} histories hold only items without one"
+    )
+    then = tables.read(base["evaluation"].path("evaluation.parquet"))
+    return _beside(table.with_columns(known), then), told
+
+
+def _table(
+    parts: Mapping[str, Artifact],
+    base: Inputs,
+    config: Any,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    models: pl.DataFrame,
+) -> pl.DataFrame:
+    """The lists of some models scored as `evaluation` does, by the contract `EvaluationTable`."""
+    settings, names = config.evaluation, tuple(parts)
+    lists, thoughts = recommend.joined_lists(parts, rows, config), recommend.thoughts_of(parts)
+    models = models.filter(pl.concat_str(MODEL, pl.lit("/"), MODE).is_in(names))
+    refusals.of_lists(lists, rows, models, names, max(settings.ks))
+    scored = evaluate.score(lists, rows, codebook, names, settings)
+    train, items = (tables.read(base["interactions"].path(f"{name}.parquet")) for name in (TRAIN, "items"))
+    bits = exposure.self_information(train, items)
+    shown = {name: evaluate.shown_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
+    context = {DATASET: config.dataset, SNAPSHOT: config.snapshot.key, SPLIT: NEWER}
+    return evaluate.evaluation_table(scored, shown, models, settings, context)
+
+
+def newer_rows(files: list[Path], after: int, day: str) -> pl.DataFrame:
+    """The samples of some files whose target is later than `after` (unix seconds) and than the ISO date `day`."""
+    late = pl.col(TARGET_TIME) > after
+    if day:
+        late &= pl.from_epoch(TARGET_TIME, "s").dt.date() > pl.lit(day).str.to_date()
+    return pl.concat([pl.scan_parquet(file).filter(late).collect() for file in files]).sort(ROW_ID)
+
+
+def known_histories(rows: pl.DataFrame, codebook: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Rows whose histories hold only items of the codebook, and how many have nothing left to be read."""
+    known = codebook[ITEM_ID].implode()
+    kept = rows.with_columns(pl.col(HISTORY).list.eval(pl.element().filter(pl.element().is_in(known))))
+    return kept, kept.filter(pl.col(HISTORY).list.len() == 0).height
+
+
+def _names(config: DatasetConfig, models: pl.DataFrame) -> tuple[str, ...]:
+    """What is evaluated again: the checkpoints' lists and the counters' that the earlier evaluation has."""
+    then = {f"{model}/{mode}" for model, mode in models.select(MODEL, MODE).iter_rows()}
+    wanted = [name for name in config.decoding.models if name in then]
+    return tuple(name for name in wanted if trained(split_name(name)[0]) or split_name(name)[0] in COUNTERS)
+
+
+def _refuse_others(base: Inputs, names: tuple[str, ...], models: pl.DataFrame) -> None:
+    """Refuse a checkpoint that is not the one whose evaluation it would be compared with."""
+    behind = {f"{row[MODEL]}/{row[MODE]}": row["checkpoint"] for row in models.iter_rows(named=True)}
+    for name in names:
+        stage = makers(split_name(name)[0])[0]
+        if base[stage].digest != behind[name]:
+            raise InputError(
+                f"the earlier {stage} is not the one that was evaluated then",
+                expected=f"digest {behind[name][:12]}",
+                found=base[stage].digest[:12],
+                do="materialize recommendations and evaluation of that snapshot again",
+            )
+
+
+def _beside(table: pl.DataFrame, then: pl.DataFrame) -> pl.DataFrame:
+    """Each row with the same metric of the earlier evaluation, in the contract's order of columns."""
+    ends = {"value": "base_value", "ci_low": "base_ci_low", "ci_high": "base_ci_high"}
+    joined = table.join(then.select(*_SAME, *ends).rename(ends), on=_SAME, how="left", maintain_order="left")
+    return joined.select(list(Reevaluation.to_schema().columns))
+
+
+# -- checks ------------------------------------------------------------------------------------------
+
+
+def judge(found: pl.DataFrame, k: int) -> pl.DataFrame:
+    """HR@k and NDCG@k at item level that can be compared with their evaluation, and whether they moved.
+
+    Returns:
+        the rows of `found` (contract `Reevaluation`) with `outside`: the value now lies outside the interval of then;
+        and `apart`: the intervals of then and now share no point.
+    """
+    compared = pl.col("metric").is_in(_JUDGED) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL)
+    value, low, high = (pl.col(name) for name in ("value", "ci_low", "ci_high"))
+    then_low, then_high = pl.col("base_ci_low"), pl.col("base_ci_high")
+    return found.filter(compared & pl.col("base_value").is_not_null()).with_columns(
+        ((value < then_low) | (value > then_high)).alias("outside"),
+        ((high < then_low) | (low > then_high)).alias("apart"),
+    )
+
+
+def drift(judged: pl.DataFrame, why: str) -> Check:
+    """Fails where a metric's interval lies apart from that of its evaluation.
+
+    The value now is measured on other rows and has a noise of its own: without any drift, one of six values on as
+    many rows lies outside the 95 % interval of then, and more on fewer rows. Noise alone parts the intervals of one
+    in two hundred. So that is the verdict; both are told.
+    """
+    if judged.is_empty():
+        return Check("drift", True, why)
+    apart, outside = judged.filter(pl.col("apart")), judged.filter(pl.col("outside")).height
+    moved = "; ".join(f"{_label(row)} {_then(row)} -> {ranged(row)}" for row in apart.iter_rows(named=True))
+    detail = (
+        f"of {judged.height} figures {apart.height} have an interval apart from that of their evaluation (the "
+        f"verdict), {outside} a value outside of it" + (f": {moved}" if moved else "")
+    )
+    return Check("drift", apart.is_empty(), detail)
+
+
+def append_only(before: pl.DataFrame, after: pl.DataFrame) -> Check:
+    """The first rows of the new history are all of the old one, value for value and type for type."""
+    kept = before.schema == after.schema and after.head(before.height).equals(before)
+    return Check("append_only", kept, f"{before.height:,} rows before, {after.height - before.height:,} behind them")
+
+
+# -- what people see ---------------------------------------------------------------------------------
+
+
+def _metrics(found: pl.DataFrame, judged: pl.DataFrame) -> dict[str, Any]:
+    """Plotted over snapshots: headline numbers, how many rows, how many moved."""
+    numbers: dict[str, Any] = {
+        f"{row[MODEL]}_{row[MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
+        for row in judged.iter_rows(named=True)
+    }
+    rows, unreachable = found["n_rows"][0], found["unreachable"][0]
+    counts = {"rows": rows, "users": found["n_users"][0], "unreachable": unreachable}
+    share = {"unreachable_share": round(unreachable / rows, 6)}
+    return numbers | counts | share | {name: int(judged[name].sum()) for name in ("outside", "apart")}
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row[MODEL]}/{row[MODE]} {row['metric'].upper()}@{row['k']}"
+
+
+def _then(row: dict[str, Any]) -> str:
+    return ranged({name: row[f"base_{name}"] for name in ("value", "ci_low", "ci_high")})
+
+
+def _page(judged: pl.DataFrame, why: str, synthetic: bool) -> str:
+    """Then and now, side by side, as Markdown."""
+    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
+    said = f"{why[0].upper()}{why[1:]}.{label}"
+    if judged.is_empty():
+        return said
+    rows = tuple(
+        (_label(row), _then(row), ranged(row), *("yes" if row[name] else "no" for name in ("outside", "apart")))
+        for row in judged.iter_rows(named=True)
+    )
+    grid = Grid("Then and now, item level", ("metric", "then", "now", "outside", "apart: drift"), rows)
+    return f"{said}\n\n{grid.markdown()}"
+
+
+def _figure(table: pl.DataFrame, k: int, path: Path, synthetic: bool) -> None:
+    """NDCG@k of each model over snapshots."""
+    shown = table.filter((pl.col("metric") == NDCG) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL))
+    keys = shown[SNAPSHOT].unique().sort().to_list()
+    series = {}
+    for (model, mode), own in shown.group_by(MODEL, MODE, maintain_order=True):
+        at = [float(keys.index(key)) for key in own[SNAPSHOT]]
+        series[f"{model}/{mode}"] = (at, *(own[name].to_list() for name in ("value", "ci_low", "ci_high")))
+    title = f"{table[DATASET][0]}, newer rows{f' ({SYNTHETIC_LABEL})' if synthetic else ''}"
+    plots.bands(series, path, title, "snapshot", f"NDCG@{k}, item level", ticks=keys)

@@ -1,0 +1,71 @@
+"""Dropout where pretrained architectures have none: on the embedded prompt and on what each block adds to it.
+
+The families that we train (Qwen3, Llama, Gemma and their like) drop attention weights at most, which holds back a small
+model on a few thousand rows very little. Transformers of sequential recommendation (SASRec) drop half of the
+embeddings and of every block's output, and their tuned rates are high. Nothing of it is part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sidr_core.errors import SidrError
+
+
+@contextmanager
+def added(model: Any, rate: float) -> Iterator[None]:
+    """Inside, `model` in training mode drops a share `rate` of the first layer's input and of each block's output.
+
+    Args:
+        model: a causal LM whose decoder has `layers` with `self_attn` and `mlp`.
+
+    Raises:
+        SidrError: its decoder is built in another way.
+    """
+    handles: list[Any] = []
+    try:
+        if rate:
+            layers: Any = getattr(model.get_decoder(), "layers", ())
+            if not len(layers) or not all(hasattr(layer, "self_attn") and hasattr(layer, "mlp") for layer in layers):
+                raise SidrError(
+                    "dropout cannot be added to this model",
+                    expected="a decoder of layers with `self_attn` and `mlp`, as in Qwen3 or Llama",
+                    found=type(model).__name__,
+                    do="set dropout: 0 for this stage, or take another base model",
+                )
+            handles.append(layers[0].register_forward_pre_hook(_before(rate), with_kwargs=True))
+            handles += [
+                block.register_forward_hook(_after(rate)) for layer in layers for block in (layer.self_attn, layer.mlp)
+            ]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _before(rate: float) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not module.training:
+            return None
+        if args:
+            return (_dropped(args[0], rate), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": _dropped(kwargs["hidden_states"], rate)}
+
+    return hook
+
+
+def _after(rate: float) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not module.training:
+            return None
+        return (_dropped(output[0], rate), *output[1:]) if isinstance(output, tuple) else _dropped(output, rate)
+
+    return hook
+
+
+def _dropped(states: torch.Tensor, rate: float) -> torch.Tensor:
+    return torch.nn.functional.dropout(states, rate, training=True)
