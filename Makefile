@@ -42,8 +42,9 @@ run: instance
 	PYTHONWARNINGS=ignore $(BIN)/dagster asset materialize -m sidr_assets --select "$$dataset/*" --partition "$$snapshot" 2>&1 | $(SHORT) && \
 	$(BIN)/sidr show
 
+# One worker per core, each with one thread; ARGS='-n0 tests/unit/test_store.py' for one file.
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -128,12 +128,13 @@ def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.Au
     """
     if stage.from_earlier:
         return None
-    changed: dg.AutomationCondition = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    changed = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     code = dg.AutomationCondition.code_version_changed() & ~dg.AutomationCondition.missing()
+    news: dg.AutomationCondition = changed | code
     may_lack = [f"{dataset}/{name}" for name in stage.inputs if name not in stage.reads(config)]
     may_lack += [f"{dataset}/{stage.name}"] if stage.warm else []
     return (
-        (changed | code).since_last_handled()
+        news.since_last_handled()  # type: ignore[reportAttributeAccessIssue]
         & ~_missing(may_lack)
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()

@@ -220,7 +220,7 @@ STAGES: tuple[Stage, ...] = (
             "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
         },
         sections=("grpo", "decoding.max_thought_tokens"),
-        code_version="3",
+        code_version="4",
         kinds=("pytorch", "transformers"),
         description="Stage 3: GRPO on thinking rollouts, rewarded by how much of the target SID they hit.",
         checks=_TRAINED,

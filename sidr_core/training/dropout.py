@@ -1,8 +1,12 @@
-"""Dropout where pretrained architectures have none: on the embedded prompt and on what each block adds to it.
+"""Dropout: more of it for fine-tuning, none of it for RL.
 
+Fine-tuning: on the embedded prompt and on what each block adds to it, where pretrained architectures have none.
 The families that we train (Qwen3, Llama, Gemma and their like) drop attention weights at most, which holds back a small
 model on a few thousand rows very little. Transformers of sequential recommendation (SASRec) drop half of the
 embeddings and of every block's output, and their tuned rates are high. Nothing of it is part of a checkpoint.
+
+RL compares the log-probabilities that the model and its reference give one text; dropout would draw another network
+for each, and the KL would measure that.
 """
 
 from __future__ import annotations
@@ -45,6 +49,25 @@ def added(model: Any, rate: float) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def removed(model: Any) -> Iterator[None]:
+    """Inside, `model` drops nothing in training mode either, neither attention weights nor anything else."""
+    rates = [
+        (module, name, rate)
+        for module in model.modules()
+        for name in ("attention_dropout", "p")
+        if isinstance(rate := getattr(module, name, None), float)
+        and (name == "attention_dropout" or isinstance(module, torch.nn.Dropout))
+    ]
+    try:
+        for module, name, _ in rates:
+            setattr(module, name, 0.0)
+        yield
+    finally:
+        for module, name, rate in rates:
+            setattr(module, name, rate)
 
 
 def _before(rate: float) -> Any:

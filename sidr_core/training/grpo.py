@@ -28,7 +28,7 @@ from sidr_core.models.quiet import quiet
 from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.sids.tokens import format_sid
 from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.training import cards, memory
+from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import history_prompts
 from sidr_core.training.resume import train, workplace
 from sidr_core.training.rewards import CLOSE, REWARDS, Rollout, Scored, zero_variance
@@ -302,7 +302,7 @@ def _train(
 
     from sidr_core.training.grouped import GroupedTrainer
 
-    with quiet():
+    with quiet(), dropout.removed(model):
         trainer = GroupedTrainer(
             model=model,
             reward_funcs=[earned],

@@ -64,3 +64,14 @@ def test_a_model_built_in_another_way_is_refused():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(SidrError, match="dropout cannot be added"), dropout.added(model, 0.1):
         pass
+
+
+def test_rl_can_do_without_all_dropout():
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8, attention_dropout=0.4)).train()
+    model.model.layers[0].mlp.act_fn = torch.nn.Sequential(model.model.layers[0].mlp.act_fn, torch.nn.Dropout(0.3))
+    assert not torch.equal(model(IDS).logits, model(IDS).logits)
+    with dropout.removed(model):
+        assert torch.equal(model(IDS).logits, model(IDS).logits)
+    assert model.model.layers[0].self_attn.attention_dropout == 0.4
+    assert model.model.layers[0].mlp.act_fn[1].p == 0.3
