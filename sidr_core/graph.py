@@ -242,7 +242,7 @@ STAGES: tuple[Stage, ...] = (
             "baseline_tiger": _ALL,
         },
         sections=("decoding", "item_item", "dataset", "snapshot"),
-        unused="sidr_core.evaluation.protocol:unused_makers",
+        unused="sidr_core.evaluation.names:unused_makers",
         code_version="2",
         tables={
             "recommendations": "Recommendations",
@@ -316,7 +316,7 @@ STAGES: tuple[Stage, ...] = (
             "recommendations": ("models.parquet", "rows.parquet"),
             "evaluation": ("evaluation.parquet",),
         },
-        unused="sidr_core.evaluation.protocol:unused_makers",
+        unused="sidr_core.evaluation.names:unused_makers",
         sections=("decoding", "item_item", "evaluation", "dataset", "snapshot"),
         code_version="1",
         tables={"reevaluation": "Reevaluation"},

@@ -37,7 +37,8 @@ from sidr_core.contracts import EvaluationTable, Paired, Recommendations, Slices
 from sidr_core.evaluation import exposure, refusals
 from sidr_core.evaluation.intervals import Floats, differences, draw_means, judge, summary
 from sidr_core.evaluation.metrics import HR, LEVELS, NDCG, RANKED, column, per_row
-from sidr_core.evaluation.protocol import chosen_rows, comparisons, headline, split_name, with_horizons
+from sidr_core.evaluation.names import split_name
+from sidr_core.evaluation.protocol import chosen_rows, comparisons, headline, with_horizons
 from sidr_core.evaluation.slices import groups_of, slices_table
 from sidr_core.report import plots
 from sidr_core.report.tables import SYNTHETIC_LABEL, page, slices_page

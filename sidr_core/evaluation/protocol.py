@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sidr_core.columns import ADAPTIVE, DIRECT, HISTORY, ITEM_ID, MIXED, ROW_ID, SID, THINKING, USER_ID
+from sidr_core.columns import DIRECT, HISTORY, ITEM_ID, ROW_ID, SID, THINKING, USER_ID
 from sidr_core.errors import InputError
+from sidr_core.evaluation.names import split_name, trained
 from sidr_core.settings.evaluation import NEURAL
-
-if TYPE_CHECKING:
-    from sidr_core.settings import DatasetConfig
 
 #: Baselines that neural lists are compared with, where the profile has them; without any, with POPULARITY.
 REFERENCES = ("item_item", "sasrec", "tiger")
 POPULARITY = "popularity"
-#: Baselines whose lists need more than their own table.
-_ALSO_NEED = {"item_item": ("baseline_popularity",)}
-
 #: Cut-offs of the headline and of the paired comparisons, where the profile evaluates them.
 HEADLINE_KS = (5, 10)
 
@@ -30,42 +24,6 @@ _SEED = 42
 def headline(ks: Sequence[int]) -> list[int]:
     """The cut-offs to show first: 5 and 10, or the largest that there is."""
     return [k for k in HEADLINE_KS if k in ks] or [max(ks)]
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Model and mode of `<model>/<mode>`."""
-    model, _, mode = name.partition("/")
-    return model, mode
-
-
-def trained(model: str) -> str | None:
-    """The training stage whose checkpoint makes a model's lists; None for a baseline.
-
-    >>> trained("grpo"), trained("grpo_adaptive"), trained("sasrec")
-    ('grpo', 'grpo', None)
-    """
-    name = model.removesuffix(f"_{ADAPTIVE}").removesuffix(f"_{MIXED}")
-    return name if name in NEURAL else None
-
-
-def makers(model: str) -> tuple[str, ...]:
-    """The stages whose output makes a model's lists; the first is the model itself.
-
-    >>> makers("grpo_adaptive"), makers("sasrec"), makers("item_item")
-    (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
-    """
-    if stage := trained(model):
-        return (f"{stage}_checkpoint", *(makers("item_item") if model.endswith(f"_{MIXED}") else ()))
-    return (f"baseline_{model}", *_ALSO_NEED.get(model, ()))
-
-
-def unused_makers(config: DatasetConfig) -> set[str]:
-    """Checkpoints and baselines that no model of `decoding.models` needs: they need not be built."""
-    from sidr_core.graph import stage_named
-
-    inputs = stage_named("recommendations").inputs
-    everything = {name for name in inputs if name.endswith("_checkpoint") or name.startswith("baseline_")}
-    return everything - {stage for name in config.decoding.models for stage in makers(split_name(name)[0])}
 
 
 def chosen_rows(test: pl.DataFrame, limit: int | None) -> pl.DataFrame:

@@ -49,7 +49,8 @@ from sidr_core.evaluation.lists import (
     counted,
     neural,
 )
-from sidr_core.evaluation.protocol import chosen_rows, history_sids, makers, split_name, trained
+from sidr_core.evaluation.names import makers, split_name, trained
+from sidr_core.evaluation.protocol import chosen_rows, history_sids
 from sidr_core.items.text import markdown_text
 from sidr_core.stage import Check, Inputs, Progress, Report
 

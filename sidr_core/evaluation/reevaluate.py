@@ -37,7 +37,8 @@ from sidr_core.contracts import Reevaluation
 from sidr_core.errors import InputError
 from sidr_core.evaluation import evaluate, exposure, recommend, refusals
 from sidr_core.evaluation.metrics import HR, NDCG
-from sidr_core.evaluation.protocol import chosen_rows, headline, makers, split_name, trained
+from sidr_core.evaluation.names import makers, split_name, trained
+from sidr_core.evaluation.protocol import chosen_rows, headline
 from sidr_core.report import plots
 from sidr_core.report.tables import SYNTHETIC_LABEL, Grid, ranged
 from sidr_core.stage import Check, Inputs, Progress, Report

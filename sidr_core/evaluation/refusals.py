@@ -16,7 +16,7 @@ import polars as pl
 from sidr_core import tables
 from sidr_core.columns import MODE, MODEL, POSITION, ROW_ID, TARGET_TIME, USER_ID
 from sidr_core.errors import InputError
-from sidr_core.evaluation.protocol import split_name, trained
+from sidr_core.evaluation.names import split_name, trained
 from sidr_core.graph import stage_named
 from sidr_core.stage import Inputs
 

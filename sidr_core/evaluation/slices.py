@@ -24,7 +24,8 @@ from sidr_core.columns import BRAND, CATEGORY, HISTORY, ITEM_ID, ITEM_LEVEL, ROW
 from sidr_core.contracts import Slices
 from sidr_core.evaluation.intervals import Floats, differences, draw_means, judge, summary
 from sidr_core.evaluation.metrics import HR, NDCG, column
-from sidr_core.evaluation.protocol import headline, split_name, thinking_pairs
+from sidr_core.evaluation.names import split_name
+from sidr_core.evaluation.protocol import headline, thinking_pairs
 
 if TYPE_CHECKING:
     from sidr_core.settings import Evaluation

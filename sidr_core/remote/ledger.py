@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
+
 from sidr_core.remote.errors import LedgerError
 from sidr_core.settings.corpus import Budget, Price
 
@@ -136,7 +138,9 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._prepare()
+            # Two that switch a new file to WAL at once: one is told "locked" without waiting.
+            with FileLock(path.with_name(f"{path.name}.lock")):
+                self._prepare()
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")

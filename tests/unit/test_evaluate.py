@@ -13,7 +13,8 @@ from sidr_core import contracts, tables
 from sidr_core.errors import InputError
 from sidr_core.evaluation.evaluate import Scored, paired_table
 from sidr_core.evaluation.intervals import draw_means
-from sidr_core.evaluation.protocol import comparisons, headline, thinking_pairs, unused_makers
+from sidr_core.evaluation.names import unused_makers
+from sidr_core.evaluation.protocol import comparisons, headline, thinking_pairs
 from sidr_core.report.tables import caption, notes_of
 from sidr_core.settings import Evaluation
 
