@@ -4,7 +4,8 @@
     .venv/bin/python scripts/inference_scaling.py --dataset games --rows 200 --traces 1,2,4 --caps 16,32 --split valid
 
 Reads the checkpoint, the codebook and the rows of a split (default: test; a fixed set of users where `--rows` limits
-it), writes nothing to the store, and chooses nothing: `inference_scaling.png` and `.md` go to `--out`.
+it), and refuses what `recommendations` refuses. Writes nothing to the store, and chooses nothing:
+`inference_scaling.png` and `.md` go to `--out`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from sidr_core import tables
 from sidr_core.cli_status import newest_published
-from sidr_core.columns import TEST, VALID
+from sidr_core.columns import TEST, THINKING, VALID
+from sidr_core.evaluation import refusals
 from sidr_core.evaluation.protocol import chosen_rows
 from sidr_core.models import checkpoint
 from sidr_core.profile import home, load_profile
 from sidr_core.report import scaling
-from sidr_core.stage import Progress
+from sidr_core.stage import Inputs, Progress, StageInput
 from sidr_core.store import Store
 
 
@@ -51,14 +53,21 @@ def main() -> None:
 
     profile, store = load_profile(), Store(home() / "store")
     dataset = arguments.dataset or profile.default_dataset
+    config = profile.dataset(dataset)
+    if not 1 <= arguments.k <= config.decoding.beam_width:
+        parser.error(f"-k is {arguments.k}: it must be from 1 to the beam width, {config.decoding.beam_width}")
     stage = f"{arguments.model}_checkpoint"
     snapshot = newest_published(profile, store, dataset, stage, arguments.snapshot)
     artifact = store.require(dataset, snapshot, stage)
-    loaded = checkpoint.load(artifact.verified_folder())
-    config = profile.dataset(dataset)
     interactions, coded = (store.require(dataset, snapshot, name) for name in ("interactions", "sid_codebook"))
     rows = chosen_rows(tables.read(interactions.path(f"{arguments.split}.parquet")), arguments.rows)
     codebook = tables.read(coded.path("sid_codebook.parquet"))
+    read = {stage: artifact, "interactions": interactions}
+    inputs = Inputs({name: StageInput(one, ("*",), "inference_scaling") for name, one in read.items()}, store)
+    # Without a row there is no horizon to keep: that of training says nothing about valid rows.
+    judged = rows if arguments.split == TEST else rows.clear()
+    refusals.of_checkpoints(inputs, [f"{arguments.model}/{THINKING}"], judged, codebook)
+    loaded = checkpoint.load(artifact.verified_folder())
     started = time.monotonic()
     measured = scaling.measure(
         loaded,

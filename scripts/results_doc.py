@@ -47,8 +47,15 @@ def _section(folder: Path, name: str) -> str:
     )
     board = store.require(dataset, snapshot or "(none)", "leaderboard")
     # The evaluation that the leaderboard was made of, also where a newer one is current.
-    made_of = store.open("evaluation", board.manifest["lineage"]["evaluation"])
-    evaluation = made_of or store.require(dataset, snapshot, "evaluation")
+    wanted = board.manifest["lineage"]["evaluation"]
+    evaluation = store.open("evaluation", wanted)
+    if evaluation is None or not evaluation.hold():
+        raise NotMaterialized(
+            f"the evaluation behind {dataset}/leaderboard, snapshot {snapshot}, is no longer in the store",
+            expected=f"fingerprint {wanted[:12]}",
+            found="none: it was collected",
+            do="materialize leaderboard again",
+        )
     table = tables.read(board.path("leaderboard.parquet"))
     paired = tables.read(evaluation.path("paired.parquet"))
     label = f" ({SYNTHETIC_LABEL})" if board.synthetic else ""

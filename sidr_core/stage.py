@@ -200,6 +200,16 @@ class StageInput:
         """What the upstream stage reported."""
         return self._artifact.manifest["metrics"]
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The profile sections that it was made with, as JSON."""
+        return self._artifact.manifest["key"]["config"]
+
+    @property
+    def made_from(self) -> Mapping[str, str]:
+        """Stage -> content digest of the files that it was made from."""
+        return self._artifact.manifest["key"]["inputs"]
+
     def path(self, name: str) -> Path:
         """Path of file `name`, verified against the manifest.
 

@@ -42,7 +42,7 @@ MEANINGS: Mapping[str, str] = {
     "evaluated_at": "UTC time at which the number was made",
     "example_id": "names the example",
     "file": "name of the source file",
-    "gain": "places that the target moved up by thinking, one behind the end where a list lacks it",
+    "gain": "places that the target moved up by thinking; where a list lacks it, one behind the end of the longer list",
     "harmed": "rows where a is worse than b",
     "helped": "rows where a is better than b",
     "hidden_size": "width of the model",

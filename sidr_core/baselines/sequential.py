@@ -193,6 +193,7 @@ def _build(
         fitted.log,
         seed=settings.seed,
         synthetic=inputs.synthetic,
+        cut=fitted.cut,
     )
 
 

@@ -135,6 +135,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         fitted.log,
         seed=settings.seed,
         synthetic=inputs.synthetic,
+        cut=fitted.cut,
     )
 
 

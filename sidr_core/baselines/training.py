@@ -73,12 +73,16 @@ L = TypeVar("L", bound=Learner)
 
 @dataclass(frozen=True)
 class Fitted(Generic[L]):
-    """The chosen model. `log` has one row per epoch of each trial, `best` is the chosen one's."""
+    """The chosen model. `log` has one row per epoch of each trial, `best` is the chosen one's.
+
+    `cut` trials were ended by `epochs` and might have become better; the others stopped by themselves.
+    """
 
     learner: L
     trial: Trial
     best: Mapping[str, Any]
     log: pl.DataFrame
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def fit(
     """
     log: list[dict[str, Any]] = []
     best: tuple[L, dict[str, Any]] | None = None
+    cut = 0
     for number, trial in enumerate(settings.trials, start=1):
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -139,12 +144,14 @@ def fit(
         head = {"trial": number, **trial.model_dump(mode="json")}
         log += [{**head, **epoch} for epoch in epochs]
         top = {**head, **max(epochs, key=lambda row: row[f"{NDCG}@{K}"])}
+        cut += len(epochs) - top["epoch"] < settings.patience
         if best is None or top[f"{NDCG}@{K}"] > best[1][f"{NDCG}@{K}"]:
             best = learner, top
     assert best is not None
     frame = pl.DataFrame(log, schema_overrides=dict.fromkeys(("trial", "epoch", "hidden_size"), pl.Int32))
     here = (pl.col("trial") == best[1]["trial"]) & (pl.col("epoch") == best[1]["epoch"])
-    return Fitted(best[0], settings.trials[best[1]["trial"] - 1], best[1], frame.with_columns(here.alias("chosen")))
+    log_table = frame.with_columns(here.alias("chosen"))
+    return Fitted(best[0], settings.trials[best[1]["trial"] - 1], best[1], log_table, cut)
 
 
 def _train(
@@ -225,13 +232,14 @@ def publish(
     *,
     seed: int,
     synthetic: bool,
+    cut: int = 0,
 ) -> Report:
     """Write a baseline's folder; equal arguments give equal bytes.
 
     Args:
         model: plain values from which the module is built again.
         best: the chosen record of `log`, with valid `ndcg@10` and `hr@10`.
-        log: kept by `contract` as the stage's main table.
+        log: kept by `contract` as the stage's main table. cut: see :class:`Fitted`.
     """
     weights = {name: tensor.cpu().contiguous() for name, tensor in _untied(module).items()}
     save_file(weights, out_dir / WEIGHTS)
@@ -258,6 +266,7 @@ def publish(
             f"valid_{HR}@{K}": round(float(best[f"{HR}@{K}"]), 5),
             "parameters": sum(tensor.numel() for tensor in weights.values()),
             "trials": log["trial"].n_unique(),
+            "trials_cut_by_epochs": cut,
             "epochs": log.height,
             **{f"chosen_{name}": value for name, value in best.items() if name in ("trial", "epoch")},
         },

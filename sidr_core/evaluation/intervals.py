@@ -23,6 +23,9 @@ Users = Sequence[str] | NDArray[np.generic]
 #: Counts held at one time, as float64: 32 MiB.
 _BLOCK = 4_000_000
 
+#: A matrix product gives equal columns unequal last bits; metrics of rows and their means differ by far more.
+_ROUNDING = 1e-12
+
 HIGHER, LOWER, UNCLEAR = "higher", "lower", "not distinguishable"
 
 
@@ -115,6 +118,7 @@ def p_of(means: Floats) -> Floats:
     Twice the share of draws on the rarer side of 0, zeros on both sides, counting the observed sample as
     one more draw, so that no p is 0 (Davison and Hinkley 1997, 4.11); the least is 2 / (D + 1).
     """
+    means = np.where(np.abs(means) < _ROUNDING, 0.0, means)
     rarer = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
     return np.minimum(1.0, 2 * (rarer + 1) / (len(means) + 1))
 
@@ -164,7 +168,7 @@ def judge(difference: Sequence[float], p: Sequence[float], confidence: float) ->
     >>> [verdict.word for verdict in judge([0.1, -0.1, 0.1], [0.01, 0.02, 0.3], 0.95)]
     ['higher', 'lower', 'not distinguishable']
     """
-    words = [HIGHER if value > 0 else LOWER for value in difference]
+    words = [HIGHER if value > 0 else LOWER if value < 0 else UNCLEAR for value in difference]
     # A p that equals the level must not pass for being rounded below it.
     alpha = (1 - confidence) * (1 - 1e-9)
     return [Verdict(p, word if p < alpha else UNCLEAR) for p, word in zip(holm(p), words, strict=True)]

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log2
 
 _SIDREASONER = "arXiv 2603.23183, table 2"
 _MINIONEREC = "arXiv 2510.24431, main table"
 _REPRODUCED = "YuFan-Microsoft/RecSysSummer, authors' checkpoint, beam 10"
 _UVA = "erinelgz/SIDReasoner-UvA"
+#: Most that rounding to four places moves a difference of two figures, and a bit for binary fractions.
+_ROUNDING = 1.001e-4
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Published:
     def figures(self) -> tuple[tuple[str, int, float], ...]:
         """(metric, k, value)."""
         return ("hr", 5, self.hr_5), ("ndcg", 5, self.ndcg_5), ("hr", 10, self.hr_10), ("ndcg", 10, self.ndcg_10)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether a ranking can have these figures: a hit at places 6 to 10 adds 1 / log2 11 to 1 / log2 7 of NDCG."""
+        hits, gain = self.hr_10 - self.hr_5, self.ndcg_10 - self.ndcg_5
+        least, most = (hits - _ROUNDING) / log2(11), (hits + _ROUNDING) / log2(7)
+        return least - _ROUNDING <= gain <= most + _ROUNDING
 
 
 _OFFICE = (

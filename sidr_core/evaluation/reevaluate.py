@@ -53,6 +53,9 @@ FILE = "reevaluation.parquet"
 #: Baselines that are evaluated again: they follow the data at once, so they tell a shift from a model's age.
 COUNTERS = ("popularity", "item_item")
 _JUDGED = (HR, NDCG)
+#: Settings of `decoding` that lists follow from, besides which rows and models there are.
+_DECODED_BY = ("scoring", "max_thought_tokens", "traces", "trace_temperature", "choice_rows", "beam_width")
+_AGAIN = "materialize recommendations and evaluation of that snapshot again"
 _SAME = [MODEL, MODE, "metric", "k", "level", "beam_width"]
 
 
@@ -92,6 +95,7 @@ def _evaluated_again(inputs: Inputs, config: DatasetConfig, progress: Progress) 
     since = f"newer than the test rows of {inputs.earlier_snapshot} (until {tables.iso_date(after)})"
     if users < 2 or not names:
         return None, f"nothing to evaluate again: {rows.height:,} rows of {users:,} users are {since}"
+    _refuse_other_settings(base, config)
     readable, unknown = known_histories(rows, codebook)
     also = {"newer_rows": {"interactions": inputs["interactions"].digest, "after": [after, day]}}
     parts = {
@@ -155,14 +159,34 @@ def _refuse_others(base: Inputs, names: tuple[str, ...], models: pl.DataFrame) -
     """Refuse a checkpoint that is not the one whose evaluation it would be compared with."""
     behind = {f"{row[MODEL]}/{row[MODE]}": row["checkpoint"] for row in models.iter_rows(named=True)}
     for name in names:
-        stage = makers(split_name(name)[0])[0]
-        if base[stage].digest != behind[name]:
-            raise InputError(
-                f"the earlier {stage} is not the one that was evaluated then",
-                expected=f"digest {behind[name][:12]}",
-                found=base[stage].digest[:12],
-                do="materialize recommendations and evaluation of that snapshot again",
-            )
+        stage, *others = makers(split_name(name)[0])
+        then = {stage: behind[name]} | {other: base["recommendations"].made_from[other] for other in others}
+        for source, digest in then.items():
+            if base[source].digest != digest:
+                raise InputError(
+                    f"the earlier {source} is not the one that was evaluated then",
+                    expected=f"digest {digest[:12]}",
+                    found=base[source].digest[:12],
+                    do=_AGAIN,
+                )
+
+
+def _refuse_other_settings(base: Inputs, config: DatasetConfig) -> None:
+    """Refuse to decode otherwise than the lists were decoded whose figures stand beside."""
+    then, now = (
+        {f"decoding.{field}": decoding.get(field) for field in _DECODED_BY} | {"item_item": item_item}
+        for decoding, item_item in (
+            (base["recommendations"].config["decoding"], base["recommendations"].config["item_item"]),
+            (config.decoding.model_dump(mode="json"), config.item_item.model_dump(mode="json")),
+        )
+    )
+    if other := [name for name in now if then[name] != now[name]]:
+        raise InputError(
+            "the earlier snapshot was decoded with other settings than the profile has now",
+            expected=", ".join(f"{name} = {then[name]}" for name in other),
+            found=", ".join(f"{name} = {now[name]}" for name in other),
+            do=_AGAIN,
+        )
 
 
 def _beside(table: pl.DataFrame, then: pl.DataFrame) -> pl.DataFrame:

@@ -33,7 +33,8 @@ def prepare(model: Any, settings: Training | Grpo, token_ids: list[int]) -> Any:
         SidrError: the output layer has a bias, which peft's trained rows would leave out.
     """
     if settings.parameters == "all":
-        return model
+        # bfloat16 swallows updates below 1/256 of a weight, and AdamW's second moment then never decays.
+        return model.float() if model.dtype in (torch.bfloat16, torch.float16) else model
     from peft import LoraConfig, get_peft_model
     from peft.utils.constants import DUMMY_TARGET_MODULES
 

@@ -20,7 +20,7 @@ def files(base_model: BaseModelConfig) -> dict[str, Path]:
     if isinstance(base_model, PackagedModel):
         return {"model": packaged(base_model.name).source()}
     if isinstance(base_model, PretrainedModel) and base_model.local:
-        folder = Path(base_model.name)
+        folder = Path(base_model.name).expanduser()
         return {path.name: path for pattern in _READ for path in sorted(folder.glob(pattern))}
     return {}
 

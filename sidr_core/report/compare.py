@@ -34,7 +34,7 @@ from sidr_core.errors import InputError
 from sidr_core.evaluation.intervals import bootstrap, judge, paired
 from sidr_core.evaluation.metrics import HR, NDCG, column, per_row
 from sidr_core.evaluation.protocol import with_horizons
-from sidr_core.report.tables import SYNTHETIC_LABEL, Grid
+from sidr_core.report.tables import SYNTHETIC_LABEL, Grid, too_few
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Evaluation
@@ -46,7 +46,7 @@ _NOTES = """\
 Values are means over test rows at item level, with {percent} % intervals from a bootstrap over users ({draws:,}
 draws, seed {seed}). Differences are paired: the same rows, minus the first model. Their intervals stand alone; p is
 corrected for all {family} differences of this page (Holm), and a verdict other than "not distinguishable" needs
-p < {alpha:g}. Each model was trained once, with the seed shown: what another seed would change is not in the
+p < {alpha:g}.{few} Each model was trained once, with the seed shown: what another seed would change is not in the
 intervals; models that differ in their seed alone are put together under "Over seeds", with the lowest and the highest
 value."""
 
@@ -305,5 +305,6 @@ def page(
         seed=settings.seed,
         family=len(gaps.rows),
         alpha=round(1 - settings.confidence, 12),
+        few=too_few(settings, len(gaps.rows)),
     )
     return "\n\n".join(["# Comparison" + label, caption, *(grid.markdown() for grid in shown), notes]) + "\n"

@@ -31,7 +31,9 @@ _MEASURED_NOTE = """\
 Places are by NDCG@{k}; lists whose intervals overlap may still differ, or not, when paired: see `evaluation`."""
 _PUBLISHED_NOTE = """\
 Published figures on the same test rows, as their sources give them: SID level, without interval or seed, from models
-that trained on all train rows of the split. They have no place here: it is not a comparison at equal data."""
+that trained on all train rows of the split. They have no place here: it is not a comparison at equal data. Where a
+reference says that @5 and @10 contradict each other, no ranking has all four figures of its line."""
+_CONTRADICTS = " (its @5 and @10 contradict each other)"
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -44,7 +46,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     (out_dir / "leaderboard.md").write_text(text)
     _forest(table, out_dir / "leaderboard.png", inputs.synthetic)
     placed = table.filter(pl.col("place") == 1).row(0, named=True)
-    metrics = {"lists": table["place"].n_unique(), "published": len(others), "first": f"{placed[MODEL]}/{placed[MODE]}"}
+    lists = table.filter(pl.col("origin") == MEASURED).select(MODEL, MODE).n_unique()
+    metrics = {"lists": lists, "published": len(others), "first": f"{placed[MODEL]}/{placed[MODE]}"}
     return Report(metrics | {"synthetic": inputs.synthetic}, (), {"leaderboard": text})
 
 
@@ -66,7 +69,8 @@ def leaderboard(evaluation: pl.DataFrame, others: tuple[Published, ...] = ()) ->
     told = {key: first[key] for key in (DATASET, SNAPSHOT, "split", "n_rows")} | {"origin": PUBLISHED}
     found = [
         told
-        | {MODEL: one.model, "metric": metric, "k": k, "level": SID_LEVEL, "value": value, "reference": one.reference}
+        | {MODEL: one.model, "metric": metric, "k": k, "level": SID_LEVEL, "value": value}
+        | {"reference": one.reference + ("" if one.consistent else _CONTRADICTS)}
         for one in others
         for metric, k, value in one.figures
         if k in ks

@@ -149,7 +149,7 @@ def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, na
         pl.col(MODEL).alias("base"),
         ROW_ID,
         pl.col("place").alias("direct_place"),
-        pl.col("place").fill_null(pl.col("length") + 1).alias("direct_at"),
+        pl.col("length").alias("direct_length"),
     )
     first = lists.filter((pl.col(RANK) == 1) & (pl.col(MODE) == THINKING))
     table = (
@@ -161,7 +161,10 @@ def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, na
         .join(direct, on=["base", ROW_ID], how="left")
         .sort(MODEL, ROW_ID)
     )
-    gain = pl.col("direct_at") - pl.col("place").fill_null(pl.col("length") + 1)
+    # Lists hold as many SIDs, not as many items: a target that both miss must not seem to have moved.
+    behind = pl.max_horizontal("length", "direct_length") + 1
+    moved = pl.col("direct_place").fill_null(behind) - pl.col("place").fill_null(behind)
+    gain = pl.when(pl.col("direct_length").is_not_null()).then(moved)
     judged = table.with_columns(
         gain.cast(pl.Float64).alias("gain"),
         pl.when(gain > 0)
@@ -220,7 +223,7 @@ _NOTES = f"""\
 A thought names an item by the strongest of: its whole SID, its whole title, an aspect (a word of title, brand or
 category that at most {COMMON:.0%} of the catalogue carries). "Random item" is drawn from the catalogue: what a row
 has above it is more than chance. Helped and harmed compare the target's place with the direct list of the same
-checkpoint; a target that is not in the list counts as one place behind its end."""
+checkpoint; a target that is not in a list counts as one place behind the end of the longer of the two."""
 
 
 def page(found: pl.DataFrame, lists: pl.DataFrame, shelf: Shelf, settings: Evaluation, caption: str) -> str:

@@ -20,7 +20,7 @@ from sidr_core.evaluation.intervals import bootstrap, judge, paired
 from sidr_core.evaluation.metrics import NDCG, column, per_row
 from sidr_core.evaluation.protocol import history_sids
 from sidr_core.report import plots
-from sidr_core.report.tables import SYNTHETIC_LABEL, Grid
+from sidr_core.report.tables import SYNTHETIC_LABEL, Grid, too_few
 
 if TYPE_CHECKING:
     from sidr_core.models.checkpoint import Loaded
@@ -34,7 +34,7 @@ NDCG@{k} is at item level; the oracle is the best place of the target's SID amon
 alone, an upper bound that needs the answer. Tokens are those of all N thoughts of a list, closing tag not counted;
 `direct` does not think. N = 1 is the greedy thought, more are sampled at temperature {temperature:g} and their
 distributions averaged. In brackets: {percent} % intervals from a bootstrap over users ({draws:,} draws, seed {seed});
-differences are paired by row, verdicts corrected for the {family} of this table (Holm)."""
+differences are paired by row, verdicts corrected for the {family} of this table (Holm).{few}"""
 
 
 def measure(
@@ -78,7 +78,8 @@ def measure(
         traced = think_and_rank(loaded, prompts, here, said)
         places = best_of_traces(loaded, prompts, traced, targets, here) if traces > 1 else None
         gains = _gains(places_of(traced.beams, loaded.index, row_ids), rows, codebook, k)
-        oracle = gains if places is None else np.where(places < k, 1 / np.log2(places + 2), 0.0)
+        last = min(k, decoding.beam_width)
+        oracle = gains if places is None else np.where(places < last, 1 / np.log2(places + 2), 0.0)
         tokens = np.array([sum(len(thought.ids) for thought in row) for row in traced.thoughts], dtype=np.float64)
         closed = np.array([np.mean([thought.closed for thought in row]) for row in traced.thoughts])
         found.append(_lines(rows, (traces, cap), tokens, closed, gains, oracle))
@@ -179,13 +180,15 @@ def grid(found: pl.DataFrame, k: int) -> Grid:
 def page(found: pl.DataFrame, k: int, settings: Evaluation, temperature: float, caption: str, synthetic: bool) -> str:
     """The curve's numbers as Markdown."""
     label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
+    family = found["difference"].count()
     notes = _NOTES.format(
         k=k,
         temperature=temperature,
         percent=f"{100 * settings.confidence:g}",
         draws=settings.bootstrap,
         seed=settings.seed,
-        family=found["difference"].count(),
+        family=family,
+        few=too_few(settings, family),
     )
     return "\n\n".join([f"# Inference scaling{label}", caption, grid(found, k).markdown(), notes]) + "\n"
 

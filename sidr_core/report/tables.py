@@ -163,12 +163,17 @@ def page(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settin
 
 def notes_of(settings: Evaluation, family: int) -> str:
     """How to read the numbers of a page that shows `family` differences."""
-    least = least_draws(family, settings.confidence)
-    few = _TOO_FEW.format(draws=settings.bootstrap, least=least) if settings.bootstrap < least else ""
     alpha = round(1 - settings.confidence, 12)
+    few = too_few(settings, family)
     verdicts = _CORRECTED.format(family=family, alpha=alpha, few=few) if family else "Nothing is compared."
     percent = f"{100 * settings.confidence:g}"
     return _NOTES.format(percent=percent, draws=settings.bootstrap, seed=settings.seed, verdicts=verdicts)
+
+
+def too_few(settings: Evaluation, family: int) -> str:
+    """A warning, to stand behind a sentence, where draws cannot tell any of `family` differences from 0; else ""."""
+    least = least_draws(family, settings.confidence)
+    return _TOO_FEW.format(draws=settings.bootstrap, least=least) if settings.bootstrap < least else ""
 
 
 def slices_page(slices: pl.DataFrame, synthetic: bool, settings: Evaluation) -> str:

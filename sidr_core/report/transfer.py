@@ -14,20 +14,23 @@ import polars as pl
 
 from sidr_core.columns import DATASET, MODE, MODEL
 from sidr_core.evaluation.intervals import judge
+from sidr_core.evaluation.protocol import with_horizons
 from sidr_core.members import of_members
 from sidr_core.report import compare
 from sidr_core.report.compare import Scored
-from sidr_core.report.tables import SYNTHETIC_LABEL, Grid
+from sidr_core.report.tables import SYNTHETIC_LABEL, Grid, too_few
 
 if TYPE_CHECKING:
     from sidr_core.settings import Evaluation
 
 DOMAIN, MINUS = "domain", "minus"
+#: `seen_until` of what is subtracted.
+_SEEN = "minus_seen_until"
 
 _NOTES = """\
 A row is a model by the dataset it was trained in, a column the test rows of one domain, ranked against the whole
 catalogue of the mix. In brackets: {percent} % intervals from a bootstrap over users ({draws:,} draws, seed {seed}).
-Differences are paired by row; p is corrected for all {family} differences of this page (Holm). Each model was
+Differences are paired by row; p is corrected for all {family} differences of this page (Holm).{few} Each model was
 trained once: what another seed would change is not in the intervals."""
 
 
@@ -52,7 +55,8 @@ def matrix(
         wanted = [inside[str(entry.name)] for entry in entries]
         values = compare.table(wanted, k, settings)
         blank = [pl.lit(None, dtype=values.schema[name]).alias(name) for name in _GAP]
-        found.append(values.with_columns(pl.lit(domain).alias(DOMAIN), pl.lit(None, pl.String).alias(MINUS), *blank))
+        none = [pl.lit(None, pl.String).alias(name) for name in (MINUS, _SEEN)]
+        found.append(values.with_columns(pl.lit(domain).alias(DOMAIN), *none, *blank))
         for number, reference in enumerate(compared):
             first = inside[str(reference.name)]
             # Two references that are both models were compared already, the other way round.
@@ -60,7 +64,8 @@ def matrix(
             skipped = {reference.name, *(e.name for e in compared[:number] if reference.name in known)}
             others = [entry for entry in wanted if entry.name not in skipped]
             gaps = compare.table([first, *others], k, settings).filter(pl.col("difference").is_not_null())
-            found.append(gaps.with_columns(pl.lit(domain).alias(DOMAIN), pl.lit(str(reference.name)).alias(MINUS)))
+            other = {DOMAIN: domain, MINUS: str(reference.name), _SEEN: reference.seen_until}
+            found.append(gaps.with_columns(**{name: pl.lit(text) for name, text in other.items()}))
     return _judged(pl.concat(found), settings.confidence).select(DOMAIN, MINUS, pl.exclude(DOMAIN, MINUS))
 
 
@@ -72,14 +77,16 @@ def _inside(entry: Scored, domain: str) -> Scored:
 
 
 def _judged(found: pl.DataFrame, confidence: float) -> pl.DataFrame:
-    """All differences corrected as one family."""
+    """All differences corrected as one family, and told where the two know data of different periods."""
     gaps = found.with_row_index("n").filter(pl.col(MINUS).is_not_null())
     words = judge(gaps["difference"].to_list(), gaps["p"].to_list(), confidence)
+    told = zip(words, gaps["seen_until"], gaps[_SEEN], strict=True)
     corrected = gaps.select("n").with_columns(
         pl.Series("p_holm", [verdict.p_holm for verdict in words], dtype=pl.Float64),
-        pl.Series("verdict", [verdict.word for verdict in words], dtype=pl.String),
+        pl.Series("verdict", [with_horizons(verdict.word, *seen) for verdict, *seen in told], dtype=pl.String),
     )
-    return found.drop("p_holm", "verdict").with_row_index("n").join(corrected, on="n", how="left").sort("n").drop("n")
+    values = found.drop("p_holm", "verdict", _SEEN).with_row_index("n")
+    return values.join(corrected, on="n", how="left").sort("n").drop("n")
 
 
 def grids(found: pl.DataFrame) -> tuple[Grid, Grid]:
@@ -126,7 +133,11 @@ def page(title: str, found: pl.DataFrame, settings: Evaluation, synthetic: bool)
     caption = "; ".join(f"{domain}: {rows:,} test rows of {users:,} users" for domain, rows, users in sizes)
     values, gaps = grids(found)
     notes = _NOTES.format(
-        percent=f"{100 * settings.confidence:g}", draws=settings.bootstrap, seed=settings.seed, family=len(gaps.rows)
+        percent=f"{100 * settings.confidence:g}",
+        draws=settings.bootstrap,
+        seed=settings.seed,
+        family=len(gaps.rows),
+        few=too_few(settings, len(gaps.rows)),
     )
     shown = [values.markdown(), *([gaps.markdown()] if gaps.rows else [])]
     return "\n\n".join([f"# {title}{label}", caption, *shown, notes]) + "\n"

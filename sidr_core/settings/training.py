@@ -162,8 +162,8 @@ class Vllm(Section):
     """
 
     mode: Literal["colocate", "server"] = "colocate"
-    url: str = "http://localhost:8000"
-    memory: float = Field(default=0.3, gt=0, lt=1)
+    url: str = Field(default="http://localhost:8000", exclude=True)
+    memory: float = Field(default=0.3, gt=0, lt=1, exclude=True)
 
 
 class Grpo(Section):

@@ -117,7 +117,12 @@ def finish(
     synthetic: bool,
     figures: Sequence[str] = ("loss", "eval_loss", "eval_ndcg@10"),
 ) -> Report:
-    """Write checkpoint, `training_log.parquet`, `curves.png` and card; verify what was written."""
+    """Write checkpoint, `training_log.parquet`, `curves.png` and card; verify what was written.
+
+    Of several processes the first does; nobody reads what the others would report.
+    """
+    if not PartialState().is_main_process:
+        return Report()
     model, log = trained.model, trained.log
     meta = {**meta, "synthetic": synthetic, "seed": meta["recipe"]["seed"]}
     meta["valid"] = [asdict(figure) for figure in trained.valid]
@@ -136,7 +141,9 @@ def finish(
     for figure in trained.valid:
         metrics[f"valid {figure.mode} {figure.metric}"] = figure.value
     for name in shown:
-        values = log[name].drop_nulls()
+        values = log[name].drop_nulls().drop_nans()
+        if values.is_empty():
+            continue
         metrics[f"first {name}"], metrics[f"last {name}"] = values[0], values[-1]
         if "ndcg" in name:
             metrics[f"best {name}"] = values.max()
@@ -220,6 +227,13 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
         "seen_until": tables.iso_date(train[c.TARGET_TIME].max()),  # type: ignore[arg-type]
         "made_from": {name: item.digest for name, item in inputs.items()},
     }
+
+
+def one_device(arguments: Any) -> Any:
+    """The same arguments for one GPU, where one process sees several: `launch: {kind: accelerate}` takes them all."""
+    if PartialState().num_processes == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # what the trainer itself does where a model was spread by hand
+    return arguments
 
 
 def common_arguments(settings: Training | Grpo, scratch: str) -> dict[str, Any]:

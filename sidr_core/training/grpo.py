@@ -194,7 +194,8 @@ class Rollouts:
             logprobs = [[token[0] for token in row] for row in found]  # of the drawn tokens, for TRL's correction
             self._score(rows, as_written(written, self._renderer, self._settings))
         masks = [written.chosen for written in self.written]
-        if self._drops():
+        # As one process would: groups are left out wherever any group of the whole step has variance.
+        if self._drops(gather_object(self.same)):
             size = self._settings.generations
             masks = [[0] * len(mask) if self.same[n // size] else mask for n, mask in enumerate(masks)]
         return {
@@ -205,9 +206,9 @@ class Rollouts:
             "earned": [scored.reward for scored in self.scored],
         }
 
-    def _drops(self) -> bool:
-        """Whether groups without variance are left out: not where nothing would remain of this process's share."""
-        return self._settings.drop_zero_variance and not all(self.same)
+    def _drops(self, everywhere: list[bool]) -> bool:
+        """Whether groups without variance are left out: not where nothing would remain of the step."""
+        return self._settings.drop_zero_variance and not all(everywhere)
 
     def parts(self, everyone: Callable[[list[Any]], list[Any]] = list) -> dict[str, float]:
         """Shares and means over the last batch: the reward's parts, groups, thought lengths in tokens, close rate.
@@ -216,7 +217,7 @@ class Rollouts:
             everyone: gathers a list over all processes.
         """
         written, scored, same = everyone(self.written), everyone(self.scored), everyone(self.same)
-        trained = everyone([False] * self.same.count(False) if self._drops() else self.same)
+        trained = [alike for alike in same if not alike] if self._drops(same) else same
         lengths = np.array([rollout.thought_tokens for rollout in written])
         found = {
             "parsed": float(np.mean([s.parsed for s in scored])),
@@ -335,7 +336,7 @@ def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
         )
     share = settings.prompts_per_step * settings.generations // processes
     micro = max(rows for rows in range(1, settings.micro_batch + 1) if share % rows == 0)
-    return GRPOConfig(
+    found = GRPOConfig(
         **cards.common_arguments(settings, scratch),
         **_engine(settings),
         max_steps=settings.steps,
@@ -355,6 +356,7 @@ def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
         logging_steps=1,
         save_strategy="no",
     )
+    return cards.one_device(found)
 
 
 def _engine(settings: Grpo) -> dict[str, Any]:

@@ -6,6 +6,7 @@ estimated from the model's shape. Deviation from the paper: it tells batch sizes
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,8 @@ def announce(model: Any, settings: Training | Grpo, longest: int, progress: Prog
 def free_bytes(device: str) -> int:
     """Memory that is free on this machine (or in this container), or on the GPU."""
     if device == "cuda":
+        gc.collect()  # an earlier trainer of this process hangs in reference cycles
+        torch.cuda.empty_cache()  # what the allocator only keeps in reserve is free
         return torch.cuda.mem_get_info()[0]
     import psutil
 
@@ -112,6 +115,8 @@ def free_bytes(device: str) -> int:
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= int(kinds.get("inactive_file", 0)) + int(kinds.get("active_file", 0))  # cached files give way
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         return free
     return min(free, limit - used)

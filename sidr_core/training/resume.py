@@ -92,10 +92,13 @@ def workplace(inputs: Inputs, out_dir: Path, progress: Progress) -> Iterator[tup
 
 
 class ResumePoints(TrainerCallback):
-    """Has the trainer save a point every `every` steps and after each epoch, and marks it when it is whole."""
+    """Has the trainer save a point every `every` steps and after each epoch, and marks it when it is whole.
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self._folder, self._every = folder, every
+    Then nothing older is needed: earlier points go, and of `keeper` all weights but the best of now.
+    """
+
+    def __init__(self, folder: Path, every: int, keeper: Keeper | None = None) -> None:
+        self._folder, self._every, self._keeper = folder, every, keeper
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The last step of an epoch is saved after the epoch's evaluation instead.
@@ -120,6 +123,8 @@ class ResumePoints(TrainerCallback):
         for other in self._folder.glob("checkpoint-*"):
             if other != point:
                 shutil.rmtree(other, ignore_errors=True)
+        if self._keeper is not None:
+            self._keeper.prune(state)
 
 
 def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
@@ -144,7 +149,12 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
                 do=f"remove {folder}: training then starts from its first step",
             )
     elif first:
-        note.write_text(json.dumps({"owner": owner}))
+        for litter in folder.glob(f"{OWNER}.*"):
+            litter.unlink()
+        partial = note.with_name(f"{OWNER}.{os.getpid()}")
+        partial.write_text(json.dumps({"owner": owner}))
+        _sync(partial)
+        os.replace(partial, note)
     whole = []
     for point in folder.glob("checkpoint-*"):
         if (point / MARK).exists():
@@ -230,6 +240,14 @@ class Keeper(TrainerCallback):
         assert set(weights) == set(_distinct(model.state_dict())), "another model's weights"
         model.load_state_dict(weights, strict=False)
 
+    def prune(self, state: Any) -> None:
+        """Remove the weights of earlier bests; the first process calls it when a point names the one of now."""
+        if records := self._records(state):
+            best = self._file(int(records[self._best(records)]["step"]))
+            for other in self._folder.glob("best-*.safetensors"):
+                if other != best:
+                    other.unlink()
+
     def _records(self, state: Any) -> list[dict[str, float]]:
         first = 1 if self._at_epochs else 0
         return [record for record in state.log_history if "eval_ndcg@10" in record and record["step"] >= first]
@@ -272,7 +290,7 @@ def train(
     keeper = Keeper(trainer, measure, folder, progress, **kept) if measure is not None else None
     if keeper is not None:
         trainer.add_callback(keeper)
-    trainer.add_callback(ResumePoints(folder, save_every))
+    trainer.add_callback(ResumePoints(folder, save_every, keeper))
     tracking.attach(trainer, folder)
     trainer.remove_callback(PrinterCallback)
     try:
@@ -284,6 +302,8 @@ def train(
             found=str(error).splitlines()[0][:300],
             do=f"remove {folder}: training then starts from its first step",
         ) from None
+    finally:
+        tracking.detach(trainer)
     if keeper is not None:
         keeper.load_best()
     return trainer.state.log_history

@@ -131,11 +131,13 @@ def _constrained(
             share=share,
         )
         tag = renderer.close_ids.index(renderer.think_close_id) + 1
-        marks = [1] * tag + [0] * (len(renderer.close_ids) - tag)
+        newline = renderer.close_ids[: tag - 1]
         for n, ids in enumerate(written):
             thought = thought_of(ids, renderer)
             lengths[n] = len(thought.ids)
             if thought.closed:  # the tag is rendered as it is when a user is served
+                wrote = list(ids[-tag:-1]) == list(newline)  # else the newline is ours
+                marks = [int(wrote)] * (tag - 1) + [1] + [0] * (len(renderer.close_ids) - tag)
                 heads.append(([*thought.ids, *renderer.close_ids], [1] * len(thought.ids) + marks, True))
             else:
                 heads.append((ids, [1] * len(ids), False))

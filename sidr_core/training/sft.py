@@ -164,7 +164,7 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
     micro, accumulated = micro_batches(settings.batch_size, settings.micro_batch)
-    return SFTConfig(
+    arguments = SFTConfig(
         **cards.common_arguments(settings, scratch),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
@@ -181,6 +181,7 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
         logging_steps=10,
         logging_nan_inf_filter=False,
     )
+    return cards.one_device(arguments)
 
 
 def micro_batches(batch_size: int, micro_batch: int) -> tuple[int, int]:

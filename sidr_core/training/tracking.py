@@ -54,6 +54,14 @@ def attach(trainer: Any, folder: Path) -> None:
         trainer.add_callback(_Additions(trackers))
 
 
+def detach(trainer: Any) -> None:
+    """End the run of wandb, which would take the next training of this process into this one's."""
+    if trainer.args.report_to == ["wandb"]:
+        import wandb  # type: ignore[import-not-found]
+
+        wandb.finish()
+
+
 def events(folder: Path) -> Path:
     """Where the event files of the training with this resume folder lie."""
     if not folder.name.startswith(_RESUME):

@@ -147,6 +147,30 @@ def test_cases_by_hand():
     ]
 
 
+def test_what_both_lists_miss_has_not_moved_whatever_their_lengths():
+    """Of two SIDs each, the lists hold 3 items and 2, 2 and 3; a hit is counted from behind the longer one."""
+    lists = pl.concat(
+        [
+            listed("1", "direct", ["G", "S", "C"]),
+            listed("1", "thinking", ["C", "R"], thought="chess"),
+            listed("2", "direct", ["C", "R"]),
+            listed("2", "thinking", ["G", "S", "C"], thought="go"),
+            listed("3", "direct", ["G", "S", "C"]),
+            listed("3", "thinking", ["C", "R"], thought="risk"),
+            listed("4", "direct", ["C", "R"]),
+            listed("4", "thinking", ["G", "S", "C"], thought="shogi"),
+        ]
+    )
+    rows = samples({"1": "M", "2": "M", "3": "R", "4": "R"})
+    found = cases_of(lists, rows, thoughts(dict.fromkeys("1234", 1)), NAMING).sort("row_id")
+    assert found.select("place", "direct_place", "gain", "change").rows() == [
+        (None, None, 0.0, "same"),
+        (None, None, 0.0, "same"),
+        (2.0, None, 2.0, "helped"),
+        (None, 2.0, -2.0, "harmed"),
+    ]
+
+
 def test_shown_are_some_at_random_and_the_extremes(monkeypatch):
     monkeypatch.setattr(reasoning, "SHOWN", {"random": 1, "helped": 1, "harmed": 1})
     found = hand_made().sort("row_id")

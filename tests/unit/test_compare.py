@@ -153,6 +153,9 @@ def test_the_page_says_what_the_numbers_say():
     assert "not distinguishable |" in text and "all 2 differences" in text and "synthetic" not in text
     assert "synthetic sample data" in page(found, "2018-10", SETTINGS, synthetic=True)
     assert [len(grid.rows) for grid in grids(found)] == [2, 2]
+    assert "cannot tell" not in page(found, "2018-10", Evaluation(bootstrap=100), synthetic=False)
+    few = page(found, "2018-10", Evaluation(bootstrap=100, confidence=0.99), synthetic=False)
+    assert "**100 draws cannot tell any of so many from 0: 400 are needed.** Each model" in few
 
 
 def test_models_of_different_horizons_are_not_compared_without_saying_it():

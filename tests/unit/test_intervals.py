@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sidr_core.evaluation import intervals
-from sidr_core.evaluation.intervals import bootstrap, draw_means, judge, least_draws, p_of, paired
+from sidr_core.evaluation.intervals import bootstrap, differences, draw_means, judge, least_draws, p_of, paired
 
 OPTIONS = {"draws": 500, "confidence": 0.9, "seed": 5}
 
@@ -107,6 +107,26 @@ def test_equal_models_are_not_distinguishable():
     found = paired(a, a, np.arange(20), **OPTIONS)
     assert (found.interval.low[0], found.interval.high[0], found.p[0]) == (0, 0, 1)
     assert judge(found.interval.value, found.p, 0.9)[0].word == "not distinguishable"
+
+
+def test_equal_models_are_equal_however_their_draws_are_rounded():
+    """All lists are drawn in one matrix product, whose last columns may be rounded otherwise than the first."""
+    own = np.random.default_rng(3).random((201, 1))
+    users = np.arange(201)
+    means = draw_means(np.hstack([own] * 7), users, draws=500, seed=5)
+    for a, b in ((0, 6), (3, 4)):
+        said = differences((own - own), means[:, [a]] - means[:, [b]], 0.9)
+        assert said.p[0] == 1
+    noise = np.where(np.arange(500) % 10 == 0, -1e-17, 3e-17)[:, None]
+    said = differences(own - own, noise, 0.9)
+    assert said.p[0] == 1
+    assert judge(said.interval.value, said.p, 0.9)[0].word == "not distinguishable"
+    # What is no rounding is kept.
+    assert p_of(np.full((500, 1), 1e-9))[0] == pytest.approx(2 / 501)
+
+
+def test_a_difference_of_nothing_has_no_direction():
+    assert [v.word for v in judge([0.0, 0.1], [0.001, 0.001], 0.95)] == ["not distinguishable", "higher"]
 
 
 def test_words_need_a_corrected_p_below_the_level():

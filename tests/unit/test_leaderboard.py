@@ -1,14 +1,16 @@
 """The leaderboard: places among measured lists, published figures apart, and the page made of several."""
 
 import importlib.util
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
-from small_world import SNAPSHOT
+from small_world import MODELS, SNAPSHOT
 
 from sidr_core import contracts, tables
-from sidr_core.evaluation.published import of_split
+from sidr_core.evaluation.published import Published, of_split
 from sidr_core.report.leaderboard import grids, leaderboard, page
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "results_doc.py"
@@ -79,6 +81,32 @@ def test_published_figures_are_possible(size):
         assert 0 < one.ndcg_5 <= one.hr_5 <= one.hr_10 < 1 and one.ndcg_5 <= one.ndcg_10 <= one.hr_10, one
 
 
+def test_figures_that_no_ranking_has_are_told():
+    def line(hr_5, ndcg_5, hr_10, ndcg_10):
+        return Published("m", hr_5, ndcg_5, hr_10, ndcg_10, "r").consistent
+
+    # 0.0300 more hits at places 6 to 10 add 0.0300 / log2 11 = 0.00867 to 0.0300 / log2 7 = 0.01069, and rounding
+    # moves that by at most 0.0001 / log2 11 + 0.0001 = 0.00013 and 0.0001 / log2 7 + 0.0001 = 0.00014.
+    assert line(0.1, 0.08, 0.13, 0.0886) and line(0.1, 0.08, 0.13, 0.0908)
+    assert not line(0.1, 0.08, 0.13, 0.0885) and not line(0.1, 0.08, 0.13, 0.0909)
+    assert line(0.1, 0.08, 0.1, 0.08) and not line(0.1, 0.08, 0.1, 0.0803)
+
+
+def test_published_lines_that_contradict_themselves_are_marked():
+    marked = set()
+    for name, size in (("office", (4866, 2024)), ("industrial", (4533, 1987))):
+        others = of_split("minionerec", *size)
+        table = leaderboard(evaluation(a=0.01), others)
+        lines = table.filter(pl.col("reference").str.contains("contradict")).select("model", "reference").unique()
+        marked |= {(name, model, reference.split(",")[0]) for model, reference in lines.iter_rows()}
+    assert marked == {
+        ("office", "TIGER", "arXiv 2603.23183"),
+        ("office", "TIGER", "arXiv 2510.24431"),
+        ("office", "S-DPO", "arXiv 2510.24431"),
+        ("industrial", "R²ec", "arXiv 2603.23183"),
+    }
+
+
 def test_the_page_keeps_both_apart_and_says_why():
     others = of_split("minionerec", 4866, 2024)
     text = page(leaderboard(evaluation(a=0.1), others), False)
@@ -104,6 +132,8 @@ def test_the_stage_places_every_list_and_shows_nothing_published(world):
     assert artifact.path("leaderboard.png").read_bytes()[:4] == b"\x89PNG"
     assert "synthetic sample data" in artifact.path("leaderboard.md").read_text()
     assert artifact.manifest["markdown"]["leaderboard"].startswith("# Leaderboard")
+    # Lists of equal value share a place, and are two lists all the same.
+    assert artifact.manifest["metrics"]["lists"] == len(MODELS) and table["place"].n_unique() < len(MODELS)
 
 
 @pytest.fixture
@@ -128,6 +158,22 @@ def test_the_document_names_command_snapshot_and_digests(world, results_doc, tmp
     # The newest snapshot where none is named; the same bytes again.
     assert results_doc.main([*argv[:3], "toys", *argv[4:]]) == 0
     assert target.read_text() == text.replace(f"--dataset toys:{SNAPSHOT}", "--dataset toys")
+
+
+def test_the_document_never_pairs_a_leaderboard_with_another_evaluation(world, results_doc, tmp_path, capsys):
+    target = tmp_path / "results.md"
+    argv = ["--home", str(world.store.root.parent), "--dataset", "toys", "--out", str(target)]
+    made_of = world.store.require("toys", SNAPSHOT, "evaluation")
+    config = world.profile.dataset("toys")
+    again = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"seed": 1})})
+    newer = world.run("evaluation", replace(world.profile, datasets={"toys": again})).artifact
+    assert newer.fingerprint != made_of.fingerprint
+    assert results_doc.main(argv) == 0 and made_of.fingerprint[:12] in target.read_text()
+    target.unlink()
+    shutil.rmtree(made_of.folder)
+    assert results_doc.main(argv) == 1
+    told = capsys.readouterr().err
+    assert made_of.fingerprint[:12] in told and "materialize leaderboard again" in told and not target.exists()
 
 
 def test_the_document_of_what_is_not_published_is_refused(world, results_doc, tmp_path, capsys):

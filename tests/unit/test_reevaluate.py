@@ -1,5 +1,6 @@
 """Re-evaluation: which rows are newer, the history that only grows, what a miss is, and when it is drift."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,7 @@ from sidr_core.evaluation import reevaluate
 from sidr_core.graph import stage_named
 from sidr_core.profile import parse_profile
 from sidr_core.run import plan, run_stage
-from sidr_core.stage import Progress
+from sidr_core.stage import Inputs, Progress
 
 STAGE = stage_named("reevaluation")
 LATER, LAST = "2020-03", "2020-04"
@@ -169,6 +170,54 @@ def test_a_checkpoint_that_was_not_the_one_judged_is_refused(later):
     with pytest.raises(InputError, match="the earlier grpo_checkpoint is not the one that was evaluated then"):
         reevaluate._refuse_others(inputs.earlier, ("grpo/direct",), wrong)
     reevaluate._refuse_others(inputs.earlier, ("grpo/direct", "item_item/direct"), models)
+
+
+def test_lists_are_not_compared_with_lists_of_other_settings(later):
+    publish(later, LATER, newer())
+    planned = plan(later.profile, "toys", LATER, STAGE, later.store)
+    base, config = planned.inputs.earlier, later.profile.dataset("toys")
+    assert base is not None
+    reevaluate._refuse_other_settings(base, config)
+    # What does not change a list, or only which lists there are, is let through.
+    for harmless in ({"batch_size": 2}, {"max_test_rows": 4}, {"models": ("sft/direct",)}):
+        reevaluate._refuse_other_settings(base, changed(config, "decoding", **harmless))
+    others = {"scoring": "sliced", "max_thought_tokens": 7, "traces": 2, "trace_temperature": 0.5}
+    for field, value in (others | {"choice_rows": 3, "beam_width": 6}).items():
+        with pytest.raises(InputError, match="other settings") as refused:
+            reevaluate._refuse_other_settings(base, changed(config, "decoding", **{field: value}))
+        assert refused.value.found == f"decoding.{field} = {value}"
+        assert "recommendations and evaluation" in refused.value.do
+    with pytest.raises(InputError, match="other settings"):
+        reevaluate._refuse_other_settings(base, changed(config, "item_item", window=1))
+
+
+def changed(config, section: str, **fields):
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=fields)})
+
+
+def test_the_stage_refuses_other_settings_only_where_there_is_something_to_decode(later):
+    toys = changed(later.profile.dataset("toys"), "decoding", scoring="sliced")
+    sliced = small_world.World(later.store, replace(later.profile, datasets={"toys": toys}))
+    publish(later, LATER, samples(4, 2))
+    assert history(run(sliced)).height == 0
+    publish(later, LATER, newer())
+    with pytest.raises(InputError, match="decoded with other settings"):
+        run(sliced)
+
+
+def test_a_mixture_s_counter_that_was_not_the_one_judged_is_refused(later):
+    """The mixture joins the lists of then as a row; its counter and that one's counts are made anew."""
+    publish(later, LATER, newer())
+    base = plan(later.profile, "toys", LATER, STAGE, later.store).inputs.earlier
+    assert base is not None
+    models = tables.read(base["recommendations"].path("models.parquet"))
+    mixture = models.filter(model="grpo", mode="direct").with_columns(model=pl.lit("grpo_mixed"))
+    reevaluate._refuse_others(base, ("grpo_mixed/direct",), mixture)
+    for counter in ("baseline_item_item", "baseline_popularity"):
+        other = Inputs({**base, counter: base["sft_checkpoint"]}, later.store)
+        with pytest.raises(InputError, match=f"the earlier {counter} is not the one that was evaluated then"):
+            reevaluate._refuse_others(other, ("grpo_mixed/direct",), mixture)
+        reevaluate._refuse_others(other, ("grpo/direct",), models)
 
 
 def test_what_was_not_declared_of_the_earlier_snapshot_stays_sealed(later):

@@ -51,8 +51,15 @@ def test_constrained_rollouts_name_an_item_and_know_the_place(loaded, mode):
         beams = constrained_beam(loaded.model, [prompt + head], index, beam_width=15, batch_size=1, pad_id=0)
         assert w.place == beams.leaf[0].tolist().index(3)
     if mode == "thinking":
-        gap = len(renderer.close_ids) - renderer.close_ids.index(renderer.think_close_id) - 1
-        assert all(w.chosen.count(0) == gap + 1 for w in finished), "the gap and the end of turn were not chosen"
+        before = renderer.close_ids.index(renderer.think_close_id)  # the newline before the tag
+        gap = len(renderer.close_ids) - before - 1
+        newlines = set()
+        for w in finished:
+            tag = w.ids.index(renderer.think_close_id)
+            assert w.chosen[tag:].count(0) == gap + 1, "the gap and the end of turn were not chosen"
+            newlines |= set(w.chosen[tag - before : tag])
+            assert all(w.chosen[: tag - before]) and w.chosen[tag]
+        assert 0 in newlines, "a model without training closes its thoughts without a newline, which then is ours"
         assert all(w.place is None and all(w.chosen) for w in written if not w.closed)
 
 

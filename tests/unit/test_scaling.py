@@ -1,16 +1,23 @@
 """The curve of NDCG against tokens: hand-made rows, and a small checkpoint."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import polars as pl
 import pytest
 import small_world
+from test_evaluate_refusals import edit_meta, spoil
 
 from sidr_core import tables
+from sidr_core.errors import InputError
 from sidr_core.models import checkpoint
 from sidr_core.report import scaling
 from sidr_core.settings import Decoding, Evaluation
 from sidr_core.stage import Progress
 
 SETTINGS = Evaluation(bootstrap=200)
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inference_scaling.py"
 
 
 def lines(traces: int, cap: int, tokens: float, ndcg: float) -> pl.DataFrame:
@@ -74,6 +81,65 @@ def test_a_checkpoint_is_measured_row_by_row(tmp_path):
     assert found.filter(pl.col("traces") == 0)["tokens"].sum() == 0
     again = scaling.measure(loaded, rows, small_world.codebook(), decoding, pairs, 5, quiet)
     assert found.equals(again)
+
+
+def test_a_cut_off_beyond_the_beam_makes_no_hit_of_a_miss(tmp_path):
+    small_world._checkpoint(tmp_path, "grpo", 3)
+    loaded, rows = checkpoint.load(tmp_path), small_world.samples(4, 2)
+    decoding = Decoding(beam_width=2, batch_size=4, models=())
+
+    def oracle(k: int) -> list[float]:
+        quiet = Progress(lambda line: None)
+        found = scaling.measure(loaded, rows, small_world.codebook(), decoding, [(2, 3)], k, quiet)
+        return found.filter(pl.col("traces") == 2)["oracle"].to_list()
+
+    assert oracle(2) == oracle(9) and 0.0 in oracle(2)
+
+
+def test_the_page_warns_where_the_draws_are_too_few():
+    found = scaling.table(measured(), SETTINGS)
+    assert "cannot tell" not in scaling.page(found, 10, SETTINGS, 1.0, "toys", synthetic=True)
+    few = scaling.page(found, 10, Evaluation(bootstrap=119), 1.0, "toys", synthetic=True)
+    assert "**119 draws cannot tell any of so many from 0: 120 are needed.**" in few
+
+
+# -- the script ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(world, monkeypatch, tmp_path):
+    """Runs `scripts/inference_scaling.py` on the small world; gives the page."""
+    spec = importlib.util.spec_from_file_location("inference_scaling", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: str) -> str:
+        out = ["--out", str(tmp_path), "--dataset", "toys", "--traces", "1", "--caps", "3", "--rows", "4"]
+        monkeypatch.setattr(sys, "argv", ["inference_scaling.py", *out, *arguments])
+        module.main()
+        return (tmp_path / "inference_scaling.md").read_text()
+
+    return run
+
+
+def test_the_script_measures_up_to_the_beam_width(script, capsys):
+    assert "NDCG@5" in script("-k", "5")
+    for k in ("0", "6"):
+        with pytest.raises(SystemExit):
+            script("-k", k)
+        assert "from 1 to the beam width, 5" in capsys.readouterr().err
+
+
+def test_the_script_refuses_what_the_stage_refuses(world, script):
+    spoil(world, "grpo_checkpoint", edit_meta(seen_until="2020-02-28"))
+    with pytest.raises(InputError, match="grpo_checkpoint has seen what came after"):
+        script("-k", "5")
+    assert "4 valid rows" in script("-k", "5", "--split", "valid")
+    spoil(world, "grpo_checkpoint", edit_meta(made_from={"interactions": "f" * 64}))
+    for split in ("valid", "test"):
+        with pytest.raises(InputError, match="grpo_checkpoint was trained on other interactions"):
+            script("-k", "5", "--split", split)
 
 
 def test_the_direct_line_is_the_published_list(world):

@@ -1,5 +1,7 @@
 """The transfer matrix by hand, and its profile."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -62,6 +64,20 @@ def test_two_references_are_compared_once():
     assert gaps.select("dataset", "minus").rows() == [("games", "all/item_item/direct")]
 
 
+def test_models_of_different_horizons_are_not_compared_without_saying_it():
+    games, office = scored("games", 0.8, 0.2), scored("office", 0.1, 0.2)
+    counter = replace(scored("games", 0.5, 0.2, "item_item"), seen_until="2017-01-01")
+    found = transfer.matrix([games, office], {"games": [games, counter]}, 10, SETTINGS)
+    gaps = found.filter(pl.col("minus").is_not_null() & (pl.col("metric") == "hr"))
+    assert gaps.select("dataset", "minus", "verdict").rows() == [
+        ("office", "games/sft/direct", "lower"),
+        ("games", "games/item_item/direct", "higher (different horizons)"),
+        ("office", "games/item_item/direct", "lower (different horizons)"),
+    ]
+    assert found.filter(pl.col("minus").is_null())["verdict"].null_count() == 4
+    assert "minus_seen_until" not in found.columns
+
+
 def test_all_differences_of_the_page_are_one_family():
     gaps = made().filter(pl.col("minus").is_not_null())
     # Each of the 8 has the least p that 1,000 draws allow, and Holm multiplies it by 8.
@@ -75,6 +91,9 @@ def test_the_page_holds_matrix_differences_and_label():
     assert "| games/sft/direct | 0.8000 [0.8000, 0.8000] | 0.4000" in text
     assert "synthetic sample data" in text and "all 8 differences" in text
     assert "| office/sft/direct − games/sft/direct | games | HR@10 | -0.7000" in text
+    assert "cannot tell" not in text
+    few = transfer.page("Stage 1", made(), Evaluation(bootstrap=319), synthetic=True)
+    assert "**319 draws cannot tell any of so many from 0: 320 are needed.** Each model" in few
 
 
 def test_the_profile_shares_all_that_lies_above_training():
