@@ -131,11 +131,14 @@ def test_the_script_measures_up_to_the_beam_width(script, capsys):
         assert "from 1 to the beam width, 5" in capsys.readouterr().err
 
 
-def test_the_script_refuses_what_the_stage_refuses(world, script):
+def test_the_script_refuses_test_rows_that_training_has_seen_past(world, script):
     spoil(world, "grpo_checkpoint", edit_meta(seen_until="2020-02-28"))
     with pytest.raises(InputError, match="grpo_checkpoint has seen what came after"):
         script("-k", "5")
     assert "4 valid rows" in script("-k", "5", "--split", "valid")
+
+
+def test_the_script_refuses_a_checkpoint_of_other_interactions(world, script):
     spoil(world, "grpo_checkpoint", edit_meta(made_from={"interactions": "f" * 64}))
     for split in ("valid", "test"):
         with pytest.raises(InputError, match="grpo_checkpoint was trained on other interactions"):
