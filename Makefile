@@ -57,7 +57,7 @@ ui: instance
 
 # The documentation as a site, in site/.
 docs: setup
-	@$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Kills whole runs at random moments (about ten minutes); KILLS=n for another number.
 faults: setup

@@ -318,7 +318,8 @@ def load(name: str, args: argparse.Namespace) -> Any:
     except (InputError, KeyError):
         return None
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
-    model.resize_token_embeddings(model.config.vocab_size + LEVELS * CODES)
+    # Not the library's mean of the old rows: all SIDs would tie, and rounding would order them.
+    model.resize_token_embeddings(model.config.vocab_size + LEVELS * CODES, mean_resizing=False)
     return model.eval().to(args.device)
 
 
