@@ -87,8 +87,12 @@ def test_a_dataset_has_a_plain_name_or_none(db, text):
     db.execute(f'create schema "{text}"; drop schema "{text}"')
 
 
+# A "<" may begin markup, which cleaning cuts out of a title, and an item without a title is left out.
+whole = hostile.filter(lambda text: text.strip() and "<" not in text)
+
+
 @settings(max_examples=4, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(hostile.filter(lambda text: text.strip()), min_size=125, max_size=125, unique_by=str.strip))
+@given(st.lists(whole, min_size=125, max_size=125, unique_by=str.strip))
 def test_users_items_and_titles_pass_through_all_tables(tmp_path_factory, texts):
     """4 times 125 texts as user, item, title, brand, category and name of a file, from the source to the catalog."""
     folder = tmp_path_factory.mktemp("sql")
