@@ -30,6 +30,7 @@ import numpy as np
 import polars as pl
 import torch
 import transformers
+from machine import processor
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
@@ -61,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     gpu = f", {torch.cuda.get_device_name()}" if args.device.startswith("cuda") else ""
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs{gpu}; {args.threads} threads, "
+        f"{processor()}, {os.cpu_count()} CPUs{gpu}; {args.threads} threads, "
         f"{args.device}. Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}.\n"
     )

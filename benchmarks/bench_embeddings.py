@@ -34,6 +34,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from machine import hardware
 
 WORDS = ["blue", "gel", "pen", "paper", "printer", "ink", "office", "fine", "point", "laser", "pack", "of", "black"]
 BLOCK = 50_000
@@ -274,16 +275,6 @@ def worker(args: argparse.Namespace) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     found = {"stage": run_stage, "at once": run_at_once, "schema": run_schema}.get(args.worker, run_encoder)(args)
     print(json.dumps({**found, "peak": peak_memory()}))
-
-
-def hardware() -> str:
-    """One line about the machine."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor"
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, no GPU used"
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import hardware
 
 STAGES = (
     "raw_reviews",
@@ -230,17 +231,6 @@ def table(args: argparse.Namespace, given: Path) -> str:
         parts += [f"{found['tokens']:.1f}", f"{found['reward_mean']:.3f}", f"{found['peak'] / 1e6:,.0f}"]
         lines.append(f"| {name} | {' | '.join(parts)} |")
     return "\n".join(lines)
-
-
-def hardware() -> str:
-    """One line about the machine."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, no GPU used"
 
 
 def main() -> None:

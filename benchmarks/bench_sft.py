@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from machine import hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("TRL", "TRL, by length", "TRL, packing", "ours", "ours, packing")
@@ -228,9 +229,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         what = prepare(Path(folder), args.sample or not (real / "minionerec").is_dir())
         names = ("torch", "transformers", "trl", "accelerate")
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB; ", end="")
-        print(f"{args.threads} threads; {', '.join(f'{n} {metadata.version(n)}' for n in names)}\n")
+        print(f"{hardware()}; {args.threads} threads; {', '.join(f'{n} {metadata.version(n)}' for n in names)}\n")
         print(f"`.venv/bin/python benchmarks/bench_sft.py {' '.join(sys.argv[1:])}`\n\n{what}\n")
         print(table(Path(folder), args))
 

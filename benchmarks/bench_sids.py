@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import hardware
 
 TOPICS, KINDS, BLOCK = 64, 32, 50_000
 
@@ -255,17 +256,6 @@ def worker(args: argparse.Namespace) -> None:
     """Print what one competitor did, as JSON."""
     found = run_stage(args) if args.worker == "stage" else WORKERS[args.worker](np.load(args.data), args)
     print(json.dumps({**found, "peak": peak_memory()}))
-
-
-def hardware() -> str:
-    """One line about the machine."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, no GPU used"
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sidr_core.machine import memory
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,24 +182,10 @@ def machine(home: Path) -> Iterator[Finding]:
 
 
 def _memory() -> Finding:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    limit = _container_limit()
-    total = min(memory.total, limit or memory.total)
-    free = min(memory.available, total)
+    total, free = memory()
     found = f"{free / 1e9:,.1f} GB of {total / 1e9:,.1f} GB free, {os.cpu_count()} processors"
     do = "end other programs, or take smaller batches (`micro_batch`, `decoding.batch_size`)"
     return Finding("memory", OK, found) if free >= _MEMORY_WARN else Finding("memory", WARN, found, do)
-
-
-def _container_limit() -> int | None:
-    """Bytes that this container may use, where Linux says so."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def _writable(home: Path, there: Path) -> Finding:

@@ -1,10 +1,11 @@
-"""What a manifest says about the process that made an output: its memory and its packages."""
+"""Memory and packages: what a manifest says of the process that made an output, and what the machine has."""
 
 from __future__ import annotations
 
 import platform
 import threading
 from importlib import metadata
+from pathlib import Path
 
 from sidr_core import __version__
 
@@ -32,6 +33,21 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         self.peak = max(self.peak, self._process.memory_info().rss)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory of this machine, or of this container where it has a limit: all, and free."""
+    import psutil
+
+    machine = psutil.virtual_memory()
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return machine.total, machine.available
+    used -= int(kinds.get("inactive_file", 0)) + int(kinds.get("active_file", 0))  # cached files give way
+    return min(machine.total, limit), min(machine.available, limit - used)
 
 
 def versions() -> dict[str, str]:

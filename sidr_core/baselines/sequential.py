@@ -183,18 +183,8 @@ def _build(
 ) -> Report:
     rows = training.Rows.of(inputs, settings.select_rows, settings.seed)
     fitted = train(kind, settings, extra, rows, progress)
-    return training.publish(
-        out_dir,
-        f"baseline_{kind}",
-        _shape(kind, fitted.trial, settings, extra, fitted.learner.module.length),
-        fitted.learner.module,
-        rows,
-        fitted.best,
-        fitted.log,
-        seed=settings.seed,
-        synthetic=inputs.synthetic,
-        cut=fitted.cut,
-    )
+    model = _shape(kind, fitted.trial, settings, extra, fitted.learner.module.length)
+    return training.publish_fitted(out_dir, f"baseline_{kind}", model, fitted, rows, settings, inputs.synthetic)
 
 
 def train(

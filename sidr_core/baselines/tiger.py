@@ -125,18 +125,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     rows = training.Rows.of(inputs, settings.select_rows, settings.seed)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     fitted = train(settings, rows, codebook, progress)
-    return training.publish(
-        out_dir,
-        "baseline_tiger",
-        {**_shape(fitted.trial, settings), "codebook_digest": codebook_digest(codebook)},
-        fitted.learner.module,
-        rows,
-        fitted.best,
-        fitted.log,
-        seed=settings.seed,
-        synthetic=inputs.synthetic,
-        cut=fitted.cut,
-    )
+    model = {**_shape(fitted.trial, settings), "codebook_digest": codebook_digest(codebook)}
+    return training.publish_fitted(out_dir, "baseline_tiger", model, fitted, rows, settings, inputs.synthetic)
 
 
 def train(

@@ -220,6 +220,30 @@ def batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> li
 # -- what a stage leaves behind ----------------------------------------------------------------------
 
 
+def publish_fitted(
+    out_dir: Path,
+    stage: str,
+    model: Mapping[str, Any],
+    fitted: Fitted[Any],
+    rows: Rows,
+    settings: TrainedBaseline,
+    synthetic: bool,
+) -> Report:
+    """:func:`publish` for a model that was trained here."""
+    return publish(
+        out_dir,
+        stage,
+        model,
+        fitted.learner.module,
+        rows,
+        fitted.best,
+        fitted.log,
+        seed=settings.seed,
+        synthetic=synthetic,
+        cut=fitted.cut,
+    )
+
+
 def publish(
     out_dir: Path,
     stage: str,

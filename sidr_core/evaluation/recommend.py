@@ -43,6 +43,7 @@ from sidr_core.evaluation.lists import (
     N_TOKENS,
     PLACES,
     Lists,
+    Threshold,
     adaptive,
     choice_rows,
     choose_threshold,
@@ -143,7 +144,9 @@ def part_of(
 
     def build_part(folder: Path) -> None:
         progress.say(f"{rows.height:,} test rows")
-        if trained(model):
+        if model.endswith(f"_{MIXED}"):
+            lists = _mixture(model, inputs, config, rows, codebook, folder, progress, also)
+        elif trained(model):
             lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, folder, progress)
         else:
             lists = _from_baseline(model, inputs, config, rows, codebook)
@@ -166,9 +169,7 @@ def _from_checkpoint(
     folder: Path,
     progress: Progress,
 ) -> Lists:
-    """Lists of a trained stage. When an adaptive one thinks, and a mixture's share, are chosen on valid rows and
-    written to `folder`.
-    """
+    """Lists of a trained stage. An adaptive one chooses on valid rows when it thinks, and writes that to `folder`."""
     from sidr_core.models import checkpoint
 
     stage = trained(model)
@@ -176,35 +177,50 @@ def _from_checkpoint(
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     if stage == model:
         return neural(loaded, row_ids, histories, mode, config.decoding, progress)
-    valid = choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), config.decoding, loaded)
-    if model.endswith(f"_{MIXED}"):
-        choice, lists = _mixture(loaded, inputs, config, (valid, rows), codebook, progress)
-    else:
-        choice = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
-        lists = adaptive(loaded, row_ids, histories, choice.margin, config.decoding, progress)
-    (folder / _CHOICE).write_text(json.dumps(asdict(choice), sort_keys=True, indent=2) + "\n")
-    return lists
+    valid = _valid(inputs, config, loaded)
+    choice = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
+    _keep_choice(folder, choice)
+    return adaptive(loaded, row_ids, histories, choice.margin, config.decoding, progress)
 
 
 def _mixture(
-    loaded: Loaded,
+    model: str,
     inputs: Inputs,
     config: DatasetConfig,
-    samples: tuple[pl.DataFrame, pl.DataFrame],
+    rows: pl.DataFrame,
     codebook: pl.DataFrame,
+    folder: Path,
     progress: Progress,
-) -> tuple[mixture.Share, Lists]:
-    """The counter's share, chosen on the first of `samples` (valid rows), and the lists for the second."""
-    width = config.decoding.beam_width
+    also: Mapping[str, Any] | None,
+) -> Lists:
+    """A checkpoint's direct lists, decoded once for this and for themselves, mixed with the counter's.
 
-    def of(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        own = neural(loaded, rows[ROW_ID].to_list(), history_sids(rows, codebook), DIRECT, config.decoding, progress)
-        return own.places, _ranked("item_item", inputs, config, rows, _length(codebook, width))
+    The share is chosen on valid rows and written to `folder`.
+    """
+    from sidr_core.models import checkpoint
 
-    own, counts = of(samples[0])
-    share = mixture.choose_share(own, counts, samples[0], codebook, width)
-    own, counts = of(samples[1])
-    return share, mixture.mixed(own, counts, share.share, codebook, width)
+    stage, width = trained(model), config.decoding.beam_width
+    loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
+    valid = _valid(inputs, config, loaded)
+    row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
+    own = neural(loaded, row_ids, histories, DIRECT, config.decoding, progress.named("valid rows")).places
+
+    def counts(samples: pl.DataFrame) -> pl.DataFrame:
+        return _ranked("item_item", inputs, config, samples, _length(codebook, width))
+
+    share = mixture.choose_share(own, counts(valid), valid, codebook, width)
+    _keep_choice(folder, share)
+    direct = part_of(f"{stage}/{DIRECT}", inputs, config, rows, codebook, progress, also)
+    return mixture.mixed(tables.read(direct.path("places.parquet"), PLACES), counts(rows), share.share, codebook, width)
+
+
+def _valid(inputs: Inputs, config: DatasetConfig, loaded: Loaded) -> pl.DataFrame:
+    """The valid rows on which something about a checkpoint's lists is chosen."""
+    return choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), config.decoding, loaded)
+
+
+def _keep_choice(folder: Path, choice: Threshold | mixture.Share) -> None:
+    (folder / _CHOICE).write_text(json.dumps(asdict(choice), sort_keys=True, indent=2) + "\n")
 
 
 def _from_baseline(

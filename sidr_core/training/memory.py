@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sidr_core import machine
 from sidr_core.errors import SidrError
 from sidr_core.settings import Grpo
 
@@ -109,17 +109,7 @@ def free_bytes(device: str) -> int:
         gc.collect()  # an earlier trainer of this process hangs in reference cycles
         torch.cuda.empty_cache()  # what the allocator only keeps in reserve is free
         return torch.cuda.mem_get_info()[0]
-    import psutil
-
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used -= int(kinds.get("inactive_file", 0)) + int(kinds.get("active_file", 0))  # cached files give way
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
-    return min(free, limit - used)
+    return machine.memory()[1]
 
 
 def _kept(config: Any, checkpointing: bool) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_world import SNAPSHOT
 
-from sidr_core import cli, tables
+from sidr_core import tables
 from sidr_core.errors import InputError
 from sidr_core.evaluation.intervals import draw_means, holm, p_of
 from sidr_core.graph import stage_named
@@ -194,19 +193,6 @@ def test_runs_that_differ_in_their_seed_alone_are_put_together():
 
 
 # -- the command on published datasets ------------------------------------------------------------
-
-
-@pytest.fixture
-def sidr(monkeypatch, capsys):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sidr", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            raise SystemExit(0)
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
