@@ -16,7 +16,13 @@ SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB
 
 .PHONY: setup run test lint ui docs faults teacher-faults bench ablations screenshot clean instance
 
-setup: $(STAMP)
+setup: $(STAMP) $(DAGSTER_HOME)/dagster.yaml
+
+# A DAGSTER_HOME elsewhere gets the same settings, with its storage below it; what lies there already stays.
+$(DAGSTER_HOME)/dagster.yaml:
+	@mkdir -p $(DAGSTER_HOME)
+	@sed 's|base_dir: \.sidr/dagster|base_dir: $(DAGSTER_HOME)/storage|' dagster.yaml > $@
+	@echo "wrote $@"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make setup PYTHON=python3.11")'
@@ -59,9 +65,9 @@ ui: instance
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# Kills whole runs at random moments (about ten minutes); KILLS=n for another number.
+# Kills, races, full disks, damaged files and inputs; ARGS='races --count 50' for one suite.
 faults: setup
-	@$(BIN)/python scripts/faults.py --kills $(or $(KILLS),10)
+	@$(BIN)/python scripts/faults.py $(ARGS)
 
 # A failing server, 50 kills during generation, throughput: about eight minutes.
 teacher-faults: setup

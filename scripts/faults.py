@@ -1,146 +1,50 @@
-"""Kills a whole run at random moments and looks for damage: `make faults`.
+"""Breaks things on purpose and looks for damage: the tables of docs/reliability.md, `make faults`.
 
-Each round starts `dagster asset materialize --select games/*` on the tiny test profile, kills its process
-group with SIGKILL at a random moment, and starts again on what is left, until a run gets to its end; then a
-new empty home is begun. All the while a reader opens every current output and checks every byte. In the end
-of each home one undisturbed run must complete, its outputs must equal those of a run that was never
-disturbed, and no temporary folder may lie about.
+Each suite is a module of `tests/faults`; a short cut of each is part of `make test`.
 
-    .venv/bin/python scripts/faults.py --kills 10 --seed 0
+    .venv/bin/python scripts/faults.py                      # all of them
+    .venv/bin/python scripts/faults.py races --count 50     # one, with a count of its own
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import random
-import signal
-import subprocess
+import importlib
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
 
-from sidr_core.errors import StoreError
-from sidr_core.graph import STAGES
-from sidr_core.store import Store
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(TESTS / "faults"), str(TESTS / "unit")]
 
-ROOT = Path(__file__).resolve().parent.parent
-PROFILE = ROOT / "tests" / "profiles" / "tiny.yaml"
-SNAPSHOT = "2018-10"
-
-
-def start(home: Path) -> subprocess.Popen[bytes]:
-    """One run of the whole graph in a process group of its own."""
-    instance = home / "dagster"
-    instance.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "SIDR_PROFILE": str(PROFILE), "SIDR_HOME": str(home), "DAGSTER_HOME": str(instance)}
-    dagster = Path(sys.executable).with_name("dagster")
-    command = [dagster, "asset", "materialize", "-m", "sidr_assets", "--select", "games/*", "--partition", SNAPSHOT]
-    log = (home / "run.log").open("ab")
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True, stdin=subprocess.DEVNULL
-    )
-
-
-class Reader(threading.Thread):
-    """Opens every current output over and over; a damaged one is a torn read."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(daemon=True)
-        self._store, self._ended = store, threading.Event()
-        self.reads, self.torn = 0, []
-
-    def run(self) -> None:
-        while not self._ended.wait(0.05):
-            for dataset, snapshot, stage in self._store.refs():
-                artifact = self._store.current(dataset, snapshot, stage)
-                if artifact is None:
-                    self.torn.append(f"{stage}: a current output without a manifest")
-                    continue
-                try:
-                    artifact.verified_folder()
-                    self.reads += 1
-                except StoreError as error:
-                    self.torn.append(str(error))
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-
-def published(store: Store) -> int:
-    """How many stages have a current output."""
-    return len(store.refs())
-
-
-def digests(store: Store) -> dict[str, str]:
-    """Content digest of each current output, less the evaluation's, which holds the time of day."""
-    names = [stage.name for stage in STAGES if stage.name != "evaluation"]
-    return {name: store.require("games", SNAPSHOT, name).digest for name in names}
-
-
-class Life:
-    """One home that is killed until a run completes in it, and the reader that watches it."""
-
-    def __init__(self, home: Path) -> None:
-        home.mkdir()
-        self.home, self.store = home, Store(home / "store")
-        self.reader = Reader(self.store)
-        self.reader.start()
-
-    def damage(self, expected: dict[str, str]) -> list[str]:
-        """What is wrong after a last, undisturbed run: nothing should be."""
-        code = start(self.home).wait()
-        self.reader.end()
-        found = list(self.reader.torn)
-        if code != 0:
-            return [*found, f"the last run exited with {code}: {(self.home / 'run.log').read_text()[-500:]}"]
-        found += [f"left behind: {path.name}" for path in self.store.root.rglob(".tmp-*")]
-        if digests(self.store) != expected:
-            found.append("outputs differ from those of the undisturbed run")
-        return found
+#: Suite -> how often it breaks something, by default, in the suite's own unit.
+SUITES = {
+    "runs": 10,
+    "stages": 100,
+    "steps": 1,
+    "races": 50,
+    "disk": 1,
+    "inputs": 1,
+    "damage": 1,
+    "backfill": 40,
+}
 
 
 def main() -> int:
-    """Run the suite; print a line per kill and a summary. Exit code 1 if anything was damaged."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--kills", type=int, default=10)
-    arguments.add_argument("--seed", type=int, default=0)
-    options = arguments.parse_args()
-    rng = random.Random(options.seed)
-    with tempfile.TemporaryDirectory(prefix="sidr-faults-") as folder:
-        calm = Path(folder) / "calm"
-        calm.mkdir()
-        started = time.monotonic()
-        if start(calm).wait() != 0:
-            print((calm / "run.log").read_text()[-3000:])
-            return 1
-        whole = time.monotonic() - started
-        expected = digests(Store(calm / "store"))
-        print(f"an undisturbed run takes {whole:.0f} s", flush=True)
-        kills, reads, lives, damage = 0, 0, 0, []
-        while kills < options.kills:
-            lives += 1
-            life = Life(Path(folder) / f"life{lives}")
-            while kills < options.kills:
-                run = start(life.home)
-                moment = rng.uniform(0, whole)
-                try:
-                    run.wait(timeout=moment)
-                    break  # it completed before its moment came
-                except subprocess.TimeoutExpired:
-                    os.killpg(run.pid, signal.SIGKILL)
-                    run.wait()
-                    kills += 1
-                    print(f"kill {kills} at {moment:.1f} s, life {lives}: {published(life.store)} stages", flush=True)
-            damage += life.damage(expected)
-            reads += life.reader.reads
-        print(f"{kills} kills in {lives} lives; {reads:,} verified reads; damages: {len(damage)}")
-        for line in damage[:10]:
-            print(line)
-        return int(bool(damage))
+    """Run the suites, each of which prints its table and says how many promises were broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="*", choices=[*SUITES, []], help="default: all")
+    parser.add_argument("--count", type=int, help="how often something is broken")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="stages, separated by commas, for the suites that go by stage")
+    told = parser.parse_args()
+    broken = 0
+    for name in told.suites or SUITES:
+        suite = importlib.import_module(name)
+        print(f"\n## {name}: {suite.__doc__.splitlines()[0]}\n", flush=True)
+        only = tuple(stage for stage in told.only.split(",") if stage)
+        broken += suite.suite(told.count or SUITES[name], told.seed, only)
+    print(f"\nbroken promises: {broken}")
+    return int(broken > 0)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sidr_core.graph import STAGES
@@ -25,7 +25,7 @@ from sidr_core.profile import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 VIEW = {"width": 2500, "height": 2000}
-START_SECONDS = 90
+START_SECONDS = 240
 
 
 def browser() -> str | None:
@@ -33,29 +33,55 @@ def browser() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def make_home(folder: Path, profile: Path | str) -> dict[str, str]:
+    """An empty home of Dagster and SIDR in `folder`, with the settings of this project; returns its environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = (ROOT / "dagster.yaml").read_text().replace(".sidr/dagster", str(folder / "dagster"))
+    (folder / "dagster.yaml").write_text(settings)
+    names = {"DAGSTER_HOME": folder, "SIDR_HOME": folder / "sidr", "SIDR_PROFILE": profile}
+    return {name: str(value) for name, value in names.items()}
+
+
 @contextmanager
-def web_server() -> Iterator[str]:
-    """Serve `workspace.yaml` on a free port of this machine; yields the address."""
+def web_server(environment: Mapping[str, str] | None = None, daemon: bool = False) -> Iterator[str]:
+    """Serve `workspace.yaml` on a free port of this machine; yields the address.
+
+    Args:
+        environment: variables beside those of this process; without it the home is the project's root.
+        daemon: whether to start the daemon too, as `make ui` does; without it no run leaves the queue.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_MODULE_NAME"}
-    environment.setdefault("DAGSTER_HOME", str(ROOT))
-    command = [Path(sys.executable).with_name("dagster-webserver"), "--host", "127.0.0.1", "--port", str(port)]
-    # A session of its own: the server and its code server end together, whatever the caller's shell ignores.
+        port = str(probe.getsockname()[1])
+    variables = {name: value for name, value in os.environ.items() if name != "DAGSTER_MODULE_NAME"}
+    variables = {"DAGSTER_HOME": str(ROOT)} | variables | dict(environment or {})
+    program = ["dagster", "dev"] if daemon else ["dagster-webserver"]
+    command = [Path(sys.executable).with_name(program[0]), *program[1:], "--host", "127.0.0.1", "--port", port]
+    command += ["-w", ROOT / "workspace.yaml"]
+    home = Path(variables["DAGSTER_HOME"])
+    _initialise(variables, home)
+    # A session of its own: the servers end together, whatever the caller's shell ignores. Relative folders of the
+    # instance are those of its home.
     server = subprocess.Popen(
-        command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=home, env=variables, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait(f"{address}/server_info", server)
         yield address
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(timeout=15)
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=30)
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
+
+
+def _initialise(variables: Mapping[str, str], home: Path) -> None:
+    """Let one process alone make the schema of a new home: two at the same time break it."""
+    command = [Path(sys.executable).with_name("dagster"), "run", "list", "--limit", "1"]
+    subprocess.run(command, cwd=home, env=variables, check=True, capture_output=True)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -84,7 +110,8 @@ def picture(address: str, dataset: str, target: Path, chromium: str) -> None:
         page.reload()  # the graph fits itself to the window when it is drawn
         for stage in STAGES:
             page.get_by_text(stage.name, exact=True).first.wait_for(timeout=60_000)
-        page.wait_for_timeout(3_000)  # it glides into place, and states are fetched
+        page.wait_for_timeout(3_000)  # it glides into place
+        page.wait_for_function("() => !document.body.innerText.includes('Loading')", timeout=60_000)
         target.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=target)
         window.close()

@@ -22,17 +22,21 @@ def cell(text: str) -> str:
 def main() -> None:
     """Run every case in a folder of its own and print what came of it; exit code 1 where a canary was created."""
     import data_cases
+    import file_cases
     import hostile
     import model_cases
+    import name_cases
     import test_security_memory as memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bombs", action="store_true", help="add the bombs: about half a minute")
     bombs = parser.parse_args().bombs
     canaries = 0
+    suites = (model_cases, file_cases, data_cases, name_cases)
+    cases = [case for suite in suites for case in suite.all_cases()]
     print("| what is given | to which loader | outcome | canary |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory(prefix="sidr-security-") as place:
-        for number, case in enumerate([*model_cases.all_cases(), *data_cases.all_cases()]):
+        for number, case in enumerate(cases):
             said, ran = hostile.outcome(case, Path(place) / str(number))
             canaries += ran
             print(f"| {cell(case.thing)} | {case.loader} | {cell(said)} | {'created' if ran else 'none'} |", flush=True)

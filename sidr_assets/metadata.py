@@ -20,6 +20,8 @@ PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 120
 #: Bytes of a picture that is still put into the event log.
 LARGEST_PICTURE = 400_000
+#: What a checkpoint has for a table.
+_LOG = "training_log.parquet"
 
 
 def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, Any]:
@@ -30,23 +32,29 @@ def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, 
 
 
 def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
-    """Metadata of one materialization."""
+    """Metadata of one materialization, in reading order: pages and pictures, numbers, rows, cost, origin."""
     artifact, manifest = outcome.artifact, outcome.artifact.manifest
-    found: dict[str, Any] = {
-        "seconds": manifest["seconds"],
-        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
-        "peak_memory_bytes": manifest["peak_memory_bytes"],
-        "fingerprint": artifact.fingerprint,
+    pictures = _pictures(artifact)
+    pages = {title: dg.MetadataValue.md(_shown(text, pictures)) for title, text in manifest["markdown"].items()}
+    drawn = {
+        f"figure: {name.removesuffix('.png')}": dg.MetadataValue.md(f"![{name}]({data})")
+        for name, data in pictures.items()
+        if not any(f"]({name})" in text for text in manifest["markdown"].values())
+    }
+    rows = _main_table(stage, artifact) | {f"rows/{name}": count for name, count in row_counts(artifact).items()}
+    told: dict[str, Any] = {
         "reused": outcome.reused,
+        "seconds": manifest["seconds"],
+        "megabytes": round(sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6, 3),
+        "peak_memory_megabytes": round(manifest["peak_memory_bytes"] / 1e6),
         "synthetic": artifact.synthetic,
+        "fingerprint": artifact.fingerprint,
         "folder": dg.MetadataValue.path(str(artifact.folder)),
     }
     if outcome.started:
-        found["started"] = outcome.started
-    found |= {f"rows/{name}": count for name, count in row_counts(artifact).items()} | _main_table(stage, artifact)
-    told = dict(manifest["metrics"])
-    told |= {title: dg.MetadataValue.md(text) for title, text in manifest["markdown"].items()}
-    return found | {name: value for name, value in (told | _pictures(artifact)).items() if name not in found}
+        told["started"] = outcome.started
+    numbers = {name: value for name, value in manifest["metrics"].items() if name not in told | rows | pages | drawn}
+    return pages | drawn | numbers | rows | told
 
 
 def row_counts(artifact: Artifact) -> dict[str, int]:
@@ -55,9 +63,14 @@ def row_counts(artifact: Artifact) -> dict[str, int]:
     return {name.removesuffix(".parquet"): entry["rows"] for name, entry in sorted(files.items()) if "rows" in entry}
 
 
+def _main_name(stage: Stage) -> str:
+    """The table to show of a stage: the one of its own name, else the first that it promises."""
+    return stage.name if stage.name in stage.tables else next(iter(stage.tables), stage.name)
+
+
 def _promised_columns(stage: Stage) -> dict[str, dg.TableColumn]:
-    """The columns of `<stage>.parquet` by its contract, where it has one, with their meaning."""
-    if stage.name not in stage.tables:
+    """The columns of the stage's main table by its contract, where it has one, with their meaning."""
+    if not stage.tables:
         return {}
     return {
         column.name: dg.TableColumn(
@@ -70,14 +83,14 @@ def _promised_columns(stage: Stage) -> dict[str, dg.TableColumn]:
                 other=[rule for rule in column.rules if rule not in ("nullable", "unique")],
             ),
         )
-        for column in tables()[stage.tables[stage.name]].columns
+        for column in tables()[stage.tables[_main_name(stage)]].columns
     }
 
 
 def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """Row count, column schema and first rows of `<stage>.parquet`, where there is one."""
-    name = f"{artifact.stage}.parquet"
-    if name not in artifact.files:
+    """First rows, row count and column schema of the stage's main table, where there is one."""
+    name = next((name for name in (f"{_main_name(stage)}.parquet", _LOG) if name in artifact.files), None)
+    if name is None:
         return {}
     import pyarrow.parquet as pq
 
@@ -90,9 +103,9 @@ def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
     records = [dg.TableRecord({column: _short(value) for column, value in row.items()}) for row in rows]
     preview_schema = dg.TableSchema([dg.TableColumn(field.name) for field in schema])
     return {
+        "preview": dg.MetadataValue.table(records, schema=preview_schema),
         "dagster/row_count": artifact.manifest["files"][name]["rows"],
         "dagster/column_schema": dg.TableSchema(columns),
-        "preview": dg.MetadataValue.table(records, schema=preview_schema),
     }
 
 
@@ -101,14 +114,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]}…"
 
 
-def _pictures(artifact: Artifact) -> dict[str, dg.MarkdownMetadataValue]:
-    """Every PNG of the output as an inline picture: the UI serves no files."""
-    shown: dict[str, dg.MarkdownMetadataValue] = {}
-    for name in artifact.files:
-        if name.endswith(".png") and artifact.manifest["files"][name]["bytes"] <= LARGEST_PICTURE:
-            data = base64.b64encode(artifact.path(name).read_bytes()).decode()
-            shown[name.removesuffix(".png")] = dg.MetadataValue.md(f"![{name}](data:image/png;base64,{data})")
-    return shown
+def _pictures(artifact: Artifact) -> dict[str, str]:
+    """Every PNG of the output as a data URL: the UI serves no files."""
+    return {
+        name: f"data:image/png;base64,{base64.b64encode(artifact.path(name).read_bytes()).decode()}"
+        for name in artifact.files
+        if name.endswith(".png") and artifact.manifest["files"][name]["bytes"] <= LARGEST_PICTURE
+    }
+
+
+def _shown(text: str, pictures: Mapping[str, str]) -> str:
+    """A page whose links to the output's own pictures hold the pictures themselves."""
+    for name, data in pictures.items():
+        text = text.replace(f"]({name})", f"]({data})")
+    return text
 
 
 def _code_reference(stage: Stage) -> dict[str, Any]:
@@ -119,5 +138,7 @@ def _code_reference(stage: Stage) -> dict[str, Any]:
         return {}
     lines = source.read_text().splitlines()
     line = next((n for n, text in enumerate(lines, 1) if text.startswith(f"def {function}(")), 1)
-    reference = dg.LocalFileCodeReference(file_path=str(source), line_number=line, label=stage.run)
+    reference = dg.LocalFileCodeReference(
+        file_path=str(source), line_number=line, label=stage.run.removeprefix("sidr_core.")
+    )
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}

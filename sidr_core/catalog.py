@@ -7,14 +7,21 @@ never meet a half-written one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from sidr_core.graph import STAGES
-from sidr_core.profile import Profile
-from sidr_core.store import Artifact, Store
+from sidr_core.store import Artifact, Store, canonical_json
+
+_ALL = "_all_snapshots"
+_MADE_FOR = "_made_for"
+
+#: Raised when the views are made in another way.
+LAYOUT = 1
 
 
 def path(store: Store) -> Path:
@@ -22,21 +29,71 @@ def path(store: Store) -> Path:
     return store.root.parent / "catalog.duckdb"
 
 
-def refresh(store: Store, profile: Profile) -> None:
-    """Rewrite the catalog from the current outputs of every dataset in the store."""
+def refresh(store: Store, *, if_other: bool = False) -> None:
+    """Rewrite the catalog from the current outputs of every dataset in the store.
+
+    Args:
+        if_other: only where another output is current somewhere than when it was written, or it is damaged.
+    """
     import duckdb
     from filelock import FileLock
 
     target = path(store)
     with FileLock(target.with_suffix(".lock")):
+        for litter in target.parent.glob(f".{target.name}.*"):  # we hold the lock: its writer is dead
+            litter.unlink(missing_ok=True)
+        told = _digest(store)
+        if if_other and _made_for(target) == told:
+            return
         tmp = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
         try:
             with duckdb.connect(str(tmp)) as connection:
                 for statement in _statements(store):
                     connection.execute(statement)
+                connection.execute(f"create view main.{_MADE_FOR} as select {_text(told)} as digest")
+                connection.execute("checkpoint")  # closing does it too, and is silent where the disk is full
             os.replace(tmp, target)
         finally:
             tmp.unlink(missing_ok=True)
+
+
+def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
+    """The files that a view shows, each checked; none for a view that is not in the catalog.
+
+    Raises:
+        StoreError: one is damaged. The engine itself would read on, or tell of anything.
+    """
+    base = view.lower().removesuffix(_ALL)
+    found = []
+    for known, snapshot, stage in store.refs():
+        name = f"{stage}.parquet" if base == stage else f"{base.removeprefix(f'{stage}_')}.parquet"
+        if known.lower() == dataset.lower() and (base == stage or base.startswith(f"{stage}_")):
+            artifact = store.require(known, snapshot, stage)
+            if name in artifact.files:
+                found.append((artifact, name))
+    for artifact, name in found if view.lower().endswith(_ALL) else found[-1:]:
+        yield artifact.path(name)
+
+
+def _digest(store: Store) -> str:
+    """Of all that a catalog is made from: where the store lies and which output is current where."""
+    current = [[*where, store.ref(*where)] for where in store.refs()]
+    text = canonical_json([LAYOUT, str(store.root), current])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _made_for(target: Path) -> str | None:
+    """The digest that a catalog was made for; None where there is none or it is damaged."""
+    import duckdb
+
+    if not target.is_file():
+        return None
+    try:
+        with duckdb.connect(str(target), read_only=True) as connection:
+            found = connection.execute(f"select digest from main.{_MADE_FOR}").fetchone()
+    except duckdb.Error:
+        return None
+    return found[0] if found else None
 
 
 def _statements(store: Store) -> list[str]:
@@ -62,7 +119,7 @@ def _statements(store: Store) -> list[str]:
             f"select *, {_text(snapshot)} as snapshot_key from read_parquet({_text(file)})"
             for snapshot, file, _ in found
         )
-        statements.append(f"create view {_name(dataset)}.{_name(view + '_all_snapshots')} as {union}")
+        statements.append(f"create view {_name(dataset)}.{_name(view + _ALL)} as {union}")
     return statements
 
 

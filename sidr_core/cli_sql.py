@@ -1,16 +1,20 @@
-"""`sidr sql`: one SELECT against the catalog, which is opened read-only and reads files of the store alone."""
+"""`sidr sql`: one SELECT against the catalog, which is opened read-only and reads files of the store alone.
+
+The files behind the views that it names are checked first: the engine may read over a flipped byte.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidr_core import catalog
 from sidr_core.cli_status import open_store
-from sidr_core.errors import NotMaterialized, SidrError
+from sidr_core.errors import NotMaterialized, SidrError, StoreError
 from sidr_core.report.terminal import console, printable
 from sidr_core.reviews.sql import quoted
 
@@ -40,9 +44,13 @@ def sql(query: str, form: str) -> None:
             do="run: make run   (or materialize an asset, or set SIDR_HOME)",
         )
     try:
-        with duckdb.connect(str(path), read_only=True) as connection:
+        with _open(path) as connection:
             _confine(connection, store.root)
-            result = connection.execute(_select(connection, query))
+            statement = _select(connection, query)
+            for dataset, view in _views(connection, query):
+                for _ in catalog.files(store, dataset, view):
+                    pass
+            result = connection.execute(statement)
             columns = [column[0] for column in result.description or ()]
             {"table": _table, "csv": _csv, "json": _json}[form](result, columns)
     except duckdb.Error as error:
@@ -52,6 +60,39 @@ def sql(query: str, form: str) -> None:
             found=str(error).strip().replace("\n", "\n            "),
             do="list the tables with: sidr sql 'show all tables'",
         ) from None
+
+
+def _open(path: Path) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    try:
+        return duckdb.connect(str(path), read_only=True)
+    except duckdb.Error as error:
+        raise StoreError(
+            f"the catalog {path.name} is damaged",
+            expected="a DuckDB file, as the last run wrote it",
+            found=str(error).strip().splitlines()[0][:300],
+            do="materialize any asset again, if only to reuse it: each run writes the catalog anew",
+        ) from None
+
+
+def _views(connection: duckdb.DuckDBPyConnection, query: str) -> set[tuple[str, str]]:
+    """Schema and name of every table or view that a SELECT names; all there are where that cannot be told."""
+    (text,) = connection.execute("select json_serialize_sql(?::varchar)", [query]).fetchone() or ("{}",)
+    told = json.loads(text)
+    if told.get("error", True):
+        every = "select schema_name, view_name from duckdb_views() where not internal"
+        return set(connection.execute(every).fetchall())
+    return set(_tables_in(told))
+
+
+def _tables_in(node: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict):
+        if node.get("type") == "BASE_TABLE":
+            yield node["schema_name"], node["table_name"]
+        node = list(node.values())
+    for part in node if isinstance(node, list) else ():
+        yield from _tables_in(part)
 
 
 def _confine(connection: duckdb.DuckDBPyConnection, store: Path) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from sidr_core.errors import InputError, SidrError
+from sidr_core.errors import InputError, SidrError, StoreError
 from sidr_core.graph import STAGES, stage_named
 from sidr_core.profile import Profile, home, load_profile
 from sidr_core.report.terminal import console
@@ -51,13 +51,14 @@ def newest_published(profile: Profile, store: Store, dataset: str, stage: str, s
     Raises:
         ProfileError: unknown dataset or snapshot.
         NotMaterialized: the stage is published for none.
+        StoreError: that of the newest one is damaged.
     """
     snapshots = profile.dataset(dataset).snapshots
     if snapshot is not None:
         snapshots.window(snapshot)
     wanted = [snapshot] if snapshot is not None else snapshots.keys()[::-1]
     for key in wanted:
-        if store.current(dataset, key, stage) is not None:
+        if store.find(dataset, key, stage) is not None:
             return key
     store.require(dataset, wanted[0], stage)
     raise AssertionError("unreachable: require raises")
@@ -81,7 +82,10 @@ def states(profile: Profile, store: Store, dataset: str) -> Iterator[State]:
 def _state(
     profile: Profile, store: Store, dataset: str, snapshot: str, stage: Stage, unsettled: list[str]
 ) -> tuple[str, str, Artifact | None]:
-    artifact = store.current(dataset, snapshot, stage.name)
+    try:
+        artifact = store.find(dataset, snapshot, stage.name)
+    except StoreError as error:
+        return STALE, error.what, None
     below = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
     if artifact is None:  # not planned: that could fetch the source files
         return ABSENT, f"needs {', '.join(below)}" if below else "", None

@@ -55,9 +55,13 @@ class Litter:
 
 
 def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
-    """(stage, fingerprint) of what has to stay; with `deep` of the current outputs alone."""
-    current = ((stage, store.ref(dataset, snapshot, stage)) for dataset, snapshot, stage in store.refs())
-    todo = [(stage, fp) for stage, fp in current if fp is not None]
+    """(stage, fingerprint) of what has to stay; with `deep` of the current outputs alone.
+
+    Raises:
+        StoreError: a ref or a current manifest is damaged, so what it needs cannot be told.
+    """
+    current = (store.find(*where) for where in store.refs())
+    todo = [(artifact.stage, artifact.fingerprint) for artifact in current if artifact is not None]
     found: set[tuple[str, str]] = set()
     while todo:
         one = todo.pop()

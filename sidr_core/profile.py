@@ -91,8 +91,25 @@ class Profile:
 
 
 def home() -> Path:
-    """The working folder: `SIDR_HOME`, default `.sidr`."""
-    return Path(os.environ.get("SIDR_HOME") or ".sidr").absolute()
+    """The working folder: `SIDR_HOME`, default `.sidr`.
+
+    Raises:
+        ProfileError: no folder, or not that folder alone, can be opened by this path.
+    """
+    folder = Path(os.environ.get("SIDR_HOME") or ".sidr").absolute()
+    if _PATTERN & set(str(folder)) or any(len(os.fsencode(part)) > _LONGEST_NAME for part in folder.parts):
+        raise ProfileError(
+            "SIDR_HOME cannot be the working folder",
+            expected=f"a path without {' '.join(sorted(_PATTERN))}, no part of it longer than {_LONGEST_NAME} bytes",
+            found=repr(str(folder))[:200],
+            do="name another folder in SIDR_HOME",
+        )
+    return folder
+
+
+#: DuckDB takes a path with these for a pattern, and would read the files of other folders with ours.
+_PATTERN = frozenset("*?[\\")
+_LONGEST_NAME = 255
 
 
 def load_profile(name: str | None = None) -> Profile:
@@ -103,7 +120,7 @@ def load_profile(name: str | None = None) -> Profile:
     """
     name = name or os.environ.get("SIDR_PROFILE") or "quickstart"
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # not of Path: that raises on a name too long
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise ProfileError(
             f"there is no profile {name!r}",
@@ -115,7 +132,7 @@ def load_profile(name: str | None = None) -> Profile:
         text = path.read_text()
         _require_modest(path, text)
         raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, impossible dates
         raise ProfileError(
             f"{path} is not valid YAML",
             expected="a mapping",

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sidr_core import catalog, launch
+from sidr_core import catalog, disk, launch
 from sidr_core.errors import SidrError
 from sidr_core.graph import stage_named
 from sidr_core.profile import Profile, StageConfig, home, load_profile, parse_profile
@@ -108,6 +108,7 @@ def run_stage(
 
     Raises:
         NotMaterialized: an upstream output is missing.
+        StoreError: there is no room on the disk; what was published before is as it was.
         SidrError: wrong input; nothing is published.
     """
     planned = plan(profile, dataset, snapshot, stage, store)
@@ -124,17 +125,18 @@ def run_stage(
         assert not missing, f"{stage.name} did not report on {missing}"
         return report
 
-    artifact, reused = store.obtain(
-        stage.name,
-        stage.code_version,
-        planned.key,
-        build,
-        synthetic=planned.inputs.synthetic,
-        say=progress.say,
-        extra={"lineage": planned.lineage, "started": planned.started},
-        finish=lambda: {"parts": planned.inputs.parts},
-    )
-    _make_current(profile, dataset, snapshot, stage, store, artifact)
+    with disk.explained(store.root):
+        artifact, reused = store.obtain(
+            stage.name,
+            stage.code_version,
+            planned.key,
+            build,
+            synthetic=planned.inputs.synthetic,
+            say=progress.say,
+            extra={"lineage": planned.lineage, "started": planned.started},
+            finish=lambda: {"parts": planned.inputs.parts},
+        )
+        _make_current(dataset, snapshot, stage, store, artifact, reused)
     return Outcome(artifact, reused, planned.started)
 
 
@@ -149,16 +151,17 @@ def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, sto
     artifact = store.sound(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
     if artifact is None:
         return None
-    _make_current(profile, dataset, snapshot, stage, store, artifact)
+    with disk.explained(store.root):
+        store.tidy(stage.name, artifact.fingerprint)
+        _make_current(dataset, snapshot, stage, store, artifact, True)
     return Outcome(artifact, True, planned.started)
 
 
-def _make_current(
-    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, artifact: Artifact
-) -> None:
+def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artifact: Artifact, reused: bool) -> None:
     if not blocked_by(stage, artifact):
-        store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
-        catalog.refresh(store, profile)
+        if store.ref(dataset, snapshot, stage.name) != artifact.fingerprint:
+            store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
+        catalog.refresh(store, if_other=reused)
 
 
 def _assist(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
@@ -217,7 +220,7 @@ def _previous(
     if not before:
         return None, "cold: this is the first snapshot"
     for earlier in before if stage.from_earlier else before[:1]:
-        artifact = store.current(dataset, earlier, stage.name)
+        artifact = store.find(dataset, earlier, stage.name)
         if artifact is not None and artifact.hold():
             return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
     return None, f"cold: {before[0]} was never materialized"
@@ -230,7 +233,7 @@ def _earlier(
     config = profile.dataset(dataset)
     reads = stage.reads_earlier(config)
     for earlier in config.snapshots.before(snapshot) if reads else ():
-        found = {name: store.current(dataset, earlier, name) for name in reads}
+        found = {name: store.find(dataset, earlier, name) for name in reads}
         if all(artifact and artifact.hold() for artifact in found.values()):
             return earlier, {name: StageInput(a, reads[name], stage.name) for name, a in found.items() if a}
     return None, {}

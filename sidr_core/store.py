@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sidr_core.stage import Report
 
 MANIFEST = "MANIFEST.json"
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 def canonical_json(value: Any) -> str:
@@ -150,12 +152,13 @@ class Store:
     def open(self, stage: str, fp: str) -> Artifact | None:
         """The published output, or None. An unreadable or foreign manifest counts as none."""
         folder = self.root / stage / fp
+        manifest = _read_json(folder / MANIFEST)
+        seal = manifest.pop("seal", None)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            seal = manifest.pop("seal")
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, UnicodeDecodeError):
-            return None
-        if seal != _seal(manifest) or (manifest["stage"], manifest["fingerprint"]) != (stage, fp):
+            whole = seal == _seal(manifest)
+        except ValueError:  # NaN, which we never write
+            whole = False
+        if not whole or (manifest["stage"], manifest["fingerprint"]) != (stage, fp):
             return None
         return Artifact(folder, manifest)
 
@@ -183,6 +186,7 @@ class Store:
 
         fp = fingerprint(stage, code_version, key)
         if (found := self.sound(stage, fp)) is not None:
+            self.tidy(stage, fp)
             return found, True
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
@@ -192,10 +196,11 @@ class Store:
         try:
             lock.acquire(timeout=0.05)
         except Timeout:
-            owner = lock_path.with_suffix(".owner")
-            who = owner.read_text() if owner.exists() else "another process"
+            who = ""
+            with contextlib.suppress(FileNotFoundError):  # it has just finished, or not yet begun
+                who = lock_path.with_suffix(".owner").read_text()
             if say:
-                say(f"{stage}: waiting for {who}, which is writing the same output")
+                say(f"{stage}: waiting for {who or 'another process'}, which is writing the same output")
             lock.acquire()
         try:
             lock_path.with_suffix(".owner").write_text(f"pid {os.getpid()} on {platform.node()}")
@@ -231,7 +236,7 @@ class Store:
         finish: Callable[[], Mapping[str, Any]] | None,
     ) -> Artifact:
         final = self.root / stage / fp
-        for litter in final.parent.glob(f".tmp-{fp}-*"):  # we hold the lock: their owners are dead
+        for litter in self._temporary(stage, fp):
             shutil.rmtree(litter, ignore_errors=True)
         tmp = final.parent / f".tmp-{fp}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         tmp.mkdir()
@@ -262,6 +267,21 @@ class Store:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
         return Artifact(final, manifest)
+
+    def tidy(self, stage: str, fp: str) -> None:
+        """Delete what a crash between the publication of an output and the end of its writer left beside it."""
+        owner = self.lock_path(stage, fp).with_suffix(".owner")
+        unfinished = self.resume_folder(stage, fp)
+        if not (owner.exists() or unfinished.exists() or self._temporary(stage, fp)):
+            return
+        with self.owned(stage, fp) as mine:
+            if mine:
+                self._discard(unfinished, fp)
+                owner.unlink(missing_ok=True)
+
+    def _temporary(self, stage: str, fp: str) -> list[Path]:
+        """Temporary folders of an output; who owns it knows that their writers are dead."""
+        return list((self.root / stage).glob(f".tmp-{fp}-*"))
 
     def resume_folder(self, stage: str, fp: str) -> Path:
         """Where unfinished work on an output lies until it is published; not created here."""
@@ -316,7 +336,8 @@ class Store:
         aside = folder.with_name(f".tmp-{fp}-aside-{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder, aside)
-            shutil.rmtree(aside)
+        for litter in self._temporary(folder.parent.name, fp):
+            shutil.rmtree(litter)
 
     def _retract(self, stage: str, fp: str) -> bool:
         """Delete the manifest, unless the output is current or held: from then on it counts as none."""
@@ -344,35 +365,63 @@ class Store:
 
     def set_ref(self, dataset: str, snapshot: str, stage: str, fp: str) -> None:
         """Make `fp` the current output of a stage for a snapshot; who calls holds it."""
-        folder = self.root / "refs" / dataset / snapshot
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / f"{stage}.json", canonical_json({"fingerprint": fp}))
+        from filelock import FileLock
+
+        path = self._ref_path(dataset, snapshot, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not path.is_symlink():  # damage: a file cannot be moved over it
+            shutil.rmtree(path)
+        with FileLock(self.root / "refs" / ".lock"):
+            for litter in path.parent.glob(f".{path.name}.*"):  # we hold the lock: its writer is dead
+                litter.unlink(missing_ok=True)
+            _write_atomically(path, canonical_json({"fingerprint": fp}))
 
     def ref(self, dataset: str, snapshot: str, stage: str) -> str | None:
         """The current fingerprint, or None."""
-        try:
-            text = (self.root / "refs" / dataset / snapshot / f"{stage}.json").read_text()
-            return json.loads(text)["fingerprint"]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
-            return None
+        fp = _read_json(self._ref_path(dataset, snapshot, stage)).get("fingerprint")
+        return fp if isinstance(fp, str) and _FINGERPRINT.fullmatch(fp) else None
+
+    def _ref_path(self, dataset: str, snapshot: str, stage: str) -> Path:
+        return self.root / "refs" / dataset / snapshot / f"{stage}.json"
 
     def current(self, dataset: str, snapshot: str, stage: str) -> Artifact | None:
         """The current output of a stage for a snapshot, or None."""
         fp = self.ref(dataset, snapshot, stage)
         return self.open(stage, fp) if fp else None
 
+    def find(self, dataset: str, snapshot: str, stage: str) -> Artifact | None:
+        """Like :meth:`current`, but None only where there never was one: what is damaged is not absent.
+
+        Raises:
+            StoreError: there is one, and its ref or its manifest is damaged or missing.
+        """
+        path = self._ref_path(dataset, snapshot, stage)
+        while os.path.lexists(path):
+            fp = self.ref(dataset, snapshot, stage)
+            artifact = self.open(stage, fp) if fp else None
+            if artifact is not None:
+                return artifact
+            if fp == self.ref(dataset, snapshot, stage):  # else removed just now: the ref has moved on
+                damaged = path if fp is None else self.root / stage / fp / MANIFEST
+                raise StoreError(
+                    f"{dataset}/{stage} of snapshot {snapshot}: {damaged.relative_to(self.root)} is damaged",
+                    expected="the file as it was published",
+                    found="other content" if os.path.lexists(damaged) else "nothing",
+                    do=f"{_how_to_make(dataset, snapshot, stage)}: what is damaged is set aside and rebuilt",
+                )
+        return None
+
     def require(self, dataset: str, snapshot: str, stage: str) -> Artifact:
-        """Like :meth:`current`, but held, and an absent output is an error that says how to make it."""
-        artifact = self.current(dataset, snapshot, stage)
+        """Like :meth:`find`, but held, and an absent output is an error that says how to make it."""
+        artifact = self.find(dataset, snapshot, stage)
         while artifact is not None and not artifact.hold():  # removed just now: the ref has moved on
-            artifact = self.current(dataset, snapshot, stage)
+            artifact = self.find(dataset, snapshot, stage)
         if artifact is None:
             raise NotMaterialized(
                 f"{dataset}/{stage} has no published output for snapshot {snapshot}",
                 expected="an output in the store",
                 found=f"none below {self.root}",
-                do=f"run: dagster asset materialize -m sidr_assets --select 'key:\"{dataset}/{stage}\"' "
-                f"--partition {snapshot}   (or select '{dataset}/*' for all)",
+                do=f"{_how_to_make(dataset, snapshot, stage)}   (or select '{dataset}/*' for all)",
             )
         return artifact
 
@@ -383,6 +432,20 @@ class Store:
 
     def _is_current(self, stage: str, fp: str) -> bool:
         return any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
+
+
+def _how_to_make(dataset: str, snapshot: str, stage: str) -> str:
+    select = f"'key:\"{dataset}/{stage}\"'"
+    return f"run: dagster asset materialize -m sidr_assets --select {select} --partition {snapshot}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file; an empty one where there is no such file or anything else in it."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -407,23 +470,33 @@ def _publish(tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
     for name in manifest["files"]:
         _fsync(tmp / name)
     _fsync(tmp)
-    if final.exists():  # a publish that was cut short, or a damaged output: it has no valid manifest
+    if os.path.lexists(final):  # a publish that was cut short, or a damaged output: it has no valid manifest
         aside = final.with_name(f".tmp-{final.name}-aside-{uuid.uuid4().hex[:8]}")
         os.replace(final, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.is_symlink() or not aside.is_dir():
+            aside.unlink()
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
     os.replace(tmp, final)
     _fsync(final.parent)
     sealed = {**manifest, "seal": _seal(json.loads(canonical_json(manifest)))}
-    _write_atomically(final / MANIFEST, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False))
+    try:
+        _write_atomically(final / MANIFEST, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False))
+    except OSError:  # a full disk: without its manifest it is only in the way
+        shutil.rmtree(final, ignore_errors=True)
+        raise
 
 
 def _write_atomically(path: Path, text: str) -> None:
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    with tmp.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(tmp, path)
+    try:
+        with tmp.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
     _fsync(path.parent)
 
 

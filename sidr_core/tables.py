@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+from sidr_core.errors import StoreError
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameModel
@@ -26,8 +31,23 @@ def write(frame: pl.DataFrame, path: Path, contract: type[DataFrameModel]) -> No
 
 
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read a Parquet file into memory."""
-    return pl.from_arrow(pq.read_table(path, columns=columns))  # type: ignore[return-value]
+    """Read a Parquet file into memory. Raises StoreError where it is none."""
+    with sound(path):
+        return pl.from_arrow(pq.read_table(path, columns=columns))  # type: ignore[return-value]
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Reads a published Parquet file inside the block; one that is none becomes a StoreError."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise StoreError(
+            f"the table {path} cannot be read",
+            expected="a whole Parquet file, as it was written here",
+            found=str(error).splitlines()[0][:200],
+            do="materialize the asset that it belongs to again",
+        ) from None
 
 
 def iso_date(timestamp: int | None) -> str:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from sidr_core.columns import VECTOR
 from sidr_core.errors import StoreError
+from sidr_core.tables import sound
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameModel
@@ -49,7 +50,7 @@ def iter_vectors(path: Path, column: str = VECTOR, rows: int = 16_384) -> Iterat
         StoreError: a vector is missing, of another length than those before, or holds a null.
     """
     width: int | None = None
-    with pq.ParquetFile(path) as file:
+    with sound(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=rows, columns=[column]):
             if batch.num_rows:
                 block = _matrix(batch.column(0), f"{path.name}, column {column!r}", width)
@@ -65,7 +66,7 @@ def read_vectors(path: Path, column: str = VECTOR) -> np.ndarray:
     Raises:
         StoreError: see :func:`iter_vectors`.
     """
-    with pq.ParquetFile(path) as file:
+    with sound(path), pq.ParquetFile(path) as file:
         rows = file.metadata.num_rows
     found = np.zeros((0, 0), dtype=np.float32)
     start = 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from sidr_core import tables
 from sidr_core.baselines import popularity
@@ -30,6 +30,7 @@ from sidr_core.errors import SidrError
 from sidr_core.evaluation.lists import counted
 from sidr_core.evaluation.metrics import HR, NDCG, column, per_row
 from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tensors import read_tensors
 from sidr_core.training.examples import subset
 
 if TYPE_CHECKING:
@@ -313,9 +314,9 @@ def load_weights(module: torch.nn.Module, folder: Path) -> None:
     """Fill a module that was built like the published one. The format holds tensors alone: it can run no code.
 
     Raises:
-        SidrError: the file lacks a tensor of the module, or has one that the module lacks.
+        SidrError: the file cannot be read, lacks a tensor of the module, or has one that the module lacks.
     """
-    found = load_file(folder / WEIGHTS)
+    found, _ = read_tensors(folder / WEIGHTS, "pt")
     wanted = _untied(module)
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     if shapes != (held := {name: tuple(tensor.shape) for name, tensor in found.items()}):

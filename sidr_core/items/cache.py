@@ -5,7 +5,7 @@ texts encodes nothing. It may be deleted at any time. Memory: 16 bytes per kept 
 
 Form: a folder of immutable segments, each a `.npy` of records (digest, vector), named by the sha256 of its
 bytes and moved into place whole. So a crash loses what was not yet written and damages nothing, processes need
-no lock, and a segment whose bytes changed is recognised and put away instead of used.
+no lock to read, and a segment whose bytes changed is recognised and put away instead of used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from filelock import FileLock
 
 from sidr_core.errors import InputError
 from sidr_core.store import sha256_file
@@ -119,15 +120,18 @@ class VectorCache:
             return
         records = np.concatenate(self._pending)
         tmp = self._folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            with tmp.open("wb") as handle:
-                np.save(handle, records, allow_pickle=False)
-                handle.flush()
-                os.fsync(handle.fileno())
-            path = self._folder / f"{sha256_file(tmp)}.npy"
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)
+        with FileLock(self._folder / ".lock"):
+            for litter in self._folder.glob(".tmp-*"):  # we hold the lock: its writer is dead
+                litter.unlink(missing_ok=True)
+            try:
+                with tmp.open("wb") as handle:
+                    np.save(handle, records, allow_pickle=False)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                path = self._folder / f"{sha256_file(tmp)}.npy"
+                os.replace(tmp, path)
+            finally:
+                tmp.unlink(missing_ok=True)
         self._pending = []
         self._index(path, records)
 

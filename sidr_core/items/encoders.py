@@ -16,14 +16,14 @@ differently for another padding, and with several threads for another number of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sidr_core.errors import InputError
-from sidr_core.models.foreign import foreign_file
-from sidr_core.models.quiet import quiet
+from sidr_core.models.foreign import foreign_file, reading
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -120,23 +120,19 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
         InputError: it cannot be loaded.
     """
     import torch
-    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     name = _packaged_folder() if config.model == PACKAGED else config.model
     if foreign := foreign_file(Path(name)):
         raise _unloadable(config.model, f"{foreign}: only safetensors and JSON are read, and no code")
-    try:
-        with quiet():
-            model = SentenceTransformer(
-                name,
-                trust_remote_code=False,
-                local_files_only=Path(name).is_dir(),
-                model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
-            )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise _unloadable(config.model, (str(error).strip() or type(error).__name__).splitlines()[0][:200]) from error
+    with reading(partial(_unloadable, config.model)):
+        model = SentenceTransformer(
+            name,
+            trust_remote_code=False,
+            local_files_only=Path(name).is_dir(),
+            model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
+        )
     parts = [part for part in model if not isinstance(part, Normalize)]
     prompts: dict[str, Any] = {"prompts": model.prompts, "default_prompt_name": model.default_prompt_name}
     if config.pooling == "masked_mean":

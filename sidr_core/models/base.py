@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,9 @@ import torch
 
 from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
-from sidr_core.models.foreign import foreign_file
+from sidr_core.models.foreign import foreign_file, reading
 from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
-from sidr_core.models.quiet import quiet
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, add_tokens, extend_vocabulary, words_of_codes
 from sidr_core.settings import BaseModelConfig, PackagedModel, PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
@@ -159,7 +159,6 @@ def _pretrained(config: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTok
 
 def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a folder or, where there is none of that name, from the hub."""
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if foreign := foreign_file(Path(name)):
@@ -169,14 +168,11 @@ def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel,
         "local_files_only": Path(name).is_dir(),
         "trust_remote_code": False,
     }
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, **source)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True, **source
-            )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise _unreadable(name, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    with reading(partial(_unreadable, name)):
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True, **source
+        )
     model, info = loaded
     # The library fills what the file lacks with random numbers and only warns.
     if lacking := sorted(info["missing_keys"]):

@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from sidr_core.contracts import Contract
 from sidr_core.decoding.index import SidIndex, levels_of, sid_texts
 from sidr_core.errors import SidrError
 from sidr_core.models.base import plain_generation
-from sidr_core.models.foreign import foreign_file
+from sidr_core.models.foreign import foreign_file, reading
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
 from sidr_core.sids.tokens import sid_tokens
@@ -235,18 +236,14 @@ def _map_problem(token_map: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _read(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, dtype="auto", output_loading_info=True, **local
-            )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise _broken(folder, "a model and a tokenizer that transformers can read", str(error)[:300]) from error
+    with reading(partial(_broken, folder, "a model and a tokenizer that transformers can read")):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, dtype="auto", output_loading_info=True, **local
+        )
     model, info = loaded
     # The library fills what the file lacks with random numbers and only warns.
     if lacking := sorted(info["missing_keys"]):

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from sidr_core.errors import SidrError
 from sidr_core.remote.endpoint import host_of, make_openai_client, redact
@@ -46,6 +46,17 @@ _ADVICE = {
     422: "the server does not take a parameter: see `teacher.reply`, `temperature` and `max_output_tokens`",
     429: "add credit with the provider, then run again",
 }
+
+
+class Limits(Protocol):
+    """What bounds a request; an :class:`Endpoint` is one. Without `timeout_seconds` an attempt bounds itself."""
+
+    @property
+    def retries(self) -> int: ...
+    @property
+    def timeout_seconds(self) -> float | None: ...
+    @property
+    def give_up_after(self) -> int: ...
 
 
 class CallFailed(Exception):
@@ -99,7 +110,7 @@ def _status(error: APIStatusError, endpoint: Endpoint) -> CallFailed | EndpointE
 
 def refusal(status: int, code: str, said: str, endpoint: Endpoint) -> CallFailed | EndpointError:
     """What an HTTP error means, apart from Retry-After. `said` is shown, so it must be redacted."""
-    if (status in (408, 409, 425, 429) and code not in _NO_CREDIT) or status >= 500:
+    if may_pass(status) and code not in _NO_CREDIT:
         return CallFailed(f"HTTP {status}", free=True)
     if status in (400, 422) and (code in _OWN_FAULT or "context length" in said):
         return CallFailed(f"rejected: {said}", free=True, retry=False, own_fault=True)
@@ -110,6 +121,11 @@ def refusal(status: int, code: str, said: str, endpoint: Endpoint) -> CallFailed
         found=f"HTTP {status}: {said}",
         do=advice.format(key=endpoint.api_key_env),
     )
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same request may be answered later."""
+    return status in (408, 409, 425, 429) or status >= 500
 
 
 def retry_after(headers: Any) -> float:
@@ -169,16 +185,18 @@ class Breaker:
 
 async def call_with_retries(
     fn: Callable[[], Awaitable[T]],
-    endpoint: Endpoint,
+    endpoint: Limits,
     breaker: Breaker | None = None,
     before: Callable[[], Awaitable[None]] | None = None,
     failed: Callable[[], None] | None = None,
+    means: Callable[[BaseException], Exception] | None = None,
 ) -> T:
     """Await `fn()`, one attempt at a request, until it succeeds or the endpoint's retries are used up.
 
     Args:
         breaker: of the run; without one the request stands alone.
         before: awaited before each attempt, outside its time limit. failed: called after each that failed.
+        means: what an exception of an attempt means, if `endpoint` is none (default: :func:`classify`).
 
     Raises:
         CallFailed: no attempt succeeded, or the server refuses this one prompt (`own_fault`).
@@ -197,11 +215,11 @@ async def call_with_retries(
         except BaseException as error:
             if failed is not None:
                 failed()
-            failure = classify(error, endpoint)
+            failure = means(error) if means else classify(error, cast("Endpoint", endpoint))
         else:
             breaker.count(None)
             return result
-        if isinstance(failure, EndpointError):
+        if not isinstance(failure, CallFailed):
             raise failure from None
         if failure.own_fault:
             breaker.count(None)  # the server is well

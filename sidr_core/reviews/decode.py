@@ -34,6 +34,7 @@ Unit = Literal["s", "ms"]
 #: user, item, rating, time and text of one line; None where it has none.
 Fields = tuple[str | None, str | None, float | None, float | None, str | None]
 
+_MARK = b"\xef\xbb\xbf"
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 # The last second that counts as a date (2100-01-01), and numbers that are too large for a date in seconds
 # but dates in milli- or microseconds (from 1973 on).
@@ -285,7 +286,8 @@ def _csv_rows(block: Block, raw: list[bytes], user_first: bool) -> _Rows:
         raw = raw[1:]
         block = Block(2, block.data, block.fault)
     order = (0, 1, 2, 3) if user_first else (1, 0, 2, 3)
-    cells = None if _fault(block, block.data) else [_cells(line.decode()) for line in raw]
+    odd = _fault(block, block.data) or _MARK in block.data
+    cells = None if odd else [_cells(line.decode()) for line in raw]
     if cells is None or any(len(row) != 4 for row in cells):
         return _line_by_line(block, enumerate(raw, block.first), lambda line: _read_csv(line, order))
     columns = [[row[place] for row in cells] for place in order]
@@ -298,6 +300,8 @@ def _csv_rows(block: Block, raw: list[bytes], user_first: bool) -> _Rows:
 
 
 def _read_csv(line: bytes, order: tuple[int, ...]) -> Fields | str:
+    if line.startswith(_MARK):  # not the file's first bytes: two files were joined, and it is no part of an id
+        return "bad_encoding"
     cells = _cells(line.decode())
     if len(cells) != 4:
         return "wrong_columns"

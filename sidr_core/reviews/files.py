@@ -1,33 +1,21 @@
 """Finds the source files that a profile names: paths, globs and http(s) URLs, each with an optional checksum.
 
-A URL is downloaded once into `$SIDR_HOME/cache/downloads`; an interrupted download resumes where it
-stopped if the server can tell that the file is still the same. `#sha256=<hex>` at the end of a path or
-URL is checked whenever the file's size or time of change is new.
+A URL is downloaded once (`sidr_core.reviews.downloads`). `#sha256=<hex>` at the end of a path or URL is checked
+whenever the file's size or time of change is new.
 """
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import http.client
-import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import unquote, urlsplit
-
-from filelock import FileLock
+from pathlib import Path
 
 from sidr_core.errors import InputError
 from sidr_core.profile import home
-from sidr_core.stage import Progress
+from sidr_core.reviews.downloads import download
 from sidr_core.store import sha256_file
-
-_CHUNK = 1 << 20
-_TIMEOUT_SECONDS = 60
 
 
 def resolve(patterns: Iterable[str], what: str, suffixes: tuple[str, ...] = ()) -> dict[str, Path]:
@@ -119,11 +107,17 @@ def digest(path: Path) -> str:
     memo.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
     entry = memo / key
-    if entry.is_file() and len(text := entry.read_text()) == 64:
-        return text
+    told = entry.read_bytes() if entry.is_file() else b""
+    if told and told == _sealed(value := told[:64].decode(errors="replace")):
+        return value
     value = sha256_file(path)
-    entry.write_text(value)
+    entry.write_bytes(_sealed(value))
     return value
+
+
+def _sealed(value: str) -> bytes:
+    """A digest with a short one of itself: a flipped byte must not pass for another content of the file."""
+    return f"{value} {hashlib.sha256(value.encode()).hexdigest()[:16]}".encode()
 
 
 def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -176,87 +170,3 @@ def _present(path: Path, what: str) -> Path:
             do="fetch the file again",
         )
     return path
-
-
-def download(url: str, progress: Progress | None = None) -> Path:
-    """Path of the local copy of `url`, fetched if it is not there yet.
-
-    Raises:
-        InputError: another scheme than http(s), or the server refuses or breaks off.
-    """
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        raise InputError(
-            f"cannot read from {parts.hostname!r} with a password",
-            expected="a URL without a user part: it stands in manifests and logs",
-            found="one before the @",
-            do="download the file yourself and give its path",
-        )
-    if parts.scheme.lower() not in ("http", "https"):
-        raise InputError(
-            f"cannot read {url!r}",
-            expected="a path, or a URL that begins with http:// or https://",
-            found=f"scheme {parts.scheme!r}",
-            do="download the file yourself and give its path",
-        )
-    folder = home() / "cache" / "downloads"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]", "_", unquote(PurePosixPath(parts.path).name))[-100:] or "download"
-    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
-    with FileLock(f"{target}.lock"):
-        if not target.is_file():
-            say = (progress or Progress()).named(f"download {name}")
-            try:
-                _fetch(url, target, say)
-            except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-                raise InputError(
-                    f"cannot download {url}",
-                    expected="the whole file",
-                    found=str(error) or type(error).__name__,
-                    do="check the address and the connection and run again; what came so far is resumed",
-                ) from None
-    return target
-
-
-def _fetch(url: str, target: Path, progress: Progress) -> None:
-    part, stamp = Path(f"{target}.part"), Path(f"{target}.version")
-    done = part.stat().st_size if part.exists() and stamp.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "sidr", "Accept-Encoding": "identity"})  # noqa: S310
-    if done:  # If-Range: the server sends the whole file when it is no longer the one we began with
-        request.add_header("Range", f"bytes={done}-")
-        request.add_header("If-Range", stamp.read_text())
-    with _opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
-        resumed = done > 0 and (response.headers.get("Content-Range") or "").startswith(f"bytes {done}-")
-        done = done if resumed else 0
-        total = done + int(response.headers.get("Content-Length") or 0)
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        stamp.write_text(version) if version else stamp.unlink(missing_ok=True)
-        with part.open("ab" if resumed else "wb") as handle:
-            while block := response.read(_CHUNK):
-                handle.write(block)
-                done += len(block)
-                progress.tick(done, max(total, done + 1), "bytes")
-            handle.flush()
-            os.fsync(handle.fileno())
-    if total and done < total:
-        raise OSError(f"the connection ended after {done:,} of {total:,} bytes")
-    os.replace(part, target)
-    stamp.unlink(missing_ok=True)
-    progress.say(f"{done:,} bytes")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Opens http and https only: a redirect to file: or ftp: finds no handler."""
-    opener = urllib.request.OpenerDirector()
-    handlers: list[Any] = [
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ]
-    for handler in handlers:
-        opener.add_handler(handler())
-    return opener

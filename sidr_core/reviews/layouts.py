@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +91,7 @@ _TIME_NAMES = frozenset({"timestamp", "time", "unixreviewtime", "unixtime"})
 _ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|[+-]?\.[0-9]+")
 _NAME = re.compile(r"[^\W\d][\w .:/#()-]{0,63}")
+_DAMAGED = re.compile("[\0\ufffd\ufeff]")  # what no id holds: such lines tell nothing about the others
 _SID_LINE = re.compile(r"(<[a-z]_\d+>)+\t")
 _ITEM_JSON = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
 
@@ -206,23 +208,26 @@ def _csv_layout(lines: Sequence[str]) -> Found | None:
         return Found(MINIONEREC)
     if header == ["user_id", "parent_asin", "rating", "timestamp", "history"]:
         return Found(BENCHMARK_HISTORY)
-    rows = [cells for cells in map(_cells, lines) if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
+    sound = map(_cells, filterfalse(_DAMAGED.search, lines))
+    rows = [cells for cells in sound if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
     if len(header) == 4 and rows:
         named = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
         has_header = not (_NUMBER.fullmatch(header[2]) or _NUMBER.fullmatch(header[3]))
         if not has_header or (named[2] in _RATING_NAMES and named[3] in _TIME_NAMES):
             return Found(_order(named if has_header else None, rows), tuple(header) if has_header else ())
+    if len(header) != 4 and 4 * sum(_NUMBER.fullmatch(cells[2]) is not None for cells in rows) > len(lines):
+        return Found(_order(None, rows))  # ratings without a header, behind a damaged first line
     return _table(lines)
 
 
 def _table(lines: Sequence[str]) -> Found | None:
     """A header of distinct names over rows of as many cells."""
     separator = delimiter(lines[0])
-    header, *rows = (_cells(line, separator) for line in lines[:3])
+    header, *rows = (_cells(line, separator) for line in lines)
     names = all(_NAME.fullmatch(cell) and not _NUMBER.fullmatch(cell) for cell in header)
     if len(header) < 2 or not names or len(set(header)) < len(header):
         return None
-    fits = not rows or any(len(row) == len(header) for row in rows) or '"' in "".join(lines[1:3])
+    fits = not rows or any(len(row) == len(header) for row in rows) or '"' in "".join(lines[1:])
     return Found(TABLE_CSV, tuple(header)) if fits else None
 
 

@@ -96,6 +96,16 @@ def blocks(
         raise damage[0]
 
 
+def undamaged(source: Iterator[T], allowed: bool, progress: Progress) -> Iterator[T]:
+    """What comes before the damage of a file, if that is allowed, else all and then :class:`DamagedFile`."""
+    try:
+        yield from source
+    except DamagedFile as error:
+        if not allowed:
+            raise
+        progress.say(f"the file is damaged and used as far as it goes: {error.found}")
+
+
 def _until_damage(pieces: Iterator[bytes], damage: list[DamagedFile]) -> Iterator[bytes]:
     """The pieces; the error that ends them is put into `damage`."""
     try:

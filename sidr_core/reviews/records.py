@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters
 
 #: Raise it when the same file should be parsed to other records.
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 #: How records are stored, in parts and in `raw_reviews`: ids by dictionary, which is passed on without being
 #: unpacked; lines and times by their differences.

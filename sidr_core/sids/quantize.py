@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.sids import balanced, kmeans
 from sidr_core.sids.projection import Projection, restore
+from sidr_core.tensors import read_tensors, unreadable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,15 +104,16 @@ class Codebook:
 
     @classmethod
     def load(cls, path: Path) -> Codebook:
-        """The codebook that :meth:`save` wrote, without `fitted`."""
-        with safe_open(path, "np") as file:
-            names = json.loads((file.metadata() or {}).get(_META, "[]"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        projections = [
-            restore(name, {key.removeprefix(f"{n}."): t for key, t in tensors.items() if key.startswith(f"{n}.")})
-            for n, name in enumerate(names)
-        ]
-        return cls(tensors["centroids"], tuple(projections))
+        """The codebook that :meth:`save` wrote, without `fitted`. Raises StoreError where it is none."""
+        tensors, about = read_tensors(path, "np")
+        try:
+            projections = [
+                restore(name, {key.removeprefix(f"{n}."): t for key, t in tensors.items() if key.startswith(f"{n}.")})
+                for n, name in enumerate(json.loads(about.get(_META, "[]")))
+            ]
+            return cls(tensors["centroids"], tuple(projections))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise unreadable(path, f"no codebook: {type(error).__name__} {error}") from None
 
 
 def fit(

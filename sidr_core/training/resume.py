@@ -2,8 +2,8 @@
 
 Resume points are the trainer's own checkpoints (weights, optimizer, scheduler, random states, log) in a
 folder that belongs to one fingerprint, so to one set of data, configuration and code. A point counts
-only once its mark is written, last. Points lie where nothing is under way: after a step whose log is
-written, and after the evaluation that ends an epoch.
+only once its mark is written, last, and while its files are as the mark says. Points lie where nothing
+is under way: after a step whose log is written, and after the evaluation that ends an epoch.
 
 Several processes train as one: they take the micro batches of a step in turn, and what is not the trainer's
 own (measurements, best weights, marks) is done by the first of them while the others wait.
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,14 +24,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback
 
 from sidr_core.errors import StoreError
 from sidr_core.stage import Inputs, Progress
+from sidr_core.store import sha256_file
+from sidr_core.tensors import read_tensors, unreadable
 from sidr_core.training import tracking
 
 MARK, OWNER = "COMPLETE", "owner.json"
+_NUMBERED = re.compile(r"checkpoint-[0-9]{1,18}", re.ASCII)
 
 
 class LengthGrouped(torch.utils.data.Sampler[int]):
@@ -116,10 +120,7 @@ class ResumePoints(TrainerCallback):
         if not processes.is_main_process:
             return
         point = self._folder / f"checkpoint-{state.global_step}"
-        for path in point.iterdir():
-            _sync(path)
-        (point / MARK).touch()
-        _sync(point)
+        mark(point, self._keeper.best(state) if self._keeper is not None else ())
         for other in self._folder.glob("checkpoint-*"):
             if other != point:
                 shutil.rmtree(other, ignore_errors=True)
@@ -127,8 +128,36 @@ class ResumePoints(TrainerCallback):
             self._keeper.prune(state)
 
 
+def mark(point: Path, beside: Iterable[Path] = ()) -> None:
+    """Declare a point whole, last: the mark holds the sha256 of its files and of those beside it that it needs."""
+    files = [path for path in point.iterdir() if path.name != MARK]
+    for path in files:
+        _sync(path)
+    digests = {os.path.relpath(path, point): sha256_file(path) for path in (*files, *beside)}
+    (point / MARK).write_text(json.dumps(digests))
+    _sync(point / MARK)
+    _sync(point)
+
+
+def _damaged(point: Path) -> str | None:
+    """A file that is not as the mark of a point says, or the mark itself; None where all are."""
+    try:
+        digests = json.loads((point / MARK).read_text())
+        wrong = [name for name, digest in digests.items() if not _is(point / name, digest)]
+        wrong += sorted(path.name for path in point.iterdir() if path.name != MARK and path.name not in digests)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return MARK
+    if not digests or not _NUMBERED.fullmatch(point.name):  # not by our hand
+        return point.name
+    return wrong[0] if wrong else None
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_file(path) == digest
+
+
 def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
-    """The newest whole resume point of `folder`, or None; unfinished ones are removed by the first process.
+    """The newest whole resume point of `folder`, or None; others are removed. The first process looks and tells.
 
     Args:
         owner: what this training is made from (the fingerprint); written on first use.
@@ -136,11 +165,19 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
     Raises:
         StoreError: the folder belongs to other data or another configuration.
     """
+    told = [_newest_point(folder, owner, progress) if PartialState().is_main_process else None]
+    broadcast_object_list(told)
+    return told[0]
+
+
+def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
-    first = PartialState().is_main_process
     note = folder / OWNER
     if note.exists():
-        found = json.loads(note.read_text()).get("owner")
+        try:
+            found = json.loads(note.read_text())["owner"]
+        except (OSError, ValueError, TypeError, KeyError):
+            found = f"an unreadable {OWNER}"
         if found != owner:
             raise StoreError(
                 f"the resume points in {folder} belong to another training",
@@ -148,7 +185,7 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
                 found=str(found),
                 do=f"remove {folder}: training then starts from its first step",
             )
-    elif first:
+    else:
         for litter in folder.glob(f"{OWNER}.*"):
             litter.unlink()
         partial = note.with_name(f"{OWNER}.{os.getpid()}")
@@ -157,10 +194,13 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
         os.replace(partial, note)
     whole = []
     for point in folder.glob("checkpoint-*"):
-        if (point / MARK).exists():
+        wrong = _damaged(point)
+        if wrong is None:
             whole.append((int(point.name.rpartition("-")[2]), point))
-        elif first:
-            shutil.rmtree(point, ignore_errors=True)
+            continue
+        if (point / MARK).exists():
+            progress.say(f"resume point {point.name} is damaged ({wrong}) and is not used")
+        shutil.rmtree(point, ignore_errors=True)
     if not whole:
         return None
     step, point = max(whole)
@@ -236,16 +276,22 @@ class Keeper(TrainerCallback):
         records = self._records(self._trainer.state)
         step = int(records[self._best(records)]["step"])
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        weights = load_file(self._file(step))
-        assert set(weights) == set(_distinct(model.state_dict())), "another model's weights"
+        weights, _ = read_tensors(self._file(step), "pt")
+        shapes = {name: value.shape for name, value in _distinct(model.state_dict()).items()}
+        if shapes != {name: value.shape for name, value in weights.items()}:
+            raise unreadable(self._file(step), "another model's weights")
         model.load_state_dict(weights, strict=False)
+
+    def best(self, state: Any) -> list[Path]:
+        """The file with the weights of the best measurement so far; none before the first."""
+        records = self._records(state)
+        return [self._file(int(records[self._best(records)]["step"]))] if records else []
 
     def prune(self, state: Any) -> None:
         """Remove the weights of earlier bests; the first process calls it when a point names the one of now."""
-        if records := self._records(state):
-            best = self._file(int(records[self._best(records)]["step"]))
+        if best := self.best(state):
             for other in self._folder.glob("best-*.safetensors"):
-                if other != best:
+                if other not in best:
                     other.unlink()
 
     def _records(self, state: Any) -> list[dict[str, float]]:

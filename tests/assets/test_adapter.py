@@ -172,7 +172,7 @@ def test_metadata(toys: Toys) -> None:
     assert found["largest"] == dg.IntMetadataValue(3)
     assert found["synthetic"].value is True
     assert found["card"] == dg.MetadataValue.md("# Numbers")
-    assert found["curve"].value.startswith("![curve.png](data:image/png;base64,iVBOR")
+    assert found["figure: curve"].value.startswith("![curve.png](data:image/png;base64,iVBOR")
     assert [column.name for column in found["dagster/column_schema"].value.columns] == ["number", "text"]
     preview = found["preview"].records
     assert [record.data["number"] for record in preview] == ["0", "1", "2", "3"]
@@ -180,8 +180,9 @@ def test_metadata(toys: Toys) -> None:
     artifact = toys.store.require("toys", "2018-10", "numbers")
     assert found["folder"].value == str(artifact.folder)
     assert found["fingerprint"].value == artifact.fingerprint
-    assert found["bytes"].value == sum(path.stat().st_size for path in map(artifact.path, artifact.files))
-    assert found["seconds"].value >= 0 and found["peak_memory_bytes"].value > 1_000_000
+    size = sum(path.stat().st_size for path in map(artifact.path, artifact.files))
+    assert found["megabytes"].value == round(size / 1e6, 3)
+    assert found["seconds"].value >= 0 and found["peak_memory_megabytes"].value > 1
 
 
 def test_preview_is_five_rows(toys: Toys) -> None:

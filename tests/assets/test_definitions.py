@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,8 @@ def test_every_asset_says_what_it_is(graph: AssetGraph) -> None:
         assert node.tags["dataset"] == dataset
         assert node.kinds == set(stage.kinds)
         assert node.owners
+        (reference,) = node.metadata["dagster/code_references"].code_references
+        assert Path(reference.file_path).read_text().splitlines()[reference.line_number - 1].startswith("def build")
         assert node.code_version is not None and node.code_version.startswith(f"{stage.code_version}.")
         assert node.description is not None and node.description.endswith(stage.description)
 
@@ -93,7 +96,7 @@ def test_checks_carry_their_blocking_flag(graph: AssetGraph) -> None:
 def test_the_columns_of_the_main_table_are_told_before_any_run(graph: AssetGraph) -> None:
     for stage in STAGES:
         metadata = graph.get(dg.AssetKey(["games", stage.name])).metadata
-        assert ("dagster/column_schema" in metadata) == (stage.name in stage.tables)
+        assert ("dagster/column_schema" in metadata) == bool(stage.tables)
     columns = graph.get(dg.AssetKey(["games", "raw_reviews"])).metadata["dagster/column_schema"].columns
     rating = next(column for column in columns if column.name == "rating")
     assert (rating.type, rating.description) == ("float64", "stars; null where the source has none")
@@ -119,3 +122,29 @@ def test_module_holds_one_definitions_object() -> None:
     found = [name for name, value in vars(sidr_assets).items() if isinstance(value, dg.Definitions)]
     assert found == ["defs"]
     dg.Definitions.validate_loadable(sidr_assets.defs)
+
+
+def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: AssetGraph) -> None:
+    """`docs/operations.md`, its table of promises: each named check exists on its asset and is as severe as told."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+    blocking = {(stage.name, check.name): check.blocking for stage in STAGES for check in stage.checks}
+    of_kind = {"checkpoints": [stage.name for stage in STAGES if stage.name.endswith("_checkpoint")]}
+    of_kind |= {
+        "baselines": [stage.name for stage in STAGES if (stage.name, "learnt") in blocking and "baseline" in stage.name]
+    }
+    of_kind |= {"every asset with tables": [stage.name for stage in STAGES if stage.tables]}
+    told: set[tuple[str, str, bool]] = set()
+    rows = page.split("## Promises and their checks")[1].split("\n## ")[0].splitlines()
+    for row in (
+        line.split("|") for line in rows if line.startswith("|") and line.rstrip().endswith(("ERROR |", "WARN |"))
+    ):
+        for promise in row[2].split(";"):
+            where, _, checks = promise.partition(":")
+            names = of_kind.get(where.strip(), re.findall(r"`(\w+)`", where))
+            told |= {
+                (stage, check, row[3].strip() == "ERROR") for stage in names for check in re.findall(r"`(\w+)`", checks)
+            }
+    assert len(told) > 30
+    assert {entry for entry in told if blocking.get(entry[:2]) is not entry[2]} == set()
+    # A check that no promise names belongs into the table, or is of no use.
+    assert {key for key in blocking if (*key, blocking[key]) not in told} == set()

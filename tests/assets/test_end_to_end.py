@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sidr_assets import metadata
 from sidr_core import tables
 from sidr_core.errors import SealedInput
 from sidr_core.graph import STAGES, stage_named
@@ -43,6 +44,27 @@ def test_every_stage_is_published_with_its_checks(built):
         blocking = {spec.name for spec in stage.checks if spec.blocking}
         assert [c for c in manifest["checks"] if c["name"] in blocking and not c["passed"]] == []
         assert manifest["synthetic"]
+
+
+def test_every_output_has_numbers_to_plot_and_something_to_look_at(built):
+    """A page or the first rows for each; figures where there are some, and nothing hides anything."""
+    _, outcomes = built
+    for stage in STAGES:
+        shown = metadata.of_outcome(stage, outcomes[stage.name])
+        manifest = outcomes[stage.name].artifact.manifest
+        plotted = {name for name, value in shown.items() if type(value) in (int, float)} - {"seconds", "megabytes"}
+        assert plotted & set(manifest["metrics"]), stage.name
+        assert "preview" in shown and "dagster/column_schema" in shown, stage.name
+        assert list(shown)[: len(manifest["markdown"])] == list(manifest["markdown"]), stage.name
+        pages = "".join(manifest["markdown"].values())
+        pictures = {name for name in manifest["files"] if name.endswith(".png") and f"]({name})" not in pages}
+        figures = {f"figure: {name.removesuffix('.png')}" for name in pictures}
+        assert {name for name in shown if name.startswith("figure: ")} == figures, stage.name
+        for title in manifest["markdown"]:
+            assert ".png)" not in shown[title].value, (stage.name, title)
+            assert len(shown[title].value) >= len(manifest["markdown"][title])
+    card = metadata.of_outcome(stage_named("sft_checkpoint"), outcomes["sft_checkpoint"])["model card"].value
+    assert "](data:image/png;base64," in card
 
 
 def test_recommendations_are_real_items_in_full_lists(built):

@@ -1,17 +1,14 @@
 """Model folders, weights, arrays and resume points that would run code."""
 
 import functools
-import hashlib
 import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import hostile
-import numpy as np
 import polars as pl
 from hostile import Case
 
@@ -118,6 +115,25 @@ def shard_outside(folder: Path, canary: Path) -> None:
     edit(folder / "model.safetensors.index.json", metadata={}, weight_map={"lm_head.weight": "../outside.bin"})
 
 
+def shards(name: str) -> Callable[[Path, Path], None]:
+    """An index of shards beside sound weights; `…` in a name is the folder of the case."""
+
+    def plant(folder: Path, canary: Path) -> None:
+        shutil.copy(folder / "model.safetensors", folder.parent / "outside.safetensors")
+        named = name.replace("…", str(folder.parent))
+        edit(folder / "model.safetensors.index.json", metadata={}, weight_map={"lm_head.weight": named})
+
+    return plant
+
+
+def text_of(name: str, text: str) -> Callable[[Path, Path], None]:
+    return lambda folder, canary: (folder / name).write_text(text) and None
+
+
+def config(**fields: object) -> Callable[[Path, Path], None]:
+    return lambda folder, canary: edit(folder / "config.json", **fields)
+
+
 def weights_outside(folder: Path, canary: Path) -> None:
     (folder.parent / "outside.bin").write_bytes(hostile.torch_file(canary))
     edit(folder / "config.json", transformers_weights="../outside.bin")
@@ -168,6 +184,17 @@ PLANTED: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
     "custom_generate/generate.py": (generation_code, ()),
     "adapter of another model": (adapter, ()),
     "index of shards outside the folder": (shard_outside, ()),
+    "index with a path out of the folder": (shards("../outside.safetensors"), ()),
+    "index with a whole path": (shards("…/outside.safetensors"), ()),
+    "index that names a pickle": (shards("outside.bin"), ()),
+    "index of 100,000 levels": (text_of("model.safetensors.index.json", "[" * 100_000), ()),
+    "config.json of 100,000 levels": (text_of("config.json", '{"a":' * 100_000), ()),
+    "config.json that is a list": (text_of("config.json", "[]"), ()),
+    "config.json with a billion layers": (config(num_hidden_layers=10**9), ()),
+    "config.json with 10^15 tokens": (config(vocab_size=10**15), ()),
+    "config.json of wrong types": (config(num_attention_heads="x", hidden_size=[]), ()),
+    "tokenizer.json of 100,000 levels": (text_of("tokenizer.json", '{"a":' * 100_000), ()),
+    "tokenizer.json without a model": (text_of("tokenizer.json", "{}"), ()),
     "weights outside the folder": (weights_outside, ()),
     "link to a folder of pickles": (linked_folder, ()),
 }
@@ -194,128 +221,6 @@ def folder_cases() -> list[Case]:
         for name, load in FOLDERS.items()
     ]
     return cases + [Case(thing, "item encoder", in_folder(plant, encoder)) for thing, plant in ENCODERS_ALONE.items()]
-
-
-# -- single files ------------------------------------------------------------------------------
-
-
-def codebook(path: Path) -> str:
-    from sidr_core.sids.quantize import Codebook
-
-    return f"read {Codebook.load(path)}"
-
-
-def sid_index(path: Path) -> str:
-    from sidr_core.decoding.index import SidIndex
-
-    found = SidIndex.load(path, "digest")
-    return "not read: the table is" if found is None else f"read {found}"
-
-
-def baseline(path: Path) -> str:
-    import torch
-
-    from sidr_core.baselines import training
-
-    shutil.copy(path, path.with_name(training.WEIGHTS))
-    training.load_weights(torch.nn.Linear(2, 2), path.parent)
-    return "read"
-
-
-def best_weights(path: Path) -> str:
-    import torch
-
-    from sidr_core.training.resume import Keeper
-
-    shutil.copy(path, path.with_name("best-1.safetensors"))
-    state = SimpleNamespace(log_history=[{"step": 1, "eval_ndcg@10": 1.0}])
-    accelerator = SimpleNamespace(unwrap_model=lambda model: model)
-    trainer = SimpleNamespace(state=state, accelerator=accelerator, model=torch.nn.Linear(2, 2))
-    Keeper(trainer, lambda model: {}, path.parent, QUIET).load_best()
-    return "read"
-
-
-def vector_cache(path: Path) -> str:
-    from sidr_core.items.cache import VectorCache
-
-    segment = path.with_name(f"{hashlib.sha256(path.read_bytes()).hexdigest()}.npy")  # as if it were sound
-    path.rename(segment)
-    said: list[str] = []
-    found, _ = VectorCache(path.parent, said.append).get(np.zeros((1, 32), dtype=np.uint8))
-    return "put away as damaged" if said and not found.any() and not segment.exists() else "read"
-
-
-def vectors(path: Path) -> str:
-    from sidr_core.vectors import read_vectors
-
-    return f"read {read_vectors(path)}"
-
-
-def table(path: Path) -> str:
-    from sidr_core import tables
-
-    return f"read {tables.read(path)}"
-
-
-def source(path: Path) -> str:
-    from reviews_bench import Bench
-
-    shutil.copy(path, named := path.with_name("reviews.parquet"))
-    Bench(path.parent / "home", {"kind": "tables", "reviews": [str(named)]}).run("raw_reviews")
-    return "read"
-
-
-SINGLE: dict[str, tuple[Callable[[Path], str], str]] = {
-    "codebook": (codebook, r"refused \(SafetensorError\)"),
-    "SID index": (sid_index, "not read: the table is"),
-    "weights of a baseline": (baseline, r"refused \(SafetensorError\)"),
-    "best weights of a training": (best_weights, r"refused \(SafetensorError\)"),
-    "vector cache": (vector_cache, "put away as damaged"),
-    "vectors of a table": (vectors, r"refused \(ArrowInvalid\)"),
-    "published table": (table, r"refused \(ArrowInvalid\)"),
-    "tables source": (source, r"refused .*"),
-}
-
-
-def one_file(make: Callable[[Path], bytes], load: Callable[[Path], str]) -> Callable[[Path, Path], str]:
-    def run(folder: Path, canary: Path) -> str:
-        place = folder / "files" / "file"
-        place.parent.mkdir()
-        place.write_bytes(make(canary))
-        return load(place)
-
-    return run
-
-
-def parquet_with_pickled_type(load: Callable[[Path], str]) -> Callable[[Path, Path], str]:
-    """Arrow's Python extension types once were pickles in the file's metadata (CVE-2023-47248)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def run(folder: Path, canary: Path) -> str:
-        evil = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": b"\x80"}
-        evil[b"ARROW:extension:metadata"] = hostile.pickled(canary)
-        kinds = {"vector": pa.list_(pa.float32()), "user_id": pa.string(), "item_id": pa.string()}
-        fields = [pa.field(name, kind, metadata=evil) for name, kind in kinds.items()]
-        schema = pa.schema([*fields, pa.field("timestamp", pa.int64())])
-        rows = {"vector": [[1.0, 2.0]], "user_id": ["u"], "item_id": ["i"], "timestamp": [1_527_811_200]}
-        pq.write_table(pa.table(rows, schema), path := folder / "file")
-        return f"{load(path).partition(' ')[0]} as the plain type"
-
-    return run
-
-
-def file_cases() -> list[Case]:
-    cases = [
-        Case(thing, name, one_file(make, load), expected)
-        for thing, make in hostile.FILES.items()
-        for name, (load, expected) in SINGLE.items()
-    ]
-    return [
-        *cases,
-        Case("Parquet with a pickled type", "vectors of a table", parquet_with_pickled_type(vectors), "read as .*"),
-        Case("Parquet with a pickled type", "tables source", parquet_with_pickled_type(source), "refused .*"),
-    ]
 
 
 # -- resume points -----------------------------------------------------------------------------
@@ -361,12 +266,46 @@ def resumed(name: str) -> Callable[[Path, Path], str]:
     return run
 
 
+def planted(name: str, mark: str) -> Callable[[Path, Path], str]:
+    """A folder among the resume points that the trainer did not write."""
+
+    def run(folder: Path, canary: Path) -> str:
+        from sidr_core.training import resume
+
+        place = folder / "resume"
+        shutil.copytree(stopped(), place)
+        sound = resume.newest_point(place, "owner", QUIET)
+        point = place / name
+        point.mkdir()
+        (point / "pytorch_model.bin").write_bytes(hostile.torch_file(canary))
+        (point / resume.MARK).write_text(mark)
+        said: list[str] = []
+        assert resume.newest_point(place, "owner", Progress(said.append)) == sound
+        return "not used, and told" if any(name in line and "damaged" in line for line in said) else "not used"
+
+    return run
+
+
+FOREIGN_POINTS = {
+    "checkpoint-x": ("checkpoint-x", "{}"),
+    "checkpoint-99 without contents": ("checkpoint-99", "{}"),
+    "checkpoint-99 with a mark that is none": ("checkpoint-99", "[" * 100_000),
+    "checkpoint-99 with a mark of another place": ("checkpoint-99", '{"../owner.json": "x"}'),
+    "checkpoint-99 with a mark of numbers": ("checkpoint-99", '{"pytorch_model.bin": 1}'),
+    "checkpoint-٣": ("checkpoint-٣", "{}"),
+}
+
+
 def resume_cases() -> list[Case]:
     read = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin")
     refused = [Case(f"pickle as {name}", "resume point", resumed(name), r"refused \(Weights only.*") for name in read]
     ignored = Case("pickle as training_args.bin", "resume point", resumed("training_args.bin"), "not read.*")
-    return [*refused, ignored]
+    foreign = [
+        Case(thing, "resume point", planted(name, mark), "not used, and told")
+        for thing, (name, mark) in FOREIGN_POINTS.items()
+    ]
+    return [*refused, *foreign, ignored]
 
 
 def all_cases() -> list[Case]:
-    return [*folder_cases(), *file_cases(), *resume_cases()]
+    return [*folder_cases(), *resume_cases()]

@@ -5,13 +5,15 @@ import re
 import sys
 
 import data_cases
+import file_cases
 import hostile
 import model_cases
+import name_cases
 import numpy as np
 import pytest
 import torch
 
-CASES = [*model_cases.all_cases(), *data_cases.all_cases()]
+CASES = [*model_cases.all_cases(), *file_cases.all_cases(), *data_cases.all_cases(), *name_cases.all_cases()]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

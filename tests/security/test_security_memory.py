@@ -20,9 +20,13 @@ BOMBS = {
     "first_line": (r"refused .*", 200),
     "blank_lines": (r"refused .*", 200),
     "short_lines": ("read, 200000 quarantined", 500),
-    "whole_file": (r"refused \(more\)", 700),
+    "whole_file": ("read, 3 quarantined", 700),
     "csv_quote": (r"read, \d+ quarantined", 900),
     "json_values": ("read, 10 quarantined; items: read, 9 quarantined", 500),
+    "parquet_text": (r"refused \(.* GB .*\)", 200),
+    "parquet_list": (r"refused \(.* GB .*\)", 500),
+    "parquet_rows": (r"read, \d+ quarantined", 700),
+    "parquet_depth": (r"refused \(.*\)", 200),
     "yaml_aliases": ("refused 7 of 7", 200),
 }
 

@@ -103,7 +103,7 @@ def test_users_items_and_titles_pass_through_all_tables(tmp_path_factory, texts)
         bench = Bench(folder / "home", amazon(folder / "a'b;--", lines, items), filters={"k_core": 1})
         log = rows(bench.interactions(), "interactions")
         assert set(log["user_id"]) == set(log["item_id"]) == set(texts)
-        catalog.refresh(bench.store, bench.profile)
+        catalog.refresh(bench.store)
         with duckdb.connect(str(catalog.path(bench.store)), read_only=True) as connection:
             names = connection.execute("select distinct user_id from d.raw_reviews_all_snapshots").fetchall()
         assert {name for (name,) in names} == set(texts)
@@ -144,7 +144,7 @@ def published(tmp_path_factory):
     lines = [review("U1", "I1"), review("U2", "I1")]
     bench = Bench(folder / "home", amazon(folder, lines, [item("I1")]), filters={"k_core": 1})
     bench.run("raw_reviews")
-    catalog.refresh(bench.store, bench.profile)
+    catalog.refresh(bench.store)
     (folder / "secret.csv").write_text("secret\nhunter2\n")
     with duckdb.connect(str(folder / "other.duckdb")) as other:
         other.execute("create table secret as select 'hunter2' as secret")

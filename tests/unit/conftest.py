@@ -38,7 +38,7 @@ def world(small_world_home, tmp_path, monkeypatch):
     monkeypatch.setenv("SIDR_HOME", str(home))
     monkeypatch.setenv("SIDR_PROFILE", str(path))
     store = Store(home / "store")
-    catalog.refresh(store, profile)  # its views name files by absolute path
+    catalog.refresh(store)  # its views name files by absolute path
     return small_world.World(store, profile)
 
 

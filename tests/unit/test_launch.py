@@ -156,7 +156,7 @@ def test_a_child_gives_the_same_output_with_the_parents_profile(home) -> None:
 
 
 def test_a_child_says_once_why_it_failed(home) -> None:
-    drop(home, "interactions")
+    (home / "store" / "refs" / "toys" / SNAPSHOT / "interactions.json").unlink()
     command, failure = start(home, profile(kind="subprocess", stages=["baseline_popularity"]), "baseline_popularity")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -16,7 +16,7 @@ from sidr_core.run import run_stage
 from sidr_core.stage import Progress
 from sidr_core.store import Store
 from sidr_core.training import cards
-from sidr_core.training.resume import MARK, Keeper, LengthGrouped, newest_point
+from sidr_core.training.resume import Keeper, LengthGrouped, mark, newest_point
 
 QUIET = Progress(lambda line: None)
 BELOW = ("sft_checkpoint", "activation_checkpoint", "grpo_checkpoint")
@@ -110,8 +110,9 @@ def test_a_point_without_its_mark_does_not_count(tmp_path):
     assert newest_point(folder, "me", QUIET) is None
     for step, marked in ((5, True), (20, True), (30, False)):
         (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
         if marked:
-            (folder / f"checkpoint-{step}" / MARK).touch()
+            mark(folder / f"checkpoint-{step}")
     assert newest_point(folder, "me", QUIET) == str(folder / "checkpoint-20")
     assert not (folder / "checkpoint-30").exists()
 

@@ -179,37 +179,3 @@ def test_kill_at_random_moments_leaves_nothing_torn(tmp_path):
     assert start(tmp_path, 0).communicate(timeout=60)[0].split()[-1] in ("published", "reused")
     assert len(store.open("s", fp).verified_folder().joinpath("39.txt").read_text()) == 10000
     assert not list((tmp_path / "s").glob(".tmp-*"))
-
-
-def test_kill_between_the_steps_of_a_publish(tmp_path, monkeypatch):
-    """Each durable step of a publish is made the last one; the next run must complete all the same."""
-    import sidr_core.store as module
-
-    class Killed(BaseException):
-        pass
-
-    steps = []
-    for name in ("_fsync", "_write_atomically"):
-        original = getattr(module, name)
-
-        def counted(*args, original=original):
-            if len(steps) == limit:
-                raise Killed
-            steps.append(1)
-            return original(*args)
-
-        monkeypatch.setattr(module, name, counted)
-    for limit in range(12):
-        steps.clear()
-        store = Store(tmp_path / str(limit))
-        try:
-            store.obtain("s", "1", {}, write("whole"))
-        except Killed:
-            found = store.open("s", fingerprint("s", "1", {}))
-            assert found is None or found.path("out.txt").read_text() == "whole"
-        else:
-            assert limit >= 5
-        steps.clear()
-        steps.extend([1] * 100)
-        made, _ = store.obtain("s", "1", {}, write("whole"))
-        assert made.path("out.txt").read_text() == "whole"

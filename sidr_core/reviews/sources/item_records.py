@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters
 
 #: Raise it when the same file should parse to other records.
-PARSER_VERSION = "2"
+PARSER_VERSION = "3"
 
 RECORDS = pa.schema(
     [

@@ -6,8 +6,6 @@ codebooks is found. The rows carry no time, so a snapshot cannot cut them.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -20,17 +18,18 @@ import polars as pl
 from sidr_core.errors import InputError
 from sidr_core.reviews import layouts, text
 from sidr_core.reviews.files import digest, one
-from sidr_core.reviews.lines import line_batches, read_whole
+from sidr_core.reviews.lines import line_batches, read_whole, undamaged
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources.item_records import Cleaner
+from sidr_core.reviews.sources.table_rows import CsvRecord, csv_records
 from sidr_core.stage import Inputs, Progress
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, MiniOneRecSource
 
 #: Raise it when the same files should parse to other rows.
-PARSER_VERSION = "2"
+PARSER_VERSION = "3"
 
 _SPLITS = ("train", "valid", "test")
 _COLUMNS = ("user_id", "history_item_id", "item_id", "history_item_sid", "item_sid")
@@ -72,12 +71,14 @@ def reviews(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress
     files = review_files(source)
     _require_layouts(files)
     info = _by_role(files, "info")[1]
-    sids: dict[str, str] = dict(_info(info, Cleaner()).records.select("item_id", "published_sid").iter_rows())
+    known = _info(info, Cleaner(), filters, progress).records
+    sids: dict[str, str] = dict(known.select("item_id", "published_sid").iter_rows())
     parts = []
     for split in _SPLITS:
         name, path = _by_role(files, split)
-        key = {"layout": "minionerec", "split": split, "sha256": digest(path), "info": digest(info)}
-        parse = partial(_rows, path, sids, split)
+        key: dict[str, Any] = {"layout": "minionerec", "split": split, "sha256": digest(path), "info": digest(info)}
+        key["cut"] = filters.allow_truncated  # what was allowed to end early must not serve where that is not
+        parse = partial(_rows, path, sids, split, filters, progress.named(name))
         parts.append(stored_part(inputs, name, PARSER_VERSION, key, parse, distinct=False))
         progress.say(f"{name}: {parts[-1].lines:,} rows")
     return ReviewParts(tuple(parts))
@@ -88,7 +89,7 @@ def items(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: 
     files, cleaner = item_files(source), Cleaner()
     _require_layouts(files)
     name, path = _by_role(files, "info")
-    parsed = _info(path, cleaner)
+    parsed = _info(path, cleaner, filters, progress)
     details = {key: p for key, p in files.items() if key.startswith("items/")}
     described = _details(next(iter(details.values()))) if details else {}
     fields = [described.get(item, {}) for item in parsed.records["item_id"]]
@@ -109,11 +110,11 @@ def _by_role(files: Mapping[str, Path], role: str) -> tuple[str, Path]:
     return next((name, path) for name, path in files.items() if name.startswith(f"{role}/"))
 
 
-def _info(path: Path, cleaner: Cleaner) -> Parsed:
+def _info(path: Path, cleaner: Cleaner, filters: Filters, progress: Progress) -> Parsed:
     """The info file: SID, title and item id per line, separated by tabs."""
     rows: list[tuple[int, str, str, str, str]] = []
     refused: list[tuple[int, str, str]] = []
-    for batch in line_batches(path):
+    for batch in undamaged(line_batches(path), filters.allow_truncated, progress):
         for line, raw, fault in batch.iter_rows():
             if not raw.strip():
                 continue
@@ -156,66 +157,47 @@ def _details(path: Path) -> dict[str, dict[str, Any]]:
     return value
 
 
-def _rows(path: Path, sids: Mapping[str, str], split: str) -> Iterator[Parsed]:
+def _rows(path: Path, sids: Mapping[str, str], split: str, filters: Filters, progress: Progress) -> Iterator[Parsed]:
     rows: list[tuple[int, str, str, list[str]]] = []
     refused: list[tuple[int, str, str]] = []
-    for line, cells in _records(path):
-        reason, row = _row(cells, sids)
-        if reason:
-            raw = ",".join(value or "" for value in cells.values())
-            refused.append((line, reason, raw.encode(errors="replace").decode()[:TEXT_LIMIT]))
+    records = undamaged(csv_records(path), filters.allow_truncated, progress)
+    header = _header(path, next(records, None))
+    for record in records:
+        cells = dict(zip(header, record.cells, strict=False))
+        reason, row = (record.fault, None) if record.fault else _row(cells, sids)
+        if row is None:
+            refused.append((record.line, str(reason), record.raw))
         else:
-            rows.append((line, *row))
-    records = pl.DataFrame(rows, schema=_ROWS, orient="row").with_columns(pl.lit(split).alias("split"))
-    yield Parsed(records, pl.DataFrame(refused, schema=_REFUSED, orient="row"), len(rows) + len(refused))
+            rows.append((record.line, *row))
+    found = pl.DataFrame(rows, schema=_ROWS, orient="row").with_columns(pl.lit(split).alias("split"))
+    yield Parsed(found, pl.DataFrame(refused, schema=_REFUSED, orient="row"), len(rows) + len(refused))
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(first physical line, cells by column) of each CSV record; an unreadable one has no cells."""
-    # Undecodable bytes become lone surrogates, which no valid text holds: _row refuses them.
-    content = read_whole(path).decode("utf-8-sig", errors="surrogateescape")
-    reader = csv.reader(io.StringIO(content, newline=""), strict=False)
-    header = next(reader, None)
-    if header is None or not set(_COLUMNS) <= set(header):
+def _header(path: Path, first: CsvRecord | None) -> list[str]:
+    """The names of the columns."""
+    header = first.cells if first else []
+    if not set(_COLUMNS) <= set(header):
         raise InputError(
             f"{path} lacks columns of MiniOneRec's published split",
             expected=f"a CSV with the columns {', '.join(_COLUMNS)}",
-            found=", ".join(header or ()) or "no header",
+            found=", ".join(header) or "no header",
             do="fetch the file again",
         )
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            cells = []
-        if cells or line <= reader.line_num:
-            yield (
-                line,
-                dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {"row": ",".join(cells)},
-            )
+    return header
 
 
-def _row(cells: Mapping[str, str], sids: Mapping[str, str]) -> tuple[str | None, tuple[str, str, list[str]]]:
-    """The reason why a record is refused (None: it is not) and (user, target, history)."""
-    nothing = ("", "", [])
-    if not set(_COLUMNS) <= set(cells):
-        return "wrong_columns", nothing
-    joined = "".join(cells[name] for name in _COLUMNS)
-    if "\0" in joined or any("\ud800" <= char <= "\udfff" for char in joined):
-        return "nul_byte" if "\0" in joined else "bad_encoding", nothing
+def _row(cells: Mapping[str, str], sids: Mapping[str, str]) -> tuple[str | None, tuple[str, str, list[str]] | None]:
+    """(user, target, history) of a record, or the reason why it is refused."""
     user, item = cells["user_id"].strip(), cells["item_id"].strip()
     if not user or not item:
-        return "missing_field", nothing
+        return "missing_field", None
     history, history_sids = _list(cells["history_item_id"]), _list(cells["history_item_sid"])
     if not history or not history_sids or len(history) != len(history_sids):
-        return "bad_list", nothing
+        return "bad_list", None
     if any(known not in sids for known in (*history, item)):
-        return "unknown_item", nothing
+        return "unknown_item", None
     if [sids[known] for known in (*history, item)] != [*history_sids, cells["item_sid"].strip()]:
-        return "sid_mismatch", nothing
+        return "sid_mismatch", None
     return None, (user, item, history)
 
 

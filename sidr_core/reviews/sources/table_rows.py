@@ -7,7 +7,9 @@ header is line 1. The separator of a CSV is the comma, semicolon or tab that its
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +23,7 @@ from sidr_core.stage import Progress
 #: Ends of names of the files that stand for a folder.
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _BATCH = 100_000
+_MARK = "\ufeff"
 _TABLES = (layouts.PARQUET, layouts.TABLE_CSV, *layouts.RATINGS_LAYOUTS)
 
 
@@ -65,24 +68,21 @@ def batches(path: Path, columns: Mapping[str, str], progress: Progress | None = 
 
 def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) -> Iterator[pl.DataFrame]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from sidr_core.reviews.sources import parquet_rows
 
     done = 0
     try:
-        with pq.ParquetFile(path) as file:
-            total = file.metadata.num_rows
-            for batch in file.iter_batches(_BATCH, columns=list(dict.fromkeys(columns.values()))):
-                rows = pl.DataFrame(pa.table(batch)).select(
-                    pl.col(theirs).alias(ours) for ours, theirs in columns.items()
-                )
-                yield rows.with_columns(
-                    pl.int_range(done + 1, done + 1 + pl.len(), dtype=pl.Int64).alias("line"),
-                    pl.lit(None, dtype=pl.String).alias("fault"),
-                    pl.lit(None, dtype=pl.String).alias("raw"),
-                )
-                done += len(rows)
-                if progress:
-                    progress.tick(done, total, "rows")
+        for table, total in parquet_rows.batches(path, list(dict.fromkeys(columns.values())), _BATCH):
+            rows = pl.DataFrame(table).select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+            yield rows.with_columns(
+                pl.int_range(done + 1, done + 1 + pl.len(), dtype=pl.Int64).alias("line"),
+                pl.lit(None, dtype=pl.String).alias("fault"),
+                pl.lit(None, dtype=pl.String).alias("raw"),
+            )
+            done += len(rows)
+            if progress:
+                progress.tick(done, total, "rows")
     except (OSError, pa.ArrowException, pl.exceptions.PanicException) as error:  # types that polars stumbles over
         raise InputError(
             f"{path} cannot be read after row {done:,}",
@@ -93,20 +93,15 @@ def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) 
 
 
 def _csv(path: Path, columns: Mapping[str, str], progress: Progress | None) -> Iterator[pl.DataFrame]:
-    faults: dict[int, str] = {}
-    reader = csv.reader(_text_lines(path, faults, progress), delimiter=layouts.delimiter(layouts.head(path)[0]))
-    header = [cell.strip() for cell in next(filter(None, reader))]
+    records = csv_records(path, layouts.delimiter(layouts.head(path)[0]), progress)
+    header = next(records).cells
     places = [header.index(theirs) for theirs in columns.values()]
     schema = {"line": pl.Int64, "fault": pl.String, "raw": pl.String} | dict.fromkeys(columns, pl.String)
     rows: list[tuple[int | str | None, ...]] = []
     try:
-        for line, cells in _records(reader):
-            fault = next((faults.pop(n) for n in range(line, reader.line_num + 1) if n in faults), None)
-            if fault is None and len(cells) != len(header):
-                fault = "wrong_columns"
-            values = [None] * len(places) if fault else [cells[place] for place in places]
-            raw = ",".join(cells)[:TEXT_LIMIT].encode(errors="replace").decode() if fault else None
-            rows.append((line, fault, raw, *values))
+        for record in records:
+            values = [None] * len(places) if record.fault else [record.cells[place] for place in places]
+            rows.append((record.line, record.fault, record.raw if record.fault else None, *values))
             if len(rows) == _BATCH:
                 yield pl.DataFrame(rows, schema=schema, orient="row")
                 rows = []
@@ -116,25 +111,95 @@ def _csv(path: Path, columns: Mapping[str, str], progress: Progress | None) -> I
     yield pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _records(reader: csv.reader) -> Iterator[tuple[int, list[str]]]:  # type: ignore[valid-type]
-    """(first line, cells) of each record; an unreadable one has no cells, a blank line is none."""
-    while True:
-        line = reader.line_num + 1
+@dataclass(frozen=True)
+class CsvRecord:
+    """One record of a CSV; the first is the header.
+
+    Args:
+        line: number of its first line. cells: none where it cannot be read.
+        fault: why it cannot be used: the fault of one of its lines, or `wrong_columns`; else null.
+        raw: its text, cut to what the quarantine keeps.
+    """
+
+    line: int
+    cells: list[str]
+    fault: str | None
+    raw: str
+
+
+def csv_records(path: Path, separator: str = ",", progress: Progress | None = None) -> Iterator[CsvRecord]:
+    """The records of a CSV with a header; blank lines are none.
+
+    A quoted cell may hold line breaks, so a stray quote would swallow the records behind it. Where what several
+    lines give is no record, its first line alone is refused, and reading goes on with the second.
+
+    Raises:
+        DamagedFile: after the last record, if the gzip stream ends too early or is corrupt.
+    """
+    lines = _Lines(_numbered(path, progress))
+    width = 0
+    while (first := lines.next_record()) is not None:
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            cells = next(csv.reader(lines, delimiter=separator, strict=bool(width)), [])
+            fault = "wrong_columns" if cells and width not in (0, len(cells)) else None
         except csv.Error:
-            yield line, []
-            continue
-        if cells:
-            yield line, cells
+            cells, fault = [], "wrong_columns"
+        if fault and len(lines.taken) > 1:
+            lines.put_back_all_but_one()
+            cells = []
+        taken = lines.taken
+        # A byte order mark that is not the file's first is no part of a name: two files were joined.
+        marked = "bad_encoding" if cells and cells[0].startswith(_MARK) else None
+        fault = next((line_fault for _, _, line_fault in taken if line_fault), None) or marked or fault
+        if cells or fault:
+            raw = "\n".join(text for _, text, _ in taken)[:TEXT_LIMIT].encode(errors="replace").decode()
+            yield CsvRecord(first, [cell.strip() for cell in cells] if not width else cells, fault, raw)
+            width = width or len(cells)
 
 
-def _text_lines(path: Path, faults: dict[int, str], progress: Progress | None) -> Iterator[str]:
-    """The file's lines with their ends; the number of each damaged line is put into `faults`."""
+class _Lines:
+    """The lines of a file for a CSV reader, which can be put back; `taken` are those of the record at hand."""
+
+    def __init__(self, source: Iterator[tuple[int, str, str | None]]) -> None:
+        self._source = self._held(source)
+        self._damage: DamagedFile | None = None
+        self._waiting: deque[tuple[int, str, str | None]] = deque()
+        self.taken: list[tuple[int, str, str | None]] = []
+
+    def next_record(self) -> int | None:
+        """Begin a record: the number of its first line, None at the end of the file."""
+        self.taken = []
+        if not self._waiting:
+            found = next(self._source, None)
+            if found is None and self._damage is not None:
+                raise self._damage
+            if found is None:
+                return None
+            self._waiting.append(found)
+        return self._waiting[0][0]
+
+    def _held(self, source: Iterator[tuple[int, str, str | None]]) -> Iterator[tuple[int, str, str | None]]:
+        """The lines; the damage that ends them is kept until each of them was judged."""
+        try:
+            yield from source
+        except DamagedFile as error:
+            self._damage = error
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._source)
+        self.taken.append(line)
+        return line[1] + "\n"
+
+    def put_back_all_but_one(self) -> None:
+        """Only the first line belongs to the record at hand."""
+        self._waiting.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+
+
+def _numbered(path: Path, progress: Progress | None) -> Iterator[tuple[int, str, str | None]]:
+    """(number, text, fault) of every line."""
     for batch in line_batches(path, progress):
-        for number, text, fault in batch.iter_rows():
-            if fault:
-                faults[number] = fault
-            yield text + "\n"
+        yield from batch.iter_rows()

@@ -16,7 +16,7 @@ import polars as pl
 
 from sidr_core.errors import InputError
 from sidr_core.reviews.files import digest, resolve
-from sidr_core.reviews.lines import DamagedFile
+from sidr_core.reviews.lines import DamagedFile, undamaged
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources import table_rows
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters, TablesSource
 
 #: Raise it when the same file should parse to other reviews.
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 _ITEM = ItemLayout(("item_id",), "title", ("description",), ("brand",), ("category",))
 _REVIEW_NEEDS, _REVIEW_MAY = ("user_id", "item_id", "timestamp"), ("rating",)
@@ -103,22 +103,13 @@ def _write_items(path: Path, columns: dict[str, str], out: ItemWriter, progress:
 
 def _judged(path: Path, columns: dict[str, str], filters: Filters, progress: Progress) -> Iterator[Parsed]:
     unit = None
-    for batch in _undamaged(table_rows.batches(path, columns, progress), filters, progress):
+    for batch in undamaged(table_rows.batches(path, columns, progress), filters.allow_truncated, progress):
         _require_ids(path, batch, ("user_id", "item_id"), columns)
         if "rating" in columns and batch.schema["rating"].is_nested():
             raise _wrong_type(path, columns["rating"], "numbers", batch.schema["rating"])
         times = _numbers(path, batch, columns)
         unit = unit or _unit(path, times)
         yield _judge(batch, times, unit)
-
-
-def _undamaged(batches: Iterator[pl.DataFrame], filters: Filters, progress: Progress) -> Iterator[pl.DataFrame]:
-    try:
-        yield from batches
-    except DamagedFile as error:
-        if not filters.allow_truncated:
-            raise
-        progress.say(f"the file is damaged and used as far as it goes: {error.found}")
 
 
 def _require_ids(path: Path, batch: pl.DataFrame, names: tuple[str, ...], columns: dict[str, str]) -> None:
@@ -165,15 +156,16 @@ def _date(text: str) -> int | None:
 
 
 def _unit(path: Path, times: pl.DataFrame) -> tuple[str, int, int]:
-    """The unit of a file's unix times: that of their median. Dates have none to tell: seconds."""
-    median = times["number"].drop_nulls().drop_nans().median()
-    if median is None:
+    """The unit of a file's unix times: that of the median of those that can be one. Dates have none: seconds."""
+    numbers = times["number"].drop_nulls()
+    median = numbers.filter(numbers.is_between(_LEAST, 10**17, closed="left")).median()
+    if numbers.is_empty():
         return _UNITS[0]
-    if not _LEAST <= float(median) < 10**17:  # type: ignore[arg-type]
+    if median is None:
         raise InputError(
             f"{path}: the times are no unix times in seconds, milliseconds or microseconds",
             expected="numbers from 1973 on in one of these units, or ISO dates (2018-06-01)",
-            found=f"a median of {median:.0f}",
+            found=f"numbers such as {numbers[0]:.0f}",
             do="write the times in one of these forms",
         )
     return next(unit for unit in reversed(_UNITS) if unit[2] <= float(median))  # type: ignore[arg-type]
