@@ -38,7 +38,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Two Dagster processes that meet a new SQLite home at the same time break its schema: one makes it first.
 instance: setup
-	@test -d .sidr/dagster/history || $(BIN)/dagster run list --limit 1 > /dev/null
+	@test -d .sidr/dagster/history -a "$(DAGSTER_HOME)" = "$(CURDIR)" -o -d $(DAGSTER_HOME)/storage/history || \
+	  $(BIN)/dagster run list --limit 1 > /dev/null
 
 run: instance
 	@set -o pipefail; \

@@ -101,7 +101,8 @@ class Day:
             time.sleep(0.05)
         time.sleep(after)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process.wait() != -signal.SIGKILL or not list((self.home / "sidr" / "store" / KILLED).glob(".tmp-*")):
+            raise SystemExit(f"{KILLED} was over before it could be killed: give a smaller --kill-after")
         self.columns[title] = {"seconds": time.monotonic() - started, "stages": {KILLED: "killed"}, "drift": ""}
 
     def _start(self, snapshot: str, stages: tuple[str, ...], bump: str) -> subprocess.Popen[str]:

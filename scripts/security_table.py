@@ -6,12 +6,13 @@ The cases are those of `tests/security`; `--bombs` adds what each decompression 
 """
 
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS / "security"), str(TESTS / "unit")]
+sys.path[:0] = [str(TESTS / name) for name in ("security", "unit", "faults")]
 
 
 def cell(text: str) -> str:
@@ -20,7 +21,10 @@ def cell(text: str) -> str:
 
 
 def main() -> None:
-    """Run every case in a folder of its own and print what came of it; exit code 1 where a canary was created."""
+    """Run every case in a folder of its own and print what came of it.
+
+    Exit code 1 where a canary was created or something came out otherwise than expected.
+    """
     import data_cases
     import file_cases
     import hostile
@@ -31,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bombs", action="store_true", help="add the bombs: about half a minute")
     bombs = parser.parse_args().bombs
-    canaries = 0
+    canaries, wrong = 0, []
     suites = (model_cases, file_cases, data_cases, name_cases)
     cases = [case for suite in suites for case in suite.all_cases()]
     print("| what is given | to which loader | outcome | canary |\n| --- | --- | --- | --- |")
@@ -39,18 +43,25 @@ def main() -> None:
         for number, case in enumerate(cases):
             said, ran = hostile.outcome(case, Path(place) / str(number))
             canaries += ran
+            if not re.fullmatch(case.expected, said):
+                wrong.append(f"{case.loader}, {case.thing}: {said}; expected: {case.expected}")
             print(f"| {cell(case.thing)} | {case.loader} | {cell(said)} | {'created' if ran else 'none'} |", flush=True)
         print(f"\nCanary files created: {canaries}.")
         if bombs:
             print("\n| bomb | outcome | MB beyond the libraries | allowed MB | CPU seconds |")
             print("| --- | --- | --- | --- | --- |")
-            for name, (_, most) in memory.BOMBS.items():
+            for name, (expected, most) in memory.BOMBS.items():
                 (folder := Path(place) / name).mkdir()
                 found = memory.measured(name, folder)
+                if not re.fullmatch(expected, found["said"]) or found["mb"] > most:
+                    wrong.append(f"bomb {name}: {found}; expected: {expected}, at most {most} MB")
                 print(
                     f"| {name} | {cell(found['said'])} | {found['mb']} | {most} | {found['seconds']:.1f} |", flush=True
                 )
-    sys.exit(canaries > 0)
+    print(f"\nOther outcomes than expected: {len(wrong)}.")
+    for line in wrong:
+        print(f"- {line}")
+    sys.exit(canaries > 0 or len(wrong) > 0)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ SHOWN, ENDED = 180_000, 1_800_000
 ALL = tuple(stage.name for stage in STAGES)
 #: A dataset whose file is none, to see how a mistake is told.
 BROKEN = "broken"
+
+_RUNS = """query($snapshot: String!) { runsOrError(filter: {tags: [{key: "dagster/partition", value: $snapshot}]}) {
+  ... on Runs { results { runId assetSelection { path } } } } }"""
 
 
 @dataclass
@@ -78,7 +82,7 @@ class Walk:
 
     def materialize(self, snapshot: str) -> None:
         """On the graph or an asset: press the button, choose the snapshot in the dialog, launch, open the run."""
-        before = self._newest_run()
+        before = self._runs(snapshot)
         box = self.page.get_by_placeholder("ex: ")
         self._press_materialize(box)
         box.fill(snapshot)
@@ -88,27 +92,40 @@ class Walk:
         self.shot("launch")
         launch.click()
         launch.wait_for(state="detached", timeout=SHOWN)
-        while (run := self._newest_run()) == before:
+        deadline = time.monotonic() + SHOWN / 1000
+        while not (made := self._runs(snapshot) - before):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no run of {self.dataset}, {snapshot}, within {SHOWN // 1000} s of its launch")
             self.page.wait_for_timeout(500)
+        (run,) = made
         self.page.goto(f"{self.address}/runs/{run}")
 
     def _press_materialize(self, box: Locator) -> None:
-        """Open the dialog; pressed while the page still loads, the button does nothing."""
+        """Open the dialog; pressed while the page still loads, the button does nothing.
+
+        Where Dagster has seen no run of what is upstream (it was made by another home), it asks first.
+        """
         from playwright.sync_api import TimeoutError as NotShown
 
         ready = "button:has-text('Materialize'):not(:has([role=progressbar])):not([disabled])"
+        sure = self.page.get_by_role("button", name="Confirm", exact=True)
         for left in reversed(range(6)):
             self.page.locator(ready).first.click(timeout=SHOWN)
             try:
+                box.or_(sure).first.wait_for(timeout=SHOWN // 6)
+                if sure.is_visible():
+                    sure.click()
                 return box.wait_for(timeout=SHOWN // 6)
             except NotShown:
                 if not left:
                     raise
                 self.page.keyboard.press("Escape")
 
-    def _newest_run(self) -> str | None:
-        found = WebApi(self.address).ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")
-        return next((run["runId"] for run in found["runsOrError"]["results"]), None)
+    def _runs(self, snapshot: str) -> set[str]:
+        """Ids of the runs of this dataset's assets for a snapshot."""
+        found = WebApi(self.address).ask(_RUNS, snapshot=snapshot)["runsOrError"]["results"]
+        ours = [run for run in found if any(key["path"][0] == self.dataset for key in run["assetSelection"] or ())]
+        return {run["runId"] for run in ours}
 
     def watch(self) -> str:
         """On the page of a run: wait until it says how the run ended."""

@@ -119,6 +119,19 @@ class WebApi:
             time.sleep(0.3)
         return status
 
+    def wait_backfill(self, backfill: str, seconds: float = 600) -> str:
+        """Poll a backfill until it ended; returns its status.
+
+        Raises:
+            TimeoutError: it did not within `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while not (status := self.backfill_status(backfill)).startswith(("COMPLETED", "FAILED", "CANCELED")):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"backfill {backfill} is {status} after {seconds:.0f} s")
+            time.sleep(0.3)
+        return status
+
     def terminate(self, run: str) -> None:
         """End a run that is queued or running."""
         _expect(self.ask(_TERMINATE, run=run)["terminateRun"], "TerminateRunSuccess")

@@ -63,16 +63,18 @@ def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
     Raises:
         StoreError: one is damaged. The engine itself would read on, or tell of anything.
     """
-    base = view.lower().removesuffix(_ALL)
-    found = []
-    for known, snapshot, stage in store.refs():
-        name = f"{stage}.parquet" if base == stage else f"{base.removeprefix(f'{stage}_')}.parquet"
-        if known.lower() == dataset.lower() and (base == stage or base.startswith(f"{stage}_")):
-            artifact = store.require(known, snapshot, stage)
+    from sidr_core.reviews.files import digest
+
+    base, every = view.lower().removesuffix(_ALL), view.lower().endswith(_ALL)
+    for stage in STAGES:
+        if base != stage.name and not base.startswith(f"{stage.name}_"):
+            continue
+        name = f"{stage.name if base == stage.name else base.removeprefix(f'{stage.name}_')}.parquet"
+        where = [ref for ref in store.refs() if (ref[0].lower(), ref[2]) == (dataset.lower(), stage.name)]
+        for ref in where if every else where[-1:]:
+            artifact = store.require(*ref)
             if name in artifact.files:
-                found.append((artifact, name))
-    for artifact, name in found if view.lower().endswith(_ALL) else found[-1:]:
-        yield artifact.path(name)
+                yield artifact.path(name, digest)
 
 
 def _digest(store: Store) -> str:

@@ -9,6 +9,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def sql(query: str, form: str) -> None:
         raise SidrError(
             f"unknown format {form!r}", expected=" or ".join(FORMATS), found=repr(form), do="name one of these"
         )
+    if any("\ud800" <= letter <= "\udfff" for letter in query):  # bytes of the command line that are no UTF-8
+        raise SidrError("the query is no text", expected="UTF-8", found=ascii(query)[:200], do="write it in UTF-8")
     store = open_store()
     path = catalog.path(store)
     if not path.is_file():
@@ -43,6 +46,8 @@ def sql(query: str, form: str) -> None:
             found="none",
             do="run: make run   (or materialize an asset, or set SIDR_HOME)",
         )
+    with suppress(OSError):  # a store that cannot be written to
+        catalog.refresh(store, if_other=True)  # a run that was killed may have left one of before
     try:
         with _open(path) as connection:
             _confine(connection, store.root)

@@ -18,7 +18,9 @@ _WORDS = re.compile(
     r"os error (28|27|122)\b|\d+ requested and \d+ written",
     re.IGNORECASE,
 )
-#: With less than this free, whatever failed while writing failed for want of room.
+#: Whose own errors may stand for a failed write.
+_WRITERS = {"duckdb", "_duckdb", "sqlite3", "pyarrow", "polars", "safetensors", "safetensors_rust", "torch"}
+#: With less than this free, a write that failed without a number failed for want of room.
 _NOTHING_BYTES = 256 * 1024
 
 
@@ -32,14 +34,15 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = next((one for one in _chain(error) if _says_full(one)), None)
-        free = _free(folder)
-        if cause is None and (free is None or free >= _NOTHING_BYTES):
+        cause = _cause(error, folder)
+        if cause is None:
             raise
-        text = (str(cause or error).strip() or type(error).__name__).splitlines()[0][:300]
+        place = _place(cause, folder)
+        free = _free(place)
+        text = (str(cause).strip() or type(cause).__name__).splitlines()[0][:300]
         room = "" if free is None else f"; {free:,} bytes are free there"
         raise StoreError(
-            f"no room to write on the file system of {folder}",
+            f"no room to write on the file system of {place}",
             expected="room for an output, its temporary files and the catalog, and no limit on file sizes below theirs",
             found=f"{text}{room}",
             do="free space (`sidr gc` shows what nothing needs), raise the quota or `ulimit -f`, or set SIDR_HOME to a "
@@ -47,30 +50,50 @@ def explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it and what was being handled when it came, each once."""
-    todo: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while todo:
-        one = todo.pop(0)
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            todo += [one.__cause__, one.__context__]
+def _cause(error: Exception, folder: Path) -> BaseException | None:
+    """The failed write behind an error, None where it is of another kind: a wrong input, a bug, a refusal."""
+    told: BaseException | None = error
+    while told is not None:
+        if isinstance(told, OSError) and told.errno in _FULL:
+            return told
+        if _of_writer(told) and _WORDS.search(str(told)):
+            return told
+        # What was being handled when a bug or a refusal came up is not its cause.
+        implied = told.__context__ if _of_writer(told) and not told.__suppress_context__ else None
+        told = told.__cause__ or implied
+    free = _free(folder)
+    return error if _of_writer(error) and free is not None and free < _NOTHING_BYTES else None
 
 
-def _says_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
-    return _WORDS.search(str(error)) is not None
+def _of_writer(error: BaseException) -> bool:
+    """Whether a failed write can look like this: an OSError without a number, or a library's own error."""
+    if isinstance(error, OSError):
+        return error.errno is None or error.errno in _FULL
+    return type(error) is RuntimeError or type(error).__module__.partition(".")[0] in _WRITERS
+
+
+def _place(cause: BaseException, folder: Path) -> Path:
+    """The folder of the file that could not be written, where that is told and on another disk."""
+    named = getattr(cause, "filename", None)
+    if not isinstance(named, str):
+        return folder
+    place = Path(named).absolute().parent
+    try:
+        return place if place.stat().st_dev != _existing(folder).stat().st_dev else folder
+    except OSError:
+        return folder
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def _free(folder: Path) -> int | None:
     """Bytes that this user can write, None where nobody knows."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
-        found = os.statvfs(folder)
+        found = os.statvfs(_existing(folder))
     except OSError:
         return None
-    return found.f_bavail * found.f_frsize
+    return found.f_bavail * found.f_frsize if found.f_blocks else None

@@ -60,7 +60,7 @@ def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
     Raises:
         StoreError: a ref or a current manifest is damaged, so what it needs cannot be told.
     """
-    current = (store.find(*where) for where in store.refs())
+    current = (store.find(*where) for where in store.refs() if not _names_nothing(store, where))
     todo = [(artifact.stage, artifact.fingerprint) for artifact in current if artifact is not None]
     found: set[tuple[str, str]] = set()
     while todo:
@@ -73,6 +73,12 @@ def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
             todo += [(name.rpartition("/")[2], fp) for name, fp in artifact.manifest.get("lineage", {}).items()]
             todo += [(name, fp) for name, fp in artifact.manifest.get("parts", ())]
     return found
+
+
+def _names_nothing(store: Store, where: tuple[str, str, str]) -> bool:
+    """Whether a ref is sound and its output was removed by hand, whole: it needs nothing any more."""
+    fp = store.ref(*where)
+    return fp is not None and not os.path.lexists(store.root / where[2] / fp)
 
 
 def find(store: Store, days: float, *, deep: bool = False, cache: bool = False) -> Iterator[Litter]:

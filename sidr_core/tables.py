@@ -41,7 +41,9 @@ def sound(path: Path) -> Iterator[None]:
     """Reads a published Parquet file inside the block; one that is none becomes a StoreError."""
     try:
         yield
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # no such file, no right to read it
+            raise
         raise StoreError(
             f"the table {path} cannot be read",
             expected="a whole Parquet file, as it was written here",

@@ -45,6 +45,14 @@ def own_machine():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory):
+    """A test that names no working folder writes into none of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDR_HOME", str(tmp_path_factory.mktemp("own") / "home"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real Amazon data; the test is skipped where it is absent."""

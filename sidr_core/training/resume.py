@@ -103,6 +103,7 @@ class ResumePoints(TrainerCallback):
 
     def __init__(self, folder: Path, every: int, keeper: Keeper | None = None) -> None:
         self._folder, self._every, self._keeper = folder, every, keeper
+        self._digests: dict[Path, str] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The last step of an epoch is saved after the epoch's evaluation instead.
@@ -128,15 +129,28 @@ class ResumePoints(TrainerCallback):
             self._keeper.prune(state)
 
 
-def mark(point: Path, beside: Iterable[Path] = ()) -> None:
-    """Declare a point whole, last: the mark holds the sha256 of its files and of those beside it that it needs."""
-    files = [path for path in point.iterdir() if path.name != MARK]
+def mark(point: Path, beside: Iterable[Path] = (), known: dict[Path, str] | None = None) -> None:
+    """Declare a point whole, last: the mark holds the sha256 of its files and of those beside it that it needs.
+
+    Args:
+        known: digests of the files beside, which never change under their name; added to, so each is read once.
+    """
+    files = _files(point)
     for path in files:
         _sync(path)
-    digests = {os.path.relpath(path, point): sha256_file(path) for path in (*files, *beside)}
+    known = {} if known is None else known
+    for path in beside:
+        known[path] = known.get(path) or sha256_file(path)
+        files.append(path)
+    digests = {os.path.relpath(path, point): known.get(path) or sha256_file(path) for path in files}
     (point / MARK).write_text(json.dumps(digests))
     _sync(point / MARK)
     _sync(point)
+
+
+def _files(point: Path) -> list[Path]:
+    """Every file of a point, also in folders below it, but for its mark."""
+    return sorted(path for path in point.rglob("*") if not path.is_dir() and path != point / MARK)
 
 
 def _damaged(point: Path) -> str | None:
@@ -144,7 +158,7 @@ def _damaged(point: Path) -> str | None:
     try:
         digests = json.loads((point / MARK).read_text())
         wrong = [name for name, digest in digests.items() if not _is(point / name, digest)]
-        wrong += sorted(path.name for path in point.iterdir() if path.name != MARK and path.name not in digests)
+        wrong += [name for path in _files(point) if (name := os.path.relpath(path, point)) not in digests]
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return MARK
     if not digests or not _NUMBERED.fullmatch(point.name):  # not by our hand

@@ -25,7 +25,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its environment is that of no other file
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address. Everything down to the recommendations is published; `broken` has a source that is none."""
     import screenshot

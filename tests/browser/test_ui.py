@@ -3,7 +3,6 @@
 Nothing here depends on how fast the machine is: each step waits for what it needs to see.
 """
 
-import time
 from pathlib import Path
 
 import polars as pl
@@ -27,12 +26,12 @@ def api(served: str) -> WebApi:
     return WebApi(served)
 
 
-def test_a_person_looks_and_materializes(api: WebApi, served: str, chromium: str, tmp_path: Path) -> None:
-    """Graph, a run, the evaluation's numbers, a picture, plots, checks, lineage; by clicks a run on a wrong file."""
-    run = api.launch([EVALUATION], SNAPSHOT)
+def test_a_person_looks_and_materializes(served: str, chromium: str, tmp_path: Path) -> None:
+    """Graph, a run by clicks, the evaluation's numbers, a picture, plots, checks, lineage; then a wrong file's run."""
     with walk.walking(served, "toys", chromium, tmp_path) as person:
         person.graph()
-        person.page.goto(f"{served}/runs/{run}")
+        person.asset_page("evaluation")
+        person.materialize(SNAPSHOT)
         assert person.watch() == "Success"
         walk.read_evaluation(person, SNAPSHOT)
         walk.see_picture(person, "evaluation", "evaluation")
@@ -40,7 +39,7 @@ def test_a_person_looks_and_materializes(api: WebApi, served: str, chromium: str
         walk.see_rest(person, "evaluation", "complete", "recommendations")
         walk.see_failure(person, SNAPSHOT)
     pictures = {path.stem for path in tmp_path.glob("*.png")}
-    assert pictures >= {"ui-asset", "ui-evaluation", "ui-figure", "ui-plots", "ui-checks", "ui-automation"}
+    assert pictures >= {"ui-launch", "ui-asset", "ui-evaluation", "ui-figure", "ui-plots", "ui-checks", "ui-automation"}
 
 
 def test_the_graph_of_the_readme_is_drawn(chromium: str, tmp_path: Path) -> None:
@@ -79,12 +78,7 @@ def test_a_script_launches_and_reads_the_evaluation(api: WebApi) -> None:
 def test_a_script_asks_for_a_backfill(api: WebApi) -> None:
     with pytest.raises(WebError):
         api.backfill([EVALUATION], ["2017-01"])
-    backfill = api.backfill([EVALUATION], [SNAPSHOT])
-    deadline = time.monotonic() + 600
-    while (status := api.backfill_status(backfill)) not in ("COMPLETED_SUCCESS", "COMPLETED_FAILED"):
-        assert time.monotonic() < deadline, status
-        time.sleep(1)
-    assert status == "COMPLETED_SUCCESS"
+    assert api.wait_backfill(api.backfill([EVALUATION], [SNAPSHOT])) == "COMPLETED_SUCCESS"
 
 
 def test_a_wrong_snapshot_and_a_wrong_name_are_told(api: WebApi) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import small_world
 import yaml
+from tiny import at_home
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
@@ -75,11 +76,11 @@ class Months:
         path = folder / "months.yaml"
         path.write_text(yaml.safe_dump({"datasets": {DATASET: fields}}))
         self.environment = make_home(folder / "home", path)
-        self.store = Store(Path(self.environment["SIDR_HOME"]) / "store")
         profile = load_profile(str(path))
-        for month in self.keys:
-            for name in ("raw_reviews", "raw_items"):
-                run_stage(profile, DATASET, month, stage_named(name), self.store, QUIET)
+        with at_home(Path(self.environment["SIDR_HOME"])) as self.store:
+            for month in self.keys:
+                for name in ("raw_reviews", "raw_items"):
+                    run_stage(profile, DATASET, month, stage_named(name), self.store, QUIET)
 
     def flip(self, month: str) -> None:
         """Flip a byte of what `interactions` reads of a month; twice is as before."""
@@ -111,13 +112,13 @@ class Backfilled:
 
 
 def _backfilled(api: WebApi, backfill: str, started: float) -> Backfilled:
-    _until(lambda: api.backfill_status(backfill).startswith(("COMPLETED", "FAILED", "CANCELED")), 3600)
+    status = api.wait_backfill(backfill, 3600)
     seconds = time.monotonic() - started
     runs = {}
     for run in api.ask(_RUNS, id=backfill)["runsOrError"]["results"]:
         tags = {tag["key"]: tag["value"] for tag in run["tags"]}
         runs[tags["dagster/partition"]] = (run["runId"], run["status"])
-    return Backfilled(backfill, runs, api.backfill_status(backfill), seconds)
+    return Backfilled(backfill, runs, status, seconds)
 
 
 def _until(done: Callable[[], Any], seconds: float) -> float:
@@ -193,12 +194,13 @@ def _two_trainings(folder: Path) -> tuple[dict[str, str], Store]:
     path = folder / "test.yaml"
     path.write_text(yaml.safe_dump(raw))
     environment = make_home(folder / "home", path)
-    home = Path(environment["SIDR_HOME"])
-    store, profile = small_world.build(home).store, parse_profile("test", raw)
-    for stage in ("synthetic_corpus", TRAINING):
-        shutil.rmtree(store.root / stage)
-    shutil.rmtree(store.root / "refs" / "toys" / small_world.SNAPSHOT / f"{TRAINING}.json", ignore_errors=True)
-    run_stage(profile, "toys", small_world.SNAPSHOT, stage_named("synthetic_corpus"), store, QUIET)
+    profile = parse_profile("test", raw)
+    with at_home(Path(environment["SIDR_HOME"])) as store:
+        small_world.build(store.root.parent)
+        for stage in ("synthetic_corpus", TRAINING):
+            shutil.rmtree(store.root / stage)
+        shutil.rmtree(store.root / "refs" / "toys" / small_world.SNAPSHOT / f"{TRAINING}.json", ignore_errors=True)
+        run_stage(profile, "toys", small_world.SNAPSHOT, stage_named("synthetic_corpus"), store, QUIET)
     for ref in (store.root / "refs" / "toys" / small_world.SNAPSHOT).glob("*_checkpoint.json"):
         ref.unlink()
     shutil.copytree(store.root / "refs" / "toys", store.root / "refs" / "toys_b")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import damage_outside
 from harm import FILE, FOREIGN, MANIFESTS, REFS, Table, delete, elsewhere, empty, flip, kept_aside, see, text, truncate
+from runs import litter
 from tiny import DATASET, EARLIER, SNAPSHOT, Pipeline, at_home, chosen
 
 from sidr_core.stage import Stage
@@ -152,7 +153,7 @@ def suite(count: int, seed: int, only: tuple[str, ...] = ()) -> int:
                 for _ in range(count):
                     leave_to_a_run(pipeline, stages, stage, table, rng)
         damage_outside.suite(pipeline, stages, table, rng)
-        table.broken += [f"left behind: {path.name}" for path in store.root.rglob(".tmp-*")]
+        table.broken += [f"left behind: {path}" for path in litter(store.root.parent)]
     table.show()
     for line in table.broken[:40]:
         print(f"- {line}")

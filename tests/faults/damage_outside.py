@@ -186,7 +186,9 @@ def _resume_points(whole: Pipeline, table: Table, rng: random.Random) -> None:
     inside = sorted(f"{first.name}/{path.name}" for path in first.iterdir())
     for name in (*inside, "owner.json", "best-*.safetensors"):
         point = _again(pipeline, stage)
-        for path in point.parent.glob(name.replace(first.name, point.name)):
+        paths = list(point.parent.glob(name.replace(first.name, point.name)))
+        assert paths, f"no {name} beside the resume point"
+        for path in paths:
             (harm.truncate if path.name == "COMPLETE" else harm.flip)(path, rng)
             table.counts[kind]["cases"] += 1
             told = harm.told_by(lambda: pipeline.run(stage)) or "\n".join(pipeline.said)

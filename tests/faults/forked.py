@@ -7,6 +7,7 @@ piece of work is done in a child, and a suite that forks is run in a new process
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ from typing import Any, Self
 
 #: A child that takes longer than this hangs.
 PATIENCE_SECONDS = 600.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Child:
         try:
             os.close(self._answer)
             os.setpgid(0, 0)
+            _die_with_the_parent()
             with log.open("ab") as out:
                 os.dup2(out.fileno(), 1)
                 os.dup2(out.fileno(), 2)
@@ -94,6 +97,12 @@ class Child:
             with contextlib.suppress(EOFError, pickle.UnpicklingError):  # killed while it answered
                 return pickle.loads(told)
         return Failed("Died", (), f"the process ended with status {self.status} and no answer", "")
+
+
+def _die_with_the_parent() -> None:
+    """On Linux a child is killed when its parent ends, so that a suite that is interrupted leaves nothing behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def afresh(function: str, *args: Any, prefix: tuple[str, ...] = ()) -> int:

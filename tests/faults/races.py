@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from forked import Failed
-from runs import PROFILE, ROOT, SNAPSHOT, torn
+from runs import PROFILE, ROOT, SNAPSHOT, litter, torn
 from tiny_home import DATASET, EARLIER, TinyHome, Whole, content
 
 from sidr_core import catalog
@@ -51,7 +51,12 @@ class Ran:
 
 @dataclass
 class Row:
-    """A row of the table; `outputs` is how many outputs were raced for."""
+    """A row of the table.
+
+    Attributes:
+        outputs: how many outputs were raced for.
+        collected: how much a collector beside deleted meanwhile; None without one.
+    """
 
     what: str
     races: int = 0
@@ -59,11 +64,20 @@ class Row:
     built_by_one: int = 0
     waited: int = 0
     reused: int = 0
+    collected: int | None = None
     damaged: list[str] = field(default_factory=list)
 
     def show(self) -> None:
         counts = (self.races, self.outputs, self.built_by_one, self.waited, self.reused, len(self.damaged))
-        print(f"| {self.what} | {' | '.join(f'{n:,}' for n in counts)} |", flush=True)
+        deleted = "" if self.collected is None else f", which deleted {self.collected:,}"
+        print(f"| {self.what}{deleted} | {' | '.join(f'{n:,}' for n in counts)} |", flush=True)
+
+    def broken(self) -> list[str]:
+        """All that is wrong: what was damaged, or what the races did not show."""
+        found = list(self.damaged)
+        found += [f"{self.what}: not every output was built by one"] if self.built_by_one < self.outputs else []
+        found += [f"{self.what}: nothing was deleted meanwhile"] if self.collected == 0 else []
+        return found
 
 
 HEADER = "| what | races | outputs | built by one | waited | reused | damaged |\n| --- |" + " ---: |" * 6
@@ -89,16 +103,15 @@ def run_all(home: Path, snapshot: str, stages: Sequence[str], barrier: Any, late
     return found
 
 
-def collect(home: Path, barrier: Any, seconds: float) -> int:
-    """`sidr gc --yes --deep --days 0` over and over; how much it deleted."""
+def collect(home: Path, barrier: Any, over: Any) -> int:
+    """`sidr gc --yes --deep --days 0` until it is over; how much it deleted."""
     from sidr_core import garbage
 
     store, deleted = Store(home / "store"), 0
     barrier.wait(timeout=300)
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        for litter in garbage.find(store, 0.0, deep=True):
-            deleted += garbage.drop(store, litter)
+    while not over.is_set():
+        for found in garbage.find(store, 0.0, deep=True):
+            deleted += garbage.drop(store, found)
     return deleted
 
 
@@ -147,16 +160,20 @@ class Course:
             seconds: how long an undisturbed run takes: the starts lie at most half of it apart.
             beside: with a process that collects garbage all the while.
         """
-        barrier = multiprocessing.get_context("fork").Barrier(len(entries) + beside)
+        context = multiprocessing.get_context("fork")
+        barrier, over = context.Barrier(len(entries) + beside), context.Event()
         children = [
             self.tiny.child(run_all, self.home, *entry, barrier, self.rng.uniform(0, APART * seconds))
             for entry in entries
         ]
-        if beside:
-            children.append(self.tiny.child(collect, self.home, barrier, 1.5 * seconds))
-        told = [child.result() for child in children][: len(entries)]
+        collector = self.tiny.child(collect, self.home, barrier, over) if beside else None
+        told = [child.result() for child in children]
+        over.set()
+        deleted = collector.result() if collector else 0
         row.races += 1
-        row.damaged += [f"{one.kind}: {one.text[:300]}" for one in told if isinstance(one, Failed)]
+        row.damaged += [f"{one.kind}: {one.text[:300]}" for one in (*told, deleted) if isinstance(one, Failed)]
+        if beside:
+            row.collected = (row.collected or 0) + (0 if isinstance(deleted, Failed) else deleted)
         self._judge(row, [ran for one in told if not isinstance(one, Failed) for ran in one])
 
     def _judge(self, row: Row, ran: list[Ran]) -> None:
@@ -171,7 +188,7 @@ class Course:
         row.reused += sum(one.reused for one in ran)
         for where in {(DATASET, one.snapshot, one.stage) for one in ran}:
             row.damaged += [text] if (text := torn(self.tiny.store, where)) else []
-        row.damaged += [f"left behind: {path}" for path in self.tiny.litter()]
+        row.damaged += [f"left behind: {path}" for path in litter(self.home)]
         views = self.tiny.child(ask_catalog, self.home).result()
         row.damaged += [f"the catalog: {views.text[:200]}"] if isinstance(views, Failed) else []
 
@@ -252,7 +269,7 @@ def _judge_commands(row: Row, store: Store, codes: list[int], said: list[str], s
     for snapshot in sorted(snapshots):
         for stage in CHAIN[:3]:
             row.damaged += [text] if (text := torn(store, (DATASET, snapshot, stage))) else []
-    row.damaged += [f"left behind: {path.name}" for path in store.root.rglob(".tmp-*")]
+    row.damaged += [f"left behind: {path}" for path in litter(store.root.parent)]
 
 
 def suite(count: int, seed: int, only: tuple[str, ...] = ()) -> int:
@@ -271,8 +288,7 @@ def suite(count: int, seed: int, only: tuple[str, ...] = ()) -> int:
         for row in commands(Path(name) / "command", max(2, count // 10)):
             row.show()
             rows.append(row)
-    broken = [line for row in rows for line in row.damaged]
-    broken += [f"{row.what}: not every output was built by one" for row in rows if row.built_by_one < row.outputs]
+    broken = [line for row in rows for line in row.broken()]
     for line in broken[:20]:
         print(f"- {line}")
     return len(broken)

@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+from sidr_core import catalog
 from sidr_core.errors import StoreError
 from sidr_core.graph import STAGES
 from sidr_core.store import Store
@@ -76,6 +77,16 @@ def torn(store: Store, where: tuple[str, str, str]) -> str | None:
     return None
 
 
+def litter(home: Path) -> list[str]:
+    """What no finished run leaves: temporary names in the store, beside the refs and the catalog, in the cache."""
+    store = Store(home / "store")
+    found = [path for path in store.root.rglob(".*") if not path.name.endswith(".lock")]
+    target = catalog.path(store)
+    found += [path for path in target.parent.glob(f".{target.name}.*") if path.suffix != ".lock"]
+    found += [path for path in (home / "cache").rglob(".tmp-*")]
+    return [path.relative_to(home).as_posix() for path in found]
+
+
 def published(store: Store) -> int:
     """How many stages have a current output."""
     return len(store.refs())
@@ -103,7 +114,7 @@ class Life:
         found = list(self.reader.torn)
         if code != 0:
             return [*found, f"the last run exited with {code}: {(self.home / 'run.log').read_text()[-500:]}"]
-        found += [f"left behind: {path.name}" for path in self.store.root.rglob(".tmp-*")]
+        found += [f"left behind: {path}" for path in litter(self.home)]
         if digests(self.store) != expected:
             found.append("outputs differ from those of the undisturbed run")
         return found
@@ -123,15 +134,17 @@ def suite(count: int, seed: int, only: tuple[str, ...] = ()) -> int:
         expected = digests(Store(calm / "store"))
         print(f"an undisturbed run takes {whole:.0f} s", flush=True)
         kills, reads, lives, damage = 0, 0, 0, []
-        while kills < count:
+        while kills < count and not damage:
             lives += 1
             life = Life(Path(folder) / f"life{lives}")
             while kills < count:
                 run = start(life.home)
                 moment = rng.uniform(0, whole)
                 try:
-                    run.wait(timeout=moment)
-                    break  # it completed before its moment came
+                    if (code := run.wait(timeout=moment)) != 0:
+                        said = (life.home / "run.log").read_text()[-500:]
+                        damage.append(f"life {lives}: a run ended with {code} before its kill: {said}")
+                    break  # it ended before its moment came
                 except subprocess.TimeoutExpired:
                     os.killpg(run.pid, signal.SIGKILL)
                     run.wait()

@@ -11,9 +11,9 @@ while another process reads what is current of the stage and checks every byte.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -75,7 +75,7 @@ def _read(store: Store, where: tuple[str, str, str], lock: Any, end: Any, answer
     reads, found = 0, []
     while not end.wait(0.01):
         with lock:
-            if store.ref(*where) is None:
+            if where not in store.refs():
                 continue
             text = torn(store, where)
         reads += 1
@@ -109,12 +109,14 @@ def _stage(home: TinyHome, name: str, count: int, chance: random.Random) -> int:
             home.reset(whole, old=chance.random() < 0.5)
         before = home.store.ref(DATASET, SNAPSHOT, name)
         for _ in range(min(in_a_row, count - counts.kills)):
-            _kill(home, whole, counts, chance)
-            _look(home, whole, before, others, counts)
+            killed = _kill(home, whole, counts, chance)
+            _look(home, whole, before, others, counts, killed)
             if home.store.ref(DATASET, SNAPSHOT, name) == whole.fingerprint:
                 break  # there is nothing left to be killed
         _finish(home, whole, counts)
     reads, found = beside.end()
+    if not reads:
+        counts.broken.append("nothing was read beside")
     counts.torn += len(found)
     counts.broken += found
     moments = " | ".join(str(counts.moments[moment]) for moment in ("before", "during", "after"))
@@ -128,25 +130,33 @@ def _stage(home: TinyHome, name: str, count: int, chance: random.Random) -> int:
     return len(counts.broken)
 
 
-def _kill(home: TinyHome, whole: Whole, counts: Counts, chance: random.Random) -> None:
+def _kill(home: TinyHome, whole: Whole, counts: Counts, chance: random.Random) -> bool:
+    """Whether the stage was killed; a child that came to its end before its moment was not, and does not count."""
     child = home.run(whole.stage)
-    # On a busy machine durations drift; a resumed training is shorter than a whole one.
-    time.sleep(chance.uniform(0, 1.05 * max(counts.seconds[-3:])))
+    # On a busy machine durations drift; the first was taken before all was imported.
+    child.ends_within(chance.uniform(0, 1.05 * median(counts.seconds[1:][-5:] or counts.seconds)))
     child.kill()
-    counts.kills += 1
+    killed = os.WIFSIGNALED(child.status)
+    counts.kills += killed
+    return killed
 
 
 def _look(
-    home: TinyHome, whole: Whole, before: str | None, others: dict[tuple[str, str, str], str | None], counts: Counts
+    home: TinyHome,
+    whole: Whole,
+    before: str | None,
+    others: dict[tuple[str, str, str], str | None],
+    counts: Counts,
+    killed: bool,
 ) -> None:
     """What a kill left: the old output or the new one, whole, and everything else as it was."""
     refs = home.refs()
     now = refs.pop((DATASET, SNAPSHOT, whole.stage), None)
     if now == whole.fingerprint:
-        counts.moments["after"] += 1
+        counts.moments["after"] += killed
     else:
         moved = (home.store.root / whole.stage / whole.fingerprint).exists()
-        counts.moments["during" if moved else "before"] += 1
+        counts.moments["during" if moved else "before"] += killed
         if now != before:
             counts.broken.append(f"the ref names {now}, neither the old output nor the new one")
     if refs != others:

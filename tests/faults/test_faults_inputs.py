@@ -145,8 +145,10 @@ def test_a_killed_download_is_resumed_without_litter(home):
         call = f"from sidr_core.reviews.downloads import download; download({server.url!r})"
         child = subprocess.Popen([sys.executable, "-c", call], env=os.environ, stderr=subprocess.DEVNULL)
         folder = home / "cache" / "downloads"
+        deadline = time.monotonic() + 300
         while not any(path.stat().st_size for path in folder.glob("*.part")):
             assert child.poll() is None
+            assert time.monotonic() < deadline, "nothing came"
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
         child.wait()

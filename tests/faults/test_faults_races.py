@@ -18,8 +18,8 @@ print(races.HEADER)
 for row in rows:
     row.show()
 for row in rows:
-    assert not row.damaged, row.damaged
-    assert row.races and row.built_by_one == row.outputs, row
+    assert row.races and not row.broken(), row.broken()
+assert rows[3].collected, "the collector beside deletes"
 assert rows[0].reused == rows[1].reused == 5, "the second of each pair"
 """
 

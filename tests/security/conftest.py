@@ -1,6 +1,7 @@
-"""The security suite borrows the small pipeline of the unit tests."""
+"""The security suite borrows the small pipeline of the unit tests, and a file server of the fault suites."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / "unit"), str(TESTS / "faults")]
