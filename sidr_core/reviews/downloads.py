@@ -2,12 +2,14 @@
 
 An attempt that may pass (no connection, a body that is cut off or stops coming, 429 and 5xx) is repeated by the
 project's one retry layer (`sidr_core.remote.retry`); whatever came is resumed, in the next attempt or the next
-run, if the server can tell that the file is still the same. A file is in the cache under its own name only when whole.
+run, if the server can tell that the file is still the same. A server that breaks off again and again is asked as long
+as each round of attempts brings more. A file is in the cache under its own name only when whole.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies
 
 from filelock import FileLock
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 #: An attempt ends when so many seconds bring fewer than so many bytes, be it a server that is silent or one that drips.
 STALL_SECONDS = 60.0
 STALL_BYTES = 64 << 10
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -104,25 +108,45 @@ class _Copy:
             asyncio.run(self._fetch())
         except CallFailed as error:
             raise self._failed(error.reason, "run again when the server is well: what came is resumed") from None
-        except _Refused as error:
-            self.forget()
+        except _Refused as error:  # what came stays: it may pass, and If-Range guards what is resumed
             raise self._failed(str(error), "correct the address, or give the path of your own download") from None
         except OSError as error:
-            raise self._failed(str(error), "make room below SIDR_HOME and run again: what came is resumed") from None
+            first = "make room below SIDR_HOME" if error.errno in _NO_ROOM else "mend what the system refuses"
+            raise self._failed(str(error), f"{first} and run again: what came is resumed") from None
 
     def _failed(self, found: str, do: str) -> InputError:
         return InputError(f"cannot download {self._url}", expected="the whole file", found=found, do=do)
 
     async def _fetch(self) -> None:
-        import httpx2
+        from sidr_core.remote.retry import CallFailed, call_with_retries
 
-        from sidr_core.remote.retry import call_with_retries
-
-        # The stall limit below is the only one: a large file may take as long as it keeps coming.
-        async with httpx2.AsyncClient(follow_redirects=True, timeout=None) as client:
-            await call_with_retries(lambda: self._attempt(client), PATIENCE, means=self._meaning)
+        async with self._client() as client:
+            fetched = False
+            while not fetched:
+                before = self._came()
+                try:
+                    await call_with_retries(lambda: self._attempt(client), PATIENCE, means=self._meaning)
+                    fetched = True
+                except CallFailed:
+                    if self._came() - before < STALL_BYTES:
+                        raise
         os.replace(self._part, self._target)
         self._progress.say(f"{self._target.stat().st_size:,} bytes")
+
+    def _client(self) -> httpx2.AsyncClient:
+        """A client without a time limit: a large file may take as long as it keeps coming."""
+        import httpx2
+
+        try:
+            return httpx2.AsyncClient(follow_redirects=True, timeout=None)
+        except (ImportError, ValueError, httpx2.InvalidURL):  # nothing else is given to it; ImportError: for SOCKS
+            kinds = {name: getproxies().get(name, "").rpartition("://")[0] for name in ("http", "https", "all")}
+            asked = ", ".join(f"{name}_proxy={kind}://…" for name, kind in kinds.items() if kind)  # no passwords
+            raise self._failed(
+                f"a proxy in the environment that cannot be used ({asked})",
+                "set http_proxy and https_proxy to http://… and unset ALL_PROXY (and all_proxy), or give the path of "
+                "your own download",
+            ) from None
 
     def _meaning(self, error: BaseException) -> Exception:
         """What an exception of an attempt means: CallFailed if another one may help."""
@@ -154,6 +178,8 @@ class _Copy:
             headers |= {"Range": f"bytes={done}-", "If-Range": self._version.read_text()}
         stream = client.stream("GET", self._url, headers=headers)
         async with asyncio.timeout(STALL_SECONDS) as limit, stream as response:
+            if self._is_whole(response, done):
+                return
             self._require_body(response, done)
             done = done if response.status_code == 206 else self._begin(response)
             length = response.headers.get("Content-Length", "")
@@ -170,7 +196,13 @@ class _Copy:
                 out.flush()
                 os.fsync(out.fileno())
         if not done:
+            self.forget()
             raise _Refused("0 bytes")
+
+    def _is_whole(self, response: httpx2.Response, done: int) -> bool:
+        """Whether nothing is missing, as after a run that was killed between its last byte and the end."""
+        same = _version_in(response.headers) in ("", self._version.read_text()) if done else False
+        return same and response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{done}"
 
     def _require_body(self, response: httpx2.Response, done: int) -> None:
         """Raise unless what follows is the file, or, of the version that we began with, the rest after `done` bytes."""

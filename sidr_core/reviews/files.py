@@ -10,6 +10,7 @@ import glob
 import hashlib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sidr_core.errors import InputError
@@ -103,15 +104,15 @@ def _verify(paths: list[Path], checksum: str, what: str, pattern: str) -> None:
 def digest(path: Path) -> str:
     """Hex sha256 of a file, remembered by (path, size, time of change) below `$SIDR_HOME/cache`."""
     stat = path.stat()
-    memo = home() / "cache" / "source_digests"
-    memo.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
-    entry = memo / key
+    entry = home() / "cache" / "source_digests" / key
     told = entry.read_bytes() if entry.is_file() else b""
     if told and told == _sealed(value := told[:64].decode(errors="replace")):
         return value
     value = sha256_file(path)
-    entry.write_bytes(_sealed(value))
+    with suppress(OSError):  # without the memo, as on a full disk, the file is only read once more
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        entry.write_bytes(_sealed(value))
     return value
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,23 @@ def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: Asse
     assert {entry for entry in told if blocking.get(entry[:2]) is not entry[2]} == set()
     # A check that no promise names belongs into the table, or is of no use.
     assert {key for key in blocking if (*key, blocking[key]) not in told} == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [
+        ("import sidr_core, sys; assert 'torch' not in sys.modules", 0.3),
+        ("from sidr_assets import defs; assert len({s.group_name for s in defs.resolve_all_asset_specs()}) == 3", 3.0),
+    ],
+    ids=["import", "definitions of three datasets"],
+)
+def test_it_starts_quickly(code: str, most: float) -> None:
+    """Seconds of processor, so that other work on the machine does not count; the best of three."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "SIDR_PROFILE": "quickstart"})
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < most

@@ -116,7 +116,11 @@ ACTS = (
 
 
 def suite(count: int, seed: int, only: tuple[str, ...] = ()) -> int | None:
-    """Print a line per step of each act (or those of `only`). Returns how many promises were broken; None where nothing can be checked."""
+    """Print a line per step of each act (or those of `only`).
+
+    Returns:
+        how many promises were broken, None where nothing can be checked here.
+    """
     if why := syscalls.available():
         print(f"skipped: {why}")
         return None

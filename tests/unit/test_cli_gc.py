@@ -1,6 +1,7 @@
 """`sidr gc`: what goes and what stays, beside running stages, and cut short at any step."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from sidr_core import cli_status, garbage
+from sidr_core.errors import StoreError
 from sidr_core.store import MANIFEST, Store, fingerprint
 
 
@@ -327,3 +329,14 @@ def test_a_running_stage_never_misses_what_it_was_given(tmp_path):
     assert (stage.returncode, collecting.returncode) == (0, 0), err
     store.require("toys", "2020-01", "evaluation").verified_folder()
     assert store.ref("toys", "2020-01", "evaluation") in present(store)
+
+
+def test_a_ref_whose_output_was_removed_by_hand_needs_nothing_and_a_damaged_one_stops_all(store):
+    gone, stays = put(store, "raw_items", "a", ref="2020-01"), put(store, "raw_items", "b", ref="2020-02")
+    unneeded = put(store, "raw_items", "c")
+    shutil.rmtree(store.root / "raw_items" / gone)
+    assert collect(store) == {("output", unneeded)}
+    assert store.open("raw_items", stays) is not None
+    (store.root / "raw_items" / stays / MANIFEST).write_text("{}")
+    with pytest.raises(StoreError, match="2020-02"):
+        collect(store)

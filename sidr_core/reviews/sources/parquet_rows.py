@@ -20,6 +20,8 @@ from sidr_core.errors import InputError
 LARGEST = 1 << 30
 #: What each value of a list costs at least, however few bytes stand for it.
 _VALUE = 8
+#: Values of a list that a byte of the file may stand for before the file's account of its rows is not trusted.
+_VALUES_A_BYTE = 8
 #: A dictionary cannot be written out as these.
 _VIEWED = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
@@ -37,7 +39,7 @@ def batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[tuple[pa.
         if any(f"{metadata.schema.column(number).path}.".startswith(f"{name}.") for name in columns)
     ]
     _require_modest(path, metadata, leaves, rows)
-    plain = {field.name: _VIEWED.get(field.type, field.type) for field in metadata.schema.to_arrow_schema()}
+    plain = {field.name: _plain(field.type) for field in metadata.schema.to_arrow_schema()}
     with pq.ParquetFile(path, metadata=metadata, read_dictionary=_repeated_texts(metadata, leaves)) as file:
         for batch in file.iter_batches(rows, columns=list(columns)):
             if (size := sum(map(_bytes_of_texts, batch.columns))) > LARGEST:
@@ -52,8 +54,10 @@ def _require_modest(path: Path, metadata: pq.FileMetaData, leaves: Sequence[int]
         share = min(1.0, rows / max(group.num_rows, 1))
         for number in leaves:
             column = group.column(number)
-            listed = metadata.schema.column(number).max_repetition_level > 0
-            size = max(column.total_uncompressed_size * share, column.num_values * _VALUE if listed else 0)
+            listed = column.num_values * _VALUE if metadata.schema.column(number).max_repetition_level > 0 else 0
+            # Values that take next to no room may all be those of one row.
+            spread = share if column.num_values <= column.total_compressed_size * _VALUES_A_BYTE else 1.0
+            size = max(column.total_uncompressed_size * share, listed * spread)
             if size > LARGEST:
                 raise _too_large(path, int(size))
 
@@ -67,6 +71,20 @@ def _repeated_texts(metadata: pq.FileMetaData, leaves: Sequence[int]) -> list[st
         if metadata.schema.column(number).physical_type == "BYTE_ARRAY"
         and any(group.column(number).has_dictionary_page for group in groups)
     ]
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type that the dictionaries within a type are written out as."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), kind.item_field.with_type(_plain(kind.item_type)))
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        size = -1 if pa.types.is_list(kind) else kind.list_size
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain(kind.value_type)))
+    return _VIEWED.get(kind, kind)
 
 
 def _bytes_of_texts(array: pa.Array) -> int:

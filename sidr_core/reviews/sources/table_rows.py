@@ -7,6 +7,7 @@ header is line 1. The separator of a CSV is the comma, semicolon or tab that its
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from sidr_core.stage import Progress
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _BATCH = 100_000
 _MARK = "\ufeff"
+#: What a record may take before it is held to have no end, which bounds what is kept of a file.
+RECORD_LINES = 1000
+_RECORD_CHARS = 1 << 20
+#: How often a line is read again on average, at most, so that quotes that never match cost no more than their lines.
+_AGAIN = 8
 _TABLES = (layouts.PARQUET, layouts.TABLE_CSV, *layouts.RATINGS_LAYOUTS)
 
 
@@ -131,7 +137,8 @@ def csv_records(path: Path, separator: str = ",", progress: Progress | None = No
     """The records of a CSV with a header; blank lines are none.
 
     A quoted cell may hold line breaks, so a stray quote would swallow the records behind it. Where what several
-    lines give is no record, its first line alone is refused, and reading goes on with the second.
+    lines give is no record, its first line alone is refused, and reading goes on with the second. A line whose quotes
+    are not doubled is taken where they can be understood in one way only.
 
     Raises:
         DamagedFile: after the last record, if the gzip stream ends too early or is corrupt.
@@ -147,6 +154,8 @@ def csv_records(path: Path, separator: str = ",", progress: Progress | None = No
         if fault and len(lines.taken) > 1:
             lines.put_back_all_but_one()
             cells = []
+        if fault and (understood := _with_loose_quotes(lines.taken[0][1], separator, width)):
+            cells, fault = understood, None
         taken = lines.taken
         # A byte order mark that is not the file's first is no part of a name: two files were joined.
         marked = "bad_encoding" if cells and cells[0].startswith(_MARK) else None
@@ -157,6 +166,25 @@ def csv_records(path: Path, separator: str = ",", progress: Progress | None = No
             width = width or len(cells)
 
 
+def _with_loose_quotes(text: str, separator: str, width: int) -> list[str]:
+    """The cells of a line in which quotes are not doubled (`"19" Monitor"`) or have blanks behind them.
+
+    A quote closes a cell where a separator or the end follows; none are given unless that makes `width` cells.
+    """
+    end = rf"(?:{re.escape(separator)}|\Z)"
+    cell = re.compile(
+        rf"""(?:"((?:[^"]++|""|"(?!\x20*{end}))*+)"\x20*|([^"\r{re.escape(separator)}][^\r{re.escape(separator)}]*)?)"""
+        rf"(?={end})"
+    )
+    cells: list[str] = []
+    text, place = text.removesuffix("\r"), 0
+    while place <= len(text) and len(cells) <= width and (found := cell.match(text, place)):
+        cells.append((found[2] or "") if found[1] is None else found[1].replace('""', '"'))
+        place = found.end() + 1
+    whole = place > len(text) and len(cells) == width
+    return cells if whole and max(map(len, cells)) <= csv.field_size_limit() else []
+
+
 class _Lines:
     """The lines of a file for a CSV reader, which can be put back; `taken` are those of the record at hand."""
 
@@ -165,10 +193,12 @@ class _Lines:
         self._damage: DamagedFile | None = None
         self._waiting: deque[tuple[int, str, str | None]] = deque()
         self.taken: list[tuple[int, str, str | None]] = []
+        self._chars = 0
+        self._again = 0
 
     def next_record(self) -> int | None:
         """Begin a record: the number of its first line, None at the end of the file."""
-        self.taken = []
+        self.taken, self._chars = [], 0
         if not self._waiting:
             found = next(self._source, None)
             if found is None and self._damage is not None:
@@ -181,7 +211,9 @@ class _Lines:
     def _held(self, source: Iterator[tuple[int, str, str | None]]) -> Iterator[tuple[int, str, str | None]]:
         """The lines; the damage that ends them is kept until each of them was judged."""
         try:
-            yield from source
+            for line in source:
+                self._again += _AGAIN
+                yield line
         except DamagedFile as error:
             self._damage = error
 
@@ -189,8 +221,14 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        if self.taken:
+            put_back = bool(self._waiting)
+            if len(self.taken) >= RECORD_LINES or self._chars >= _RECORD_CHARS or (put_back and not self._again):
+                raise csv.Error("the record has no end")
+            self._again -= put_back
         line = self._waiting.popleft() if self._waiting else next(self._source)
         self.taken.append(line)
+        self._chars += len(line[1])
         return line[1] + "\n"
 
     def put_back_all_but_one(self) -> None:
