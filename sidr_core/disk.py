@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sidr_core.errors import StoreError
+from sidr_core.errors import SidrError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: The words for it of libraries that raise no OSError with a number (DuckDB, SQLite, Arrow, safetensors; NumPy).
@@ -58,11 +58,17 @@ def _cause(error: Exception, folder: Path) -> BaseException | None:
             return told
         if _of_writer(told) and _WORDS.search(str(told)):
             return told
-        # What was being handled when a bug or a refusal came up is not its cause.
-        implied = told.__context__ if _of_writer(told) and not told.__suppress_context__ else None
-        told = told.__cause__ or implied
+        told = told.__cause__ or _implied(told)
     free = _free(folder)
     return error if _of_writer(error) and free is not None and free < _NOTHING_BYTES else None
+
+
+def _implied(error: BaseException) -> BaseException | None:
+    """What was being handled when an error came up, where that can be its cause: a bug or a refusal has none."""
+    handled = error.__context__
+    if isinstance(error, SidrError):  # one that hides what it tells in its own words
+        return handled if isinstance(handled, OSError) and handled.errno in _FULL else None
+    return handled if _of_writer(error) and not error.__suppress_context__ else None
 
 
 def _of_writer(error: BaseException) -> bool:

@@ -195,7 +195,8 @@ def delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _cells(line: str, separator: str = ",") -> list[str]:
+def cells_of(line: str, separator: str = ",") -> list[str]:
+    """The cells of a header, without blanks around them; none where it cannot be read."""
     try:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
     except csv.Error:
@@ -203,12 +204,12 @@ def _cells(line: str, separator: str = ",") -> list[str]:
 
 
 def _csv_layout(lines: Sequence[str]) -> Found | None:
-    header = _cells(lines[0])
+    header = cells_of(lines[0])
     if header[:2] == ["user_id", "history_item_title"]:
         return Found(MINIONEREC)
     if header == ["user_id", "parent_asin", "rating", "timestamp", "history"]:
         return Found(BENCHMARK_HISTORY)
-    sound = map(_cells, filterfalse(_DAMAGED.search, lines))
+    sound = map(cells_of, filterfalse(_DAMAGED.search, lines))
     rows = [cells for cells in sound if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
     if len(header) == 4 and rows:
         named = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
@@ -223,7 +224,7 @@ def _csv_layout(lines: Sequence[str]) -> Found | None:
 def _table(lines: Sequence[str]) -> Found | None:
     """A header of distinct names over rows of as many cells."""
     separator = delimiter(lines[0])
-    header, *rows = (_cells(line, separator) for line in lines)
+    header, *rows = (cells_of(line, separator) for line in lines)
     names = all(_NAME.fullmatch(cell) and not _NUMBER.fullmatch(cell) for cell in header)
     if len(header) < 2 or not names or len(set(header)) < len(header):
         return None
@@ -271,7 +272,7 @@ def time_unit(paths: Iterable[Path]) -> Literal["s", "ms"]:
     times = [
         float(cells[3])
         for path in paths
-        for cells in map(_cells, head(path))
+        for cells in map(cells_of, head(path))
         if len(cells) == 4 and _NUMBER.fullmatch(cells[3])
     ]
     return "ms" if 2 * sum(time >= MILLIS for time in times) > len(times) else "s"

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from forked import Child, Failed, learn, preload
-from runs import PROFILE, SNAPSHOT, TIMED, torn
+from runs import PROFILE, SNAPSHOT, TIMED, litter, torn
 
-from sidr_core import catalog
 from sidr_core.graph import STAGES, stage_named
 from sidr_core.profile import load_profile
 from sidr_core.run import run_stage
@@ -114,12 +113,7 @@ class TinyHome:
         return [f"{'/'.join(where)}: {text}" for where in self.store.refs() if (text := torn(self.store, where))]
 
     def litter(self) -> list[str]:
-        """What no finished run leaves: temporary names in the store, beside the refs and the catalog, in the cache."""
-        found = [path for path in self.store.root.rglob(".*") if not path.name.endswith(".lock")]
-        target = catalog.path(self.store)
-        found += [path for path in target.parent.glob(f".{target.name}.*") if path.suffix != ".lock"]
-        found += [path for path in (self.home / "cache").rglob(".tmp-*")]
-        return [path.relative_to(self.home).as_posix() for path in found]
+        return litter(self.home)
 
 
 def needed(wanted: list[str]) -> list[tuple[str, str]]:

@@ -156,9 +156,9 @@ def download_name(folder: Path, canary: Path) -> str:
 
     names = [f"..%2f..%2f..%2f{canary.name}", "..", f"%2e%2e%2f{canary.name}", f"..%5c{canary.name}", "%2fetc%2fpasswd"]
     cache, here = folder / "home" / "cache" / "downloads", {"no_proxy": "127.0.0.1"}
-    patient = patch.object(downloads, "PATIENCE", downloads.Patience(retries=0))
+    patient, quiet = patch.object(downloads, "PATIENCE", downloads.Patience(retries=0)), Progress(lambda line: None)
     with FileServer() as server, patient, patch.dict(os.environ, here):
-        read = [downloads.download(server.url.replace("reviews.json", name)).resolve() for name in names]
+        read = [downloads.download(server.url.replace("reviews.json", name), quiet).resolve() for name in names]
     inside = sum(path.parent == cache.resolve() and path.read_bytes() == BODY for path in read)
     outside = [path for path in folder.rglob("*") if path.is_file() and path.parent != cache]
     return f"read {inside} of {len(names)}, outside the cache: {len(outside)}"

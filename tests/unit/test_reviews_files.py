@@ -255,13 +255,13 @@ def test_no_tag_is_left(raw):
 
 
 def test_hostile_markup_takes_linear_time():
-    started = time.monotonic()
+    started = time.process_time()
     for piece in ("<script ", "<!--", "<", "<style>", "&lt;", " ", "a", "< ", "/>"):
         for raw in (piece * 100_000, "<a" + piece * 100_000):
             text.clean_text(raw)
             text.clean_title(raw)
             text.looks_like_markup(raw)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

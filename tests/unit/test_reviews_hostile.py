@@ -103,6 +103,7 @@ def test_loose_quotes_are_understood(tmp_path, line, cells):
     [
         'u,"i,t',
         'u,"i,"t"',
+        'u,i,""t, x"',
         'u,"i,"say ""hi"", ok"',
         'u,"i,"","t"',
         'u,i,"19", 20" Monitor"',
@@ -116,6 +117,13 @@ def test_loose_quotes_are_understood(tmp_path, line, cells):
 def test_loose_quotes_that_could_mean_more_are_refused(tmp_path, line):
     found = records(tmp_path, "v,j,t", line, "w,k,t")
     assert [record.fault for record in found] == [None, "wrong_columns", None]
+
+
+@pytest.mark.parametrize(("last", "count"), [('"x', 5), ('"x', 2000), ('"x" y', 5), ("x", 5)])
+def test_a_header_with_a_quote_without_end_swallows_no_rows(tmp_path, last, count):
+    path = tmp_path / "t.csv"
+    path.write_text(f"user_id,item_id,{last}\n" + "u,i,t\n" * count)
+    assert sum(map(len, table_rows.batches(path, {"user_id": "user_id"}))) == count
 
 
 def test_loose_quotes_do_not_hide_a_damaged_line(tmp_path):

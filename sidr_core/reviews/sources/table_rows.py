@@ -147,13 +147,15 @@ def csv_records(path: Path, separator: str = ",", progress: Progress | None = No
     width = 0
     while (first := lines.next_record()) is not None:
         try:
-            cells = next(csv.reader(lines, delimiter=separator, strict=bool(width)), [])
+            cells = next(csv.reader(lines, delimiter=separator, strict=True), [])
             fault = "wrong_columns" if cells and width not in (0, len(cells)) else None
         except csv.Error:
             cells, fault = [], "wrong_columns"
         if fault and len(lines.taken) > 1:
             lines.put_back_all_but_one()
             cells = []
+        if fault and not width:  # read as where the layout was detected
+            cells, fault = layouts.cells_of(lines.taken[0][1], separator), None
         if fault and (understood := _with_loose_quotes(lines.taken[0][1], separator, width)):
             cells, fault = understood, None
         taken = lines.taken
@@ -169,11 +171,13 @@ def csv_records(path: Path, separator: str = ",", progress: Progress | None = No
 def _with_loose_quotes(text: str, separator: str, width: int) -> list[str]:
     """The cells of a line in which quotes are not doubled (`"19" Monitor"`) or have blanks behind them.
 
-    A quote closes a cell where a separator or the end follows; none are given unless that makes `width` cells.
+    A quote closes a cell where a separator or the end follows; none are given unless that makes `width` cells, or
+    where a cell begins with two quotes, of which one is astray.
     """
     end = rf"(?:{re.escape(separator)}|\Z)"
     cell = re.compile(
-        rf"""(?:"((?:[^"]++|""|"(?!\x20*{end}))*+)"\x20*|([^"\r{re.escape(separator)}][^\r{re.escape(separator)}]*)?)"""
+        rf"""(?:"(?!"(?!"|\x20*{end}))((?:[^"]++|""|"(?!\x20*{end}))*+)"\x20*"""
+        rf"""|([^"\r{re.escape(separator)}][^\r{re.escape(separator)}]*)?)"""
         rf"(?={end})"
     )
     cells: list[str] = []
