@@ -123,11 +123,12 @@ def test_a_mistake_met_by_all_processes_is_told_once(home) -> None:
 def test_stopped_and_killed_trainings_leave_nobody_and_go_on(home, tmp_path) -> None:
     """Two processes; the real command line gets SIGTERM in the first run and SIGKILL in the second."""
     command, environment = _command_line(home, tmp_path)
-    step, found = 0, []
+    found = []
     for number in (signal.SIGTERM, signal.SIGKILL):
+        before = _newest_point(home)  # the run before may have written another one after it was last looked at
         run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            step = _wait_for_point(home, run, after=step)
+            _wait_for_point(home, run, after=before)
             family = psutil.Process(run.pid).children(recursive=True)
             ranks = [p for p in family if "-u -m sidr_core.run" in " ".join(p.cmdline())]
             assert len(ranks) == 2
@@ -179,14 +180,18 @@ def _monitored(folder: Path) -> str:
         return instance.get_runs(limit=1)[0].status.value
 
 
-def _wait_for_point(home: Path, run: subprocess.Popen, after: int) -> int:
-    """Step of the first whole resume point behind a step."""
+def _newest_point(home: Path) -> int:
+    """Step of the newest whole resume point, 0 if there is none."""
+    points = home.glob("store/sft_checkpoint/.resume-*/checkpoint-*/COMPLETE")
+    return max((int(point.parent.name.rpartition("-")[2]) for point in points), default=0)
+
+
+def _wait_for_point(home: Path, run: subprocess.Popen, after: int) -> None:
+    """Return when a run has written a whole resume point behind a step."""
     end = time.monotonic() + 240
     while time.monotonic() < end and run.poll() is None:
-        points = home.glob("store/sft_checkpoint/.resume-*/checkpoint-*/COMPLETE")
-        steps = [int(point.parent.name.rpartition("-")[2]) for point in points]
-        if steps and max(steps) > after:
-            return max(steps)
+        if _newest_point(home) > after:
+            return
         time.sleep(0.05)
     raise AssertionError("no resume point was written")
 

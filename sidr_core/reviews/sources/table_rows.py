@@ -176,7 +176,7 @@ def _with_loose_quotes(text: str, separator: str, width: int) -> list[str]:
     """
     end = rf"(?:{re.escape(separator)}|\Z)"
     cell = re.compile(
-        rf"""(?:"(?!"(?!"|\x20*{end}))((?:[^"]++|""|"(?!\x20*{end}))*+)"\x20*"""
+        rf"""(?:"(?!"(?!"|\x20*{end}))((?:[^"]|""|"(?!"|\x20*{end}))*)"\x20*"""
         rf"""|([^"\r{re.escape(separator)}][^\r{re.escape(separator)}]*)?)"""
         rf"(?={end})"
     )
