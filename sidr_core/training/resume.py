@@ -121,7 +121,7 @@ class ResumePoints(TrainerCallback):
         if not processes.is_main_process:
             return
         point = self._folder / f"checkpoint-{state.global_step}"
-        mark(point, self._keeper.best(state) if self._keeper is not None else ())
+        mark(point, self._keeper.best(state) if self._keeper is not None else (), self._digests)
         for other in self._folder.glob("checkpoint-*"):
             if other != point:
                 shutil.rmtree(other, ignore_errors=True)
