@@ -44,13 +44,13 @@ instance: setup
 run: instance
 	@set -o pipefail; \
 	snapshot=$$($(BIN)/sidr newest) && \
-	dataset=$$($(BIN)/python -c 'from sidr_core.profile import load_profile; print(load_profile().default_dataset)') && \
+	dataset=$$($(BIN)/python -c 'from sidr_core.pipeline.profile import load_profile; print(load_profile().default_dataset)') && \
 	echo "materializing $$dataset/* for $$snapshot (profile $${SIDR_PROFILE:-quickstart})" && \
 	PYTHONWARNINGS=ignore $(BIN)/dagster asset materialize -m sidr_assets --select "$$dataset/*" --partition "$$snapshot" 2>&1 | $(SHORT) && \
 	$(BIN)/sidr show
 
 # One worker per core, each with one thread; in the order of folders, so that the long files do not come last.
-# ARGS='-n0 tests/unit/test_store.py' for one file.
+# ARGS='-n0 tests/pipeline/test_store.py' for one file.
 test: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -37,7 +37,7 @@ from transformers.generation.logits_process import PrefixConstrainedLogitsProces
 from sidr_core.decoding import beam
 from sidr_core.decoding.batching import batches, left_pad
 from sidr_core.decoding.head import Head
-from sidr_core.decoding.index import SidIndex
+from sidr_core.sids.index import SidIndex
 
 LEVELS, CODES, PAD = 3, 256, 0
 ROWS, BEAMS = 32, 50
@@ -312,7 +312,7 @@ def load(name: str, args: argparse.Namespace) -> Any:
         return Qwen3ForCausalLM._from_config(shape, attn_implementation="sdpa").eval().to(args.device)
     from sidr_core.errors import InputError
     from sidr_core.models import packaged
-    from sidr_core.profile import home
+    from sidr_core.pipeline.profile import home
 
     try:
         folder = packaged.prepare(home() / "cache" / "models", packaged.packaged(name))
@@ -371,14 +371,14 @@ def generated(model: Any, asked: list[list[int]], index: SidIndex, width: int, a
 
 def differences(args: argparse.Namespace) -> None:
     """How far the two scorings' lists differ on valid rows of the default dataset's newest snapshot."""
-    from sidr_core import tables
-    from sidr_core.cli_status import newest_published, open_store
-    from sidr_core.columns import DIRECT, ITEM_ID, SID, TARGET
     from sidr_core.corpus.prompts import next_item
-    from sidr_core.evaluation.protocol import history_sids
     from sidr_core.models import checkpoint
-    from sidr_core.profile import load_profile
-    from sidr_core.training.examples import subset
+    from sidr_core.pipeline.profile import load_profile
+    from sidr_core.pipeline.status import newest_published, open_store
+    from sidr_core.recommending.rows import history_sids
+    from sidr_core.tables import files as tables
+    from sidr_core.tables.columns import DIRECT, ITEM_ID, SID, TARGET
+    from sidr_core.tables.samples import subset
 
     profile, store = load_profile(), open_store()
     dataset = profile.default_dataset

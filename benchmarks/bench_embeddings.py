@@ -99,8 +99,8 @@ class _Inputs(dict[str, Any]):
 def run_stage(args: argparse.Namespace) -> dict[str, Any]:
     """The body of `item_embeddings` in this process."""
     from sidr_core.items import embeddings, encoders
+    from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Encoder
-    from sidr_core.stage import Progress
 
     encoders.open_encoder = lambda config: SyntheticEncoder(args.dimension)  # type: ignore[assignment]
     out = Path(args.out)
@@ -116,9 +116,9 @@ def run_at_once(args: argparse.Namespace) -> dict[str, Any]:
     """The stage as it was: everything in memory."""
     import polars as pl
 
-    from sidr_core import tables
-    from sidr_core.contracts import Embeddings
     from sidr_core.items.text import item_text, text_digest
+    from sidr_core.tables import files as tables
+    from sidr_core.tables.contracts import Embeddings
 
     out = Path(args.out)
     out.mkdir()
@@ -140,8 +140,8 @@ def run_at_once(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_schema(args: argparse.Namespace) -> dict[str, Any]:
     """The check of the written table."""
-    from sidr_core import schema_check
-    from sidr_core.graph import stage_named
+    from sidr_core.pipeline import schema_check
+    from sidr_core.pipeline.graph import stage_named
 
     started = time.perf_counter()
     found = schema_check.check(stage_named("item_embeddings"), Path(args.out))

@@ -95,11 +95,11 @@ def worker(name: str, given: dict[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    from sidr_core import tables
     from sidr_core.models import checkpoint
     from sidr_core.models.quiet import quiet
-    from sidr_core.profile import load_profile
+    from sidr_core.pipeline.profile import load_profile
     from sidr_core.settings import Grpo
+    from sidr_core.tables import files as tables
     from sidr_core.training import grpo
     from sidr_core.training.grouped import GroupedTrainer
     from sidr_core.training.rollouts import longest
@@ -176,11 +176,11 @@ def means(steps: list[dict[str, float]]) -> dict[str, float]:
 
 def built(args: argparse.Namespace) -> dict[str, Any]:
     """Build or reuse the inputs; where they lie, and the settings that all competitors get."""
-    from sidr_core.graph import stage_named
-    from sidr_core.profile import load_profile
-    from sidr_core.run import run_stage
-    from sidr_core.stage import Progress
-    from sidr_core.store import Store
+    from sidr_core.pipeline.graph import stage_named
+    from sidr_core.pipeline.profile import load_profile
+    from sidr_core.pipeline.run import run_stage
+    from sidr_core.pipeline.stage import Progress
+    from sidr_core.pipeline.store import Store
 
     os.environ["SIDR_HOME"] = str(args.home)
     profile, store = load_profile(args.profile), Store(args.home / "store")

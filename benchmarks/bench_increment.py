@@ -23,11 +23,11 @@ import yaml
 STAGES = ("raw_reviews", "raw_items", "interactions", "item_embeddings")
 CHILD = """
 import sys, time, json
-from sidr_core.graph import stage_named
-from sidr_core.profile import load_profile, home
-from sidr_core.run import run_stage
-from sidr_core.stage import Progress
-from sidr_core.store import Store
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import load_profile, home
+from sidr_core.pipeline.run import run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import Store
 profile, store, found = load_profile(sys.argv[1]), Store(home() / "store"), {}
 for name in sys.argv[3:]:
     started = time.perf_counter()

@@ -95,12 +95,12 @@ def _lines(rows: int, users: int, items: int, seed: int, first: int, days: int) 
 
 def run_sidr(folder: Path, extra: bool = False) -> dict[str, Any]:
     """The stages, through the store; `extra` adds the further file and runs `raw_reviews` alone."""
-    from sidr_core import schema_check  # noqa: F401
-    from sidr_core.graph import stage_named
-    from sidr_core.profile import parse_profile
-    from sidr_core.run import run_stage
-    from sidr_core.stage import Progress
-    from sidr_core.store import Store
+    from sidr_core.pipeline import schema_check  # noqa: F401
+    from sidr_core.pipeline.graph import stage_named
+    from sidr_core.pipeline.profile import parse_profile
+    from sidr_core.pipeline.run import run_stage
+    from sidr_core.pipeline.stage import Progress
+    from sidr_core.pipeline.store import Store
 
     for stage in ("raw_reviews", "raw_items", "interactions"):
         stage_named(stage).load()

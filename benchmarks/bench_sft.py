@@ -40,16 +40,16 @@ def prepare(folder: Path, sample: bool) -> str:
     os.environ["SIDR_HOME"] = str(folder / "home")
     import polars as pl
 
-    from sidr_core import columns as c
-    from sidr_core import tables
-    from sidr_core.graph import STAGES, stage_named
     from sidr_core.models import base
     from sidr_core.models.prompt import PromptRenderer
-    from sidr_core.profile import home, load_profile
-    from sidr_core.run import run_stage
+    from sidr_core.pipeline.graph import STAGES, stage_named
+    from sidr_core.pipeline.profile import home, load_profile
+    from sidr_core.pipeline.run import run_stage
+    from sidr_core.pipeline.stage import Progress
+    from sidr_core.pipeline.store import Store
     from sidr_core.settings import REASONING_TASK
-    from sidr_core.stage import Progress
-    from sidr_core.store import Store
+    from sidr_core.tables import columns as c
+    from sidr_core.tables import files as tables
     from sidr_core.training.examples import tokenise, weighted
 
     profile = load_profile("quickstart" if sample else "real")

@@ -141,7 +141,7 @@ def write_world(folder: Path, rows: int, dimension: int) -> None:
     import polars as pl
     import pyarrow.parquet as pq
 
-    from sidr_core.vectors import vector_series
+    from sidr_core.tables.vectors import vector_series
 
     folder.mkdir()
     start = 0
@@ -187,9 +187,9 @@ def run_stage(args: argparse.Namespace) -> dict[str, Any]:
     """The body of `sid_codebook` in this process."""
     from types import SimpleNamespace
 
+    from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Quantizer, Window
     from sidr_core.sids.codebook import build
-    from sidr_core.stage import Progress
 
     world = _Folder(Path(args.data))
     inputs = _Inputs(interactions=world, item_embeddings=world)

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from local_teacher import CORPUS
 from run_datasets import parse, run_all
 
-from sidr_core.profile import Profile, home, load_profile
-from sidr_core.report import compare
-from sidr_core.store import Store
+from sidr_core.evaluation import compare
+from sidr_core.pipeline.profile import Profile, home, load_profile
+from sidr_core.pipeline.store import Store
 
 #: Tables, each compared with its first dataset.
 FAMILIES = {

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import DIRECT, ITEM_LEVEL, MODE, MODEL, USER_ID
-from sidr_core.contracts import Items, Samples
-from sidr_core.stage import Progress
+from sidr_core.pipeline.stage import Progress
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import DIRECT, ITEM_LEVEL, MODE, MODEL, USER_ID
+from sidr_core.tables.contracts import Items, Samples
 
 _LONGEST = 50
 _K = 10
@@ -68,7 +68,7 @@ def _rows(
     from sidr_core.baselines import item_item, popularity, sequential, training
     from sidr_core.baselines.sequences import Catalogue
     from sidr_core.settings import Gru4Rec, ItemItem, SasRec, Trial
-    from sidr_core.training.examples import subset
+    from sidr_core.tables.samples import subset
 
     config: Any = SimpleNamespace(item_item=ItemItem())
     quiet, inputs = Progress(lambda text: None), _inputs(folder, items, train)
@@ -101,9 +101,9 @@ def _rows(
 
 
 def _measured(name: str, seconds: float, said: str, ranked: pl.DataFrame, test: pl.DataFrame, items: list[str]) -> str:
-    from sidr_core.evaluation.intervals import bootstrap
-    from sidr_core.evaluation.lists import counted
-    from sidr_core.evaluation.metrics import HR, NDCG, column, per_row
+    from sidr_core.decoding.lists import counted
+    from sidr_core.metrics.intervals import bootstrap
+    from sidr_core.metrics.ranking import HR, NDCG, column, per_row
 
     own = pl.DataFrame({"item_id": items, "sid": items})
     places = counted(ranked, own, _K).places.with_columns(pl.lit(name).alias(MODEL), pl.lit(DIRECT).alias(MODE))

@@ -18,19 +18,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import BRAND, HISTORY, ITEM_ID, PUBLISHED_SID, TARGET
-from sidr_core.graph import stage_named
-from sidr_core.profile import load_profile
-from sidr_core.run import run_stage
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.run import run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import Artifact, Store
 from sidr_core.settings import Quantizer
 from sidr_core.sids import quality
 from sidr_core.sids.collisions import group_numbers, resolve
 from sidr_core.sids.quantize import Codebook, fit
 from sidr_core.sids.tokens import parse_sid
-from sidr_core.stage import Progress
-from sidr_core.store import Artifact, Store
-from sidr_core.vectors import read_vectors
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import BRAND, HISTORY, ITEM_ID, PUBLISHED_SID, TARGET
+from sidr_core.tables.vectors import read_vectors
 
 PROFILE, DATASET = "real", "office_published"
 STAGES = ("raw_reviews", "raw_items", "interactions", "item_embeddings")

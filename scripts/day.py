@@ -132,8 +132,8 @@ def materialize(snapshot: str, stages: list[str], bump: str) -> dict[str, Any]:
     import dagster as dg
 
     from sidr_assets.definitions import build_definitions
-    from sidr_core.graph import STAGES
-    from sidr_core.profile import load_profile
+    from sidr_core.pipeline.graph import STAGES
+    from sidr_core.pipeline.profile import load_profile
 
     bumped = tuple(dataclasses.replace(s, code_version="bumped") if s.name == bump else s for s in STAGES)
     job = build_definitions(load_profile(), bumped).resolve_implicit_global_asset_job_def()
@@ -181,7 +181,7 @@ def live(day: Day, after: float) -> None:
     """The steps of the day."""
     from sidr_assets.definitions import build_definitions
     from sidr_assets.schedules import STAGES as SCHEDULED
-    from sidr_core.profile import load_profile
+    from sidr_core.pipeline.profile import load_profile
 
     day.deliver([f"2018-{month:02d}" for month in range(3, 9)])
     defs = build_definitions(load_profile(str(day.home / "day.yaml")))
@@ -206,7 +206,7 @@ def live(day: Day, after: float) -> None:
 
 def table(day: Day) -> str:
     """Seconds per stage and step, as Markdown."""
-    from sidr_core.graph import STAGES
+    from sidr_core.pipeline.graph import STAGES
 
     titles = list(day.columns)
     lines = [f"| stage | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(titles)}"]

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from sidr_core.graph import STAGES
+from sidr_core.pipeline.graph import STAGES
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS / "faults"), str(TESTS / "unit")]
+sys.path[:0] = [str(TESTS / "faults"), str(TESTS)]
 
 #: Suite -> how often it breaks something, by default, in the suite's own unit.
 SUITES = {

@@ -15,16 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidr_core import tables
-from sidr_core.cli_status import newest_published
-from sidr_core.columns import TEST, THINKING, VALID
-from sidr_core.evaluation import refusals
-from sidr_core.evaluation.protocol import chosen_rows
+from sidr_core.evaluation import scaling
 from sidr_core.models import checkpoint
-from sidr_core.profile import home, load_profile
-from sidr_core.report import scaling
-from sidr_core.stage import Inputs, Progress, StageInput
-from sidr_core.store import Store
+from sidr_core.pipeline.profile import home, load_profile
+from sidr_core.pipeline.stage import Inputs, Progress, StageInput
+from sidr_core.pipeline.status import newest_published
+from sidr_core.pipeline.store import Store
+from sidr_core.recommending import leakage as refusals
+from sidr_core.recommending.rows import chosen_rows
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import TEST, THINKING, VALID
 
 
 def numbers(text: str) -> list[int]:

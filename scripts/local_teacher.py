@@ -26,13 +26,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sidr_core.graph import STAGES, stage_named
 from sidr_core.models.packaged import SMOLLM2, prepare
-from sidr_core.profile import Profile, home, load_profile
-from sidr_core.run import plan, run_stage
+from sidr_core.pipeline.graph import STAGES, stage_named
+from sidr_core.pipeline.profile import Profile, home, load_profile
+from sidr_core.pipeline.run import plan, run_stage
+from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.store import Artifact, Store, sha256_file
 from sidr_core.settings import DatasetConfig
-from sidr_core.stage import Progress, Stage
-from sidr_core.store import Artifact, Store, sha256_file
 
 PORT = 8790
 CORPUS = "synthetic_corpus"

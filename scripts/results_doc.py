@@ -15,12 +15,13 @@ from pathlib import Path
 
 import polars as pl
 
-from sidr_core import tables
 from sidr_core.errors import NotMaterialized, SidrError
-from sidr_core.profile import home
-from sidr_core.report.leaderboard import grids
-from sidr_core.report.tables import SYNTHETIC_LABEL, caption, differences
-from sidr_core.store import Artifact, Store
+from sidr_core.evaluation.leaderboard import grids
+from sidr_core.evaluation.pages import caption, differences
+from sidr_core.pipeline.profile import home
+from sidr_core.pipeline.store import Artifact, Store
+from sidr_core.render.grid import SYNTHETIC_LABEL
+from sidr_core.tables import files as tables
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Results
@@ -54,7 +55,7 @@ def _section(folder: Path, name: str) -> str:
             f"the evaluation behind {dataset}/leaderboard, snapshot {snapshot}, is no longer in the store",
             expected=f"fingerprint {wanted[:12]}",
             found="none: it was collected",
-            do="materialize leaderboard again",
+            fix="materialize leaderboard again",
         )
     table = tables.read(board.path("leaderboard.parquet"))
     paired = tables.read(evaluation.path("paired.parquet"))

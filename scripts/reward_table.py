@@ -22,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import CODES, HISTORY, ITEM_ID, PUBLISHED_SID, TARGET
-from sidr_core.graph import stage_named
-from sidr_core.profile import load_profile
-from sidr_core.run import run_stage
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.run import run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import Store
 from sidr_core.sids.tokens import format_sid, parse_sid
-from sidr_core.stage import Progress
-from sidr_core.store import Store
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import CODES, HISTORY, ITEM_ID, PUBLISHED_SID, TARGET
 from sidr_core.training.rewards import CLOSE, REWARDS, VALID_BONUS, Rollout
 
 Codes = tuple[int, ...]

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 
 from local_teacher import CORPUS, environment, serving, upstream
 
-from sidr_core.profile import PROFILES, Profile, home
+from sidr_core.pipeline.profile import PROFILES, Profile, home
 
 LOOPBACK = ("http://127.0.0.1", "http://localhost")
 
@@ -67,7 +67,7 @@ def run(profile: Profile, dataset: str, threads: int) -> bool:
         local = endpoint is not None and endpoint.base_url.startswith(LOOPBACK)
         started = time.monotonic()
         with serving(endpoint.base_url, threads) if local and endpoint else nullcontext():
-            command = [sys.executable, "-m", "sidr_core.run", str(spec)]
+            command = [sys.executable, "-m", "sidr_core.pipeline.run", str(spec)]
             with (logs / f"{dataset}.log").open("a") as log:
                 done = subprocess.run(
                     command, env=environment(threads), stdout=subprocess.PIPE, stderr=log, text=True, check=False

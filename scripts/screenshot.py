@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sidr_core.graph import STAGES
-from sidr_core.profile import load_profile
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 VIEW = {"width": 2500, "height": 2000}

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS / name) for name in ("security", "unit", "faults")]
+sys.path[:0] = [str(TESTS / name) for name in ("security", "faults")] + [str(TESTS)]
 
 
 def cell(text: str) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidr_core.graph import STAGES
-from sidr_core.table_docs import Table, tables
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.tables.docs import Table, tables
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "tables.md"
 HEAD = """# Tables

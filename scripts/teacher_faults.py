@@ -34,11 +34,11 @@ sys.path.insert(0, str(ROOT / "tests" / "faults"))
 from scripted_server import ScriptedServer  # noqa: E402
 
 from sidr_core.errors import SidrError  # noqa: E402
+from sidr_core.pipeline.stage import Progress  # noqa: E402
 from sidr_core.remote import retry  # noqa: E402
 from sidr_core.remote.client import Client, Reply, Request  # noqa: E402
 from sidr_core.remote.ledger import Ledger  # noqa: E402
 from sidr_core.settings import Budget, Endpoint, Price  # noqa: E402
-from sidr_core.stage import Progress  # noqa: E402
 
 FAULTS = (
     "429", "429_date", "500", "503", "refused", "hang", "drip", "truncated", "cut", "reset", "empty_choices",

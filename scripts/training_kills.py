@@ -1,9 +1,9 @@
 """Kills trainings with SIGKILL at random steps and compares what comes of them with undisturbed ones.
 
 Each round copies a working folder in which all that a training stage reads is published, starts the stage as
-`python -m sidr_core.run <spec.json>` does, kills it at a random moment after a random step, starts it again, and
-compares loss path (every column of `training_log.parquet`) and weights with those of the undisturbed run. The
-process differs from a plain one in one point: it writes down the number of each finished step.
+`python -m sidr_core.pipeline.run <spec.json>` does, kills it at a random moment after a random step, starts it
+again, and compares loss path (every column of `training_log.parquet`) and weights with those of the undisturbed run.
+The process differs from a plain one in one point: it writes down the number of each finished step.
 
     .venv/bin/python scripts/training_kills.py --kills 10 --seed 0
 
@@ -32,11 +32,11 @@ from typing import Any
 import polars as pl
 import yaml
 
-from sidr_core.graph import STAGES, stage_named
-from sidr_core.profile import Profile, parse_profile
-from sidr_core.run import run_stage
-from sidr_core.stage import Progress
-from sidr_core.store import Artifact, Store
+from sidr_core.pipeline.graph import STAGES, stage_named
+from sidr_core.pipeline.profile import Profile, parse_profile
+from sidr_core.pipeline.run import run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import Artifact, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET, SNAPSHOT = "games", "2018-09"
@@ -114,8 +114,8 @@ def child(spec: str, notes: str) -> None:
             out.write(f"{state.global_step}\n")
 
     cards.ProgressCallback.on_step_end = on_step_end
-    sys.argv = ["sidr_core.run", spec]
-    runpy.run_module("sidr_core.run", run_name="__main__")
+    sys.argv = ["sidr_core.pipeline.run", spec]
+    runpy.run_module("sidr_core.pipeline.run", run_name="__main__")
 
 
 def published(home: Path, stage: str) -> Artifact:

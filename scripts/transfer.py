@@ -14,11 +14,11 @@ import sys
 
 from run_datasets import parse, run_all
 
-from sidr_core.profile import Profile, home, load_profile
-from sidr_core.report import transfer
-from sidr_core.report.compare import Name, Scored, read
+from sidr_core.evaluation import transfer
+from sidr_core.evaluation.compare import Name, Scored, read
+from sidr_core.pipeline.profile import Profile, home, load_profile
+from sidr_core.pipeline.store import Store
 from sidr_core.settings import Evaluation
-from sidr_core.store import Store
 
 DOMAINS = ("games", "office", "industrial")
 ALL = "all"

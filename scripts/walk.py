@@ -27,9 +27,9 @@ from PIL import Image
 from screenshot import ROOT, browser, make_home, picture, web_server
 from web_api import LOCATION, REPOSITORY, WebApi
 
-from sidr_core.graph import STAGES
-from sidr_core.profile import home, load_profile
-from sidr_core.store import Store
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import home, load_profile
+from sidr_core.pipeline.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -169,8 +169,8 @@ def save(png: bytes, target: Path) -> None:
 
 def evaluation_cells(snapshot: str, dataset: str) -> list[str]:
     """The values with intervals that the page of the evaluation should show, item level."""
-    from sidr_core import tables
-    from sidr_core.report.tables import leaderboard
+    from sidr_core.evaluation.pages import leaderboard
+    from sidr_core.tables import files as tables
 
     artifact = Store(home() / "store").require(dataset, snapshot, "evaluation")
     grid = leaderboard(tables.read(artifact.path("evaluation.parquet")))

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from sidr_core.profile import Profile
+from sidr_core.pipeline.profile import Profile
+from sidr_core.pipeline.stage import Stage
 from sidr_core.settings import DatasetConfig, Snapshots
 from sidr_core.settings.sources import single_sources
-from sidr_core.stage import Stage
 
 INTERVAL_SECONDS = 60
 #: A file that changed this recently may still be being written.

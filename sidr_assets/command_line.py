@@ -13,7 +13,7 @@ import dagster as dg
 from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 
 from sidr_core.errors import ProfileError, SidrError
-from sidr_core.profile import Profile
+from sidr_core.pipeline.profile import Profile
 
 _COMMANDS = ("dagster", "dg")
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
@@ -54,6 +54,6 @@ def message(error: BaseException, profile: Profile | None) -> str | None:
         f"this selection or snapshot is not in profile {profile.name!r}",
         expected="; ".join(f"{name} {s.start} … {s.end} ({s.cadence})" for name, s in snapshots),
         found=str(error).splitlines()[0].removeprefix("Failure condition: "),
-        do=f"name one of these, as in --select '{profile.default_dataset}/*' --partition {profile.newest()}",
+        fix=f"name one of these, as in --select '{profile.default_dataset}/*' --partition {profile.newest()}",
     )
     return str(wrong)

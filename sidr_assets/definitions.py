@@ -13,9 +13,9 @@ from sidr_assets.partitions import snapshot_partitions
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_assets.schedules import reevaluation_schedule
 from sidr_assets.stage_asset import stage_asset
-from sidr_core.graph import STAGES
-from sidr_core.profile import Profile, load_profile
-from sidr_core.stage import Stage
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import Profile, load_profile
+from sidr_core.pipeline.stage import Stage
 
 
 def build_definitions(profile: Profile, stages: tuple[Stage, ...] = STAGES) -> dg.Definitions:

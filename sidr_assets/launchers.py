@@ -12,18 +12,18 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError, DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
-from sidr_core import launch
-from sidr_core.profile import Profile, home
-from sidr_core.run import Outcome, reuse_stage, run_stage
-from sidr_core.stage import Progress, Stage
-from sidr_core.store import Store
+from sidr_core.pipeline import launch
+from sidr_core.pipeline.profile import Profile, home
+from sidr_core.pipeline.run import Outcome, reuse_stage, run_stage
+from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.store import Store
 
 
 def run(context: dg.AssetExecutionContext, profile: Profile, dataset: str, stage: Stage, progress: Progress) -> Outcome:
     """Reuse or build the output of a stage. An output that is there already starts no process.
 
     Raises:
-        SidrError: as :func:`sidr_core.run.run_stage`, from whichever process met it first.
+        SidrError: as :func:`sidr_core.pipeline.run.run_stage`, from whichever process met it first.
         DagsterUserCodeProcessError: a child failed otherwise; holds the child's own stack.
     """
     store, snapshot = Store(home() / "store"), context.partition_key

@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 
 import sidr_core
-from sidr_core.profile import Profile
-from sidr_core.run import Outcome
-from sidr_core.stage import Stage
-from sidr_core.store import Artifact
-from sidr_core.table_docs import tables
+from sidr_core.pipeline.profile import Profile
+from sidr_core.pipeline.run import Outcome
+from sidr_core.pipeline.stage import Stage
+from sidr_core.pipeline.store import Artifact
+from sidr_core.tables.docs import tables
 
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 120

@@ -7,7 +7,7 @@ without new reviews costs seconds.
 
 import dagster as dg
 
-from sidr_core.profile import Profile
+from sidr_core.pipeline.profile import Profile
 
 #: What a tick materializes: the way from the files to the rows, and what is done with them.
 STAGES = ("raw_reviews", "raw_items", "interactions", "reevaluation")

@@ -11,13 +11,13 @@ from sidr_assets.automation import follows_versions
 from sidr_assets.partitions import earlier_snapshots, previous_snapshot
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
-from sidr_core.profile import Profile, StageConfig
-from sidr_core.run import Outcome
+from sidr_core.pipeline.profile import Profile, StageConfig
+from sidr_core.pipeline.run import Outcome
+from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.store import fingerprint
 from sidr_core.settings import DatasetConfig
-from sidr_core.settings.launch import TRAINING_STAGES
+from sidr_core.settings.models import TRAINING_STAGES
 from sidr_core.settings.sources import single_sources
-from sidr_core.stage import Progress, Stage
-from sidr_core.store import fingerprint
 
 OWNER = "team:sidr"
 #: Runs that hold a training; dagster.yaml says how many the queue starts at once.
@@ -41,7 +41,7 @@ class UserMistake(dg.Failure, DagsterUserCodeProcessError):
 def stage_asset(
     profile: Profile, dataset: str, stage: Stage, partitions: dg.PartitionsDefinition
 ) -> dg.AssetsDefinition:
-    """The asset of one stage of one dataset. Its body is :func:`sidr_core.run.run_stage`, wherever that runs."""
+    """The asset of one stage of one dataset. Its body is `run_stage`, wherever that runs."""
     config = profile.dataset(dataset)
     key = dg.AssetKey([dataset, stage.name])
     synthetic = any(source.kind == "sample" for source in single_sources(config.source))

@@ -8,19 +8,19 @@ class SidrError(Exception):
         what: one line naming the thing that went wrong, and where.
         expected: what the code needs.
         found: what it met instead.
-        do: the next action for the user.
+        fix: the next action for the user.
     """
 
-    def __init__(self, what: str, *, expected: str, found: str, do: str) -> None:
-        self.what, self.expected, self.found, self.do = what, expected, found, do
-        super().__init__(f"{what}\n  expected: {expected}\n  found:    {found}\n  do:       {do}")
+    def __init__(self, what: str, *, expected: str, found: str, fix: str) -> None:
+        self.what, self.expected, self.found, self.fix = what, expected, found, fix
+        super().__init__(f"{what}\n  expected: {expected}\n  found:    {found}\n  fix:      {fix}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.expected, self.found, self.do))
+        return (_rebuild, (type(self), self.what, self.expected, self.found, self.fix))
 
 
-def _rebuild(cls: type[SidrError], what: str, expected: str, found: str, do: str) -> SidrError:
-    return cls(what, expected=expected, found=found, do=do)
+def _rebuild(cls: type[SidrError], what: str, expected: str, found: str, fix: str) -> SidrError:
+    return cls(what, expected=expected, found=found, fix=fix)
 
 
 class ProfileError(SidrError):

@@ -24,11 +24,12 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from sidr_core import tables
 from sidr_core.baselines.ranking import by_popularity, top_k
-from sidr_core.columns import HISTORY, ITEM_ID, ROW_ID, SCORE
-from sidr_core.contracts import ItemItem as ItemItemTable
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import HISTORY, ITEM_ID, ROW_ID, SCORE
+from sidr_core.tables.contracts import ItemItem as ItemItemTable
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, ItemItem

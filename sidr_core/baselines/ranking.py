@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
-from sidr_core.columns import ITEM_ID, RANK, ROW_ID, SCORE
 from sidr_core.errors import InputError
+from sidr_core.tables.columns import ITEM_ID, RANK, ROW_ID, SCORE
 
 
 def by_popularity(popularity: pl.DataFrame) -> pl.DataFrame:
@@ -34,7 +34,7 @@ def top_k(blocks: Iterable[np.ndarray], row_ids: pl.Series, item_ids: pl.Series,
             "the catalogue is smaller than a list",
             expected=f"at least {k} items",
             found=f"{len(item_ids)}",
-            do="lower `decoding.beam_width`, or keep more items in `filters`",
+            fix="lower `decoding.beam_width`, or keep more items in `filters`",
         )
     best, scores = [np.zeros((0, k), dtype=np.int64)], [np.zeros((0, k))]
     for block in blocks:

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from sidr_core.baselines.ranking import by_popularity
-from sidr_core.columns import HISTORY, ITEM_ID, POSITION, SID, TARGET, USER_ID
 from sidr_core.errors import InputError
+from sidr_core.tables.columns import HISTORY, ITEM_ID, POSITION, SID, TARGET, USER_ID
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Catalogue:
                 f"{len(unknown)} items of histories are not in the catalogue",
                 expected="every item of a history in items.parquet",
                 found=", ".join(unknown[:5]),
-                do="materialize interactions again; it writes samples and items together",
+                fix="materialize interactions again; it writes samples and items together",
             )
         return [[self.number[item] for item in history] for history in histories]
 

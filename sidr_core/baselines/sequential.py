@@ -25,9 +25,10 @@ from torch.nn import functional
 from sidr_core.baselines import training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue, padded, windows
-from sidr_core.columns import ROW_ID
-from sidr_core.evaluation.lists import counted
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.decoding.lists import counted
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.tables.columns import ROW_ID
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Gru4Rec, SasRec, Trial

@@ -15,16 +15,17 @@ import numpy as np
 import polars as pl
 import torch
 
-from sidr_core import tables
 from sidr_core.baselines import training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue
-from sidr_core.columns import ITEM_ID, ROW_ID, VECTOR
-from sidr_core.contracts import TextKnnLog
+from sidr_core.decoding.lists import counted
 from sidr_core.errors import InputError
-from sidr_core.evaluation.lists import counted
-from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.vectors import series_vectors
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import ITEM_ID, ROW_ID, VECTOR
+from sidr_core.tables.contracts import TextKnnLog
+from sidr_core.tables.vectors import series_vectors
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -51,7 +52,7 @@ class TextRanker:
         return top_k(self._scores(self.catalogue.histories(samples)), samples[ROW_ID], self.catalogue.ids, k)
 
     def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists by the columns `sidr_core.evaluation.lists.PLACES`, every item standing for itself."""
+        """Lists by the columns `sidr_core.decoding.lists.PLACES`, every item standing for itself."""
         return counted(self.rank(samples, k), self.catalogue.as_codebook, k).places
 
     def _scores(self, histories: list[list[int]]) -> Iterator[np.ndarray]:
@@ -119,7 +120,7 @@ def _vectors(embeddings: pl.DataFrame, catalogue: Catalogue) -> np.ndarray:
             f"{len(catalogue) - ordered.height} items have no text vector",
             expected="one vector for every item of the catalogue",
             found=f"{ordered.height} of {len(catalogue)}",
-            do="materialize item_embeddings again",
+            fix="materialize item_embeddings again",
         )
     found = series_vectors(ordered[VECTOR])
     return found / np.linalg.norm(found, axis=1, keepdims=True)

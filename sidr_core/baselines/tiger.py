@@ -18,19 +18,20 @@ import numpy as np
 import polars as pl
 import torch
 
-from sidr_core import tables
 from sidr_core.baselines import training
 from sidr_core.baselines.sequences import steps
-from sidr_core.columns import CODES, HISTORY, ITEM_ID, ROW_ID
 from sidr_core.decoding.batching import batches, left_pad
 from sidr_core.decoding.beam import Beams, Trie, extend
-from sidr_core.decoding.index import SidIndex
+from sidr_core.decoding.lists import places_of
 from sidr_core.errors import SidrError
-from sidr_core.evaluation.lists import places_of
 from sidr_core.models.checkpoint import codebook_digest
 from sidr_core.models.quiet import quiet
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.sids.index import SidIndex
 from sidr_core.sids.tokens import sid_tokens, used_tokens
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import CODES, HISTORY, ITEM_ID, ROW_ID
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -155,7 +156,7 @@ def load(folder: Path, codebook: pl.DataFrame) -> SidRanker:
             f"{folder} was trained on another codebook",
             expected=f"the SIDs of codebook {meta['model']['codebook_digest'][:12]}",
             found=f"codebook {digest[:12]}",
-            do="materialize baseline_tiger again",
+            fix="materialize baseline_tiger again",
         )
     module = _module(meta["model"], codebook)
     training.load_weights(module, folder)

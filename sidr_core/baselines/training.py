@@ -1,7 +1,7 @@
 """One trainer for all trained baselines: a few settings tried, each stopped early, the best on valid rows kept.
 
 Training rows teach, valid rows choose, nothing else is opened. NDCG@10 is the item-level one of
-`sidr_core.evaluation.metrics`, measured on whole lists of the catalogue. The outcome is a function of rows,
+`sidr_core.metrics.ranking`, measured on whole lists of the catalogue. The outcome is a function of rows,
 settings and seed, on one kind of machine and number of threads.
 
 A published folder holds `model.safetensors`, `meta.json` (what to rebuild, what was chosen, why) and
@@ -21,17 +21,18 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from sidr_core import tables
 from sidr_core.baselines import popularity
 from sidr_core.baselines.sequences import Catalogue
-from sidr_core.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, TARGET_TIME
-from sidr_core.contracts import BaselineItems, BaselineLog
+from sidr_core.decoding.lists import counted
 from sidr_core.errors import SidrError
-from sidr_core.evaluation.lists import counted
-from sidr_core.evaluation.metrics import HR, NDCG, column, per_row
-from sidr_core.stage import Check, Inputs, Progress, Report
-from sidr_core.tensors import read_tensors
-from sidr_core.training.examples import subset
+from sidr_core.metrics.ranking import HR, NDCG, column, per_row
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, TARGET_TIME
+from sidr_core.tables.contracts import BaselineItems, BaselineLog
+from sidr_core.tables.samples import subset
+from sidr_core.tables.tensors import read_tensors
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameModel
@@ -65,7 +66,7 @@ class Learner(Protocol):
         ...
 
     def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists of `k` SIDs by the columns `sidr_core.evaluation.lists.PLACES`."""
+        """Lists of `k` SIDs by the columns `sidr_core.decoding.lists.PLACES`."""
         ...
 
 
@@ -186,7 +187,7 @@ def _train(
                 "the training has diverged",
                 expected="a finite loss",
                 found=f"{loss} in epoch {epoch} at learning rate {trial.learning_rate}",
-                do="lower `learning_rate` of this trial",
+                fix="lower `learning_rate` of this trial",
             )
         module.eval()
         with torch.inference_mode():
@@ -324,7 +325,7 @@ def load_weights(module: torch.nn.Module, folder: Path) -> None:
             f"{folder / WEIGHTS} does not fit its {META}",
             expected=f"{len(shapes)} tensors of the shapes that it names",
             found=f"{len(held)}; the first that differs: {min(shapes.items() ^ held.items())[0]}",
-            do="materialize this baseline again",
+            fix="materialize this baseline again",
         )
     with torch.no_grad():
         for name, tensor in wanted.items():

@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import COMPLETION, HISTORY, ITEM_ID, PROMPT, TARGET, TASK
-from sidr_core.contracts import Corpus, TeacherQuarantine
 from sidr_core.corpus import general, guards, quality, refused, tasks
 from sidr_core.corpus.card import card, sizes_by_task
 from sidr_core.corpus.catalogue import Catalogue
@@ -32,8 +29,12 @@ from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.language import Written
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.sids.tokens import SID_PATTERN
-from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import COMPLETION, HISTORY, ITEM_ID, PROMPT, TARGET, TASK
+from sidr_core.tables.contracts import Corpus, TeacherQuarantine
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -56,7 +57,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             "there are no train rows to write a corpus from",
             expected="at least one row in train.parquet",
             found="none",
-            do="choose a later snapshot or weaker `filters`",
+            fix="choose a later snapshot or weaker `filters`",
         )
     settings = config.teacher
     mixed = _general(settings, progress)  # before the teacher: a wrong file should cost nothing

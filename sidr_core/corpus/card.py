@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from sidr_core.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
 from sidr_core.corpus.tasks import ORDER
+from sidr_core.tables.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
 
 _SAMPLES = 5
 #: Most characters of a text in a sample.
@@ -37,7 +37,7 @@ def card(
     """Markdown of the card.
 
     Args:
-        corpus: a table of :class:`sidr_core.contracts.Corpus`.
+        corpus: a table of :class:`sidr_core.tables.contracts.Corpus`.
         metrics: shown as a table; none may differ between two runs that give the same corpus.
         teacher: who wrote it.
         synthetic: whether the reviews and items below it are generated data.

@@ -10,10 +10,10 @@ from functools import cached_property, lru_cache
 
 import polars as pl
 
-from sidr_core.columns import CODES, ITEM_ID, SID
 from sidr_core.corpus.prompts import HISTORY_TITLE_CHARS, TITLE_CHARS, UNTITLED, neutralise
 from sidr_core.errors import InputError
 from sidr_core.sids.tokens import SID_PATTERN
+from sidr_core.tables.columns import CODES, ITEM_ID, SID
 
 _ENTITY = re.compile(r"&#?\w+;")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -125,7 +125,7 @@ class Catalogue(Mapping[str, Item]):
                 f"{lacking.height} of {table.height} items have no SID",
                 expected="every item of items.parquet in sid_codebook.parquet",
                 found=f"none for item {lacking[ITEM_ID][0]!r}",
-                do="materialize sid_codebook again for this snapshot",
+                fix="materialize sid_codebook again for this snapshot",
             )
         names = ("title", "brand", "category", "description")
         return cls(
@@ -143,7 +143,7 @@ class Catalogue(Mapping[str, Item]):
                 "a train row names an item that is not in the catalogue",
                 expected="only items of items.parquet",
                 found=repr(item_id),
-                do="materialize interactions again for this snapshot",
+                fix="materialize interactions again for this snapshot",
             ) from None
 
     def __contains__(self, item_id: object) -> bool:

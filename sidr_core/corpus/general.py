@@ -23,9 +23,9 @@ from sidr_core.corpus.prompts import neutralise, neutralise_lines
 from sidr_core.corpus.refused import Refused
 from sidr_core.corpus.tasks import CHAT, Example
 from sidr_core.errors import InputError
+from sidr_core.pipeline.stage import Progress
 from sidr_core.reviews.text import literal
 from sidr_core.settings import GENERAL_TASK, General
-from sidr_core.stage import Progress
 
 if TYPE_CHECKING:
     from sidr_core.settings import Teacher
@@ -53,7 +53,7 @@ def files(teacher: Teacher) -> dict[str, Path]:
             "the file of general examples is missing",
             expected="teacher.general.path names a file of JSON lines",
             found=str(path),
-            do="correct the path, or remove `general` from the teacher section",
+            fix="correct the path, or remove `general` from the teacher section",
         )
     return {"general": path}
 
@@ -105,7 +105,7 @@ def read(path: Path, settings: General, seed: int, progress: Progress) -> Mixed:
             expected='JSON lines with `messages`: a user turn and then an assistant turn, such as {"messages": '
             '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
             found=", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items())) or "an empty file",
-            do="correct teacher.general.path, or raise teacher.general.max_chars",
+            fix="correct teacher.general.path, or raise teacher.general.max_chars",
         )
     chosen = tuple(example for _, _, example in sorted(drawn, key=lambda entry: -entry[1]))
     return Mixed(chosen, tuple(refused), dict(sorted(counts.items())))

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from sidr_core.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.hindsight import hindsight_words
 from sidr_core.corpus.prompts import TAG, item_titled, title_of
 from sidr_core.corpus.tasks import ITEM_TASKS, Example, Row
 from sidr_core.settings import GENERAL_TASK
 from sidr_core.sids.tokens import SID_PATTERN
+from sidr_core.tables.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
 
 Violation = tuple[str, str]  # example id, reason
 

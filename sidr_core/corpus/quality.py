@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sidr_core.columns import CODES, COMPLETION, EXAMPLE_ID, ITEM_ID, PROMPT, TASK, THOUGHT
 from sidr_core.corpus import hindsight, tasks
 from sidr_core.corpus.catalogue import Catalogue, Item, all_words, audit_words, content_words
 from sidr_core.corpus.tasks import Row
 from sidr_core.settings import REASONING_TASK
 from sidr_core.sids.tokens import SID_PATTERN, used_tokens
+from sidr_core.tables.columns import CODES, COMPLETION, EXAMPLE_ID, ITEM_ID, PROMPT, TASK, THOUGHT
 
 #: A word in this share of the texts of a kind, and in so many of them, is the kind's wording and tells nothing.
 WORDING_SHARE, WORDING_TEXTS = 0.05, 3

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from sidr_core.columns import ITEM_ID, KIND, REASON, TEXT, USER_ID
+from sidr_core.tables.columns import ITEM_ID, KIND, REASON, TEXT, USER_ID
 
 _COLUMNS = ("key", KIND, ITEM_ID, USER_ID, REASON, TEXT)
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from sidr_core.columns import HISTORY, POSITION, ROW_ID, TARGET, USER_ID
-from sidr_core.contracts import Corpus
 from sidr_core.corpus import prompts
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.teacher.base import Teacher
+from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS
-from sidr_core.stage import Progress
+from sidr_core.tables.columns import HISTORY, POSITION, ROW_ID, TARGET, USER_ID
+from sidr_core.tables.contracts import Corpus
 
 #: More right answers than this and a title or SID is left out of translation.
 MOST_ANSWERS = 4

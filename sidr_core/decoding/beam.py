@@ -32,8 +32,8 @@ from sidr_core.errors import SidrError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sidr_core.decoding.index import SidIndex
-    from sidr_core.stage import Progress
+    from sidr_core.pipeline.stage import Progress
+    from sidr_core.sids.index import SidIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def constrained_beam(
             "the beam cannot be filled",
             expected=f"a beam width of 1 to {len(index)}, the number of distinct SIDs",
             found=f"beam width {beam_width}",
-            do="lower decoding.beam_width, or let more items through the filters",
+            fix="lower decoding.beam_width, or let more items through the filters",
         )
     each = [tuple(prompt) for prompt in prompts]
     groups, places = distinct([tuple(each[n : n + contexts]) for n in range(0, len(each), contexts)])
@@ -125,7 +125,7 @@ def _refuse_unfit(model: PreTrainedModel, tokens: int) -> None:
             expected=f"`sdpa` or `eager` attention over at least {tokens + 1} tokens in every layer",
             found=f"{attention} attention, window {window}"
             + (f", layers of {', '.join(sorted(kinds))}" if kinds else ""),
-            do="load it with attn_implementation='sdpa', lower decoding.beam_width, or take another base model",
+            fix="load it with attn_implementation='sdpa', lower decoding.beam_width, or take another base model",
         )
 
 
@@ -215,7 +215,7 @@ def _best(total: torch.Tensor, legal: torch.Tensor, keep: int) -> torch.Tensor:
             "the model gave scores that are not numbers",
             expected="finite log-probabilities",
             found="nan or infinity",
-            do="check the checkpoint's training (its loss, its learning rate) and train it again",
+            fix="check the checkpoint's training (its loss, its learning rate) and train it again",
         )
     above, equal = total > least, (total == least) & legal
     chosen = above | (equal & (equal.cumsum(dim=1) <= keep - above.sum(dim=1, keepdim=True)))

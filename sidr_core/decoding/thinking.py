@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sidr_core.models.prompt import PromptRenderer
-    from sidr_core.stage import Progress
+    from sidr_core.pipeline.stage import Progress
 
 #: Finished rows are dropped from the batch when this share of its rows is done.
 _COMPACT_AT = 0.25

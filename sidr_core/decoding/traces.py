@@ -21,8 +21,8 @@ from sidr_core.decoding.thinking import Thought, generate_thoughts
 
 if TYPE_CHECKING:
     from sidr_core.models.checkpoint import Loaded
+    from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Decoding
-    from sidr_core.stage import Progress
 
 
 @dataclass(frozen=True, eq=False)

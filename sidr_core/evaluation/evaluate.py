@@ -17,8 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import (
+from sidr_core.evaluation.pages import page, slices_page
+from sidr_core.evaluation.protocol import comparisons, headline, with_horizons
+from sidr_core.evaluation.slices import groups_of, slices_table
+from sidr_core.metrics import lists as exposure
+from sidr_core.metrics.intervals import Floats, differences, draw_means, judge, summary
+from sidr_core.metrics.ranking import HR, LEVELS, NDCG, RANKED, column, per_row
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.recommending import leakage as refusals
+from sidr_core.recommending.rows import chosen_rows
+from sidr_core.render import figures as plots
+from sidr_core.render.grid import SYNTHETIC_LABEL
+from sidr_core.settings.models import split_name
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import (
     DATASET,
     ITEM_ID,
     ITEM_LEVEL,
@@ -33,16 +46,7 @@ from sidr_core.columns import (
     THINKING,
     USER_ID,
 )
-from sidr_core.contracts import EvaluationTable, Paired, Recommendations, Slices
-from sidr_core.evaluation import exposure, refusals
-from sidr_core.evaluation.intervals import Floats, differences, draw_means, judge, summary
-from sidr_core.evaluation.metrics import HR, LEVELS, NDCG, RANKED, column, per_row
-from sidr_core.evaluation.names import split_name
-from sidr_core.evaluation.protocol import chosen_rows, comparisons, headline, with_horizons
-from sidr_core.evaluation.slices import groups_of, slices_table
-from sidr_core.report import plots
-from sidr_core.report.tables import SYNTHETIC_LABEL, page, slices_page
-from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tables.contracts import EvaluationTable, Paired, Recommendations, Slices
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Evaluation
@@ -56,7 +60,7 @@ class Scored:
     """Per-row metrics of every list, and their means in every draw of users: one resampling for all numbers.
 
     Attributes:
-        lists: `<model>/<mode>` -> its rows, see :func:`~sidr_core.evaluation.metrics.per_row`, sorted by row_id.
+        lists: `<model>/<mode>` -> its rows, see :func:`~sidr_core.metrics.ranking.per_row`, sorted by row_id.
         columns: (level, metric, k) of each of the M columns of `values` and `means`.
         values: `<model>/<mode>` -> (R, M).
         means: `<model>/<mode>` -> (D, M).
@@ -135,7 +139,7 @@ def evaluation_table(
 
     Args:
         scored: see :func:`score`.
-        shown: `<model>/<mode>` -> its metrics of :mod:`~sidr_core.evaluation.exposure`.
+        shown: `<model>/<mode>` -> its metrics of :mod:`~sidr_core.metrics.lists`.
         models: the contract `RecommendedModels`.
         settings: cut-offs and bootstrap.
         context: dataset, snapshot and split.

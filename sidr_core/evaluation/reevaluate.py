@@ -15,8 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import (
+from sidr_core.errors import InputError
+from sidr_core.evaluation import evaluate
+from sidr_core.evaluation.protocol import headline
+from sidr_core.metrics import lists as exposure
+from sidr_core.metrics.ranking import HR, NDCG
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.recommending import leakage as refusals
+from sidr_core.recommending import recommend
+from sidr_core.recommending.rows import chosen_rows
+from sidr_core.render import figures as plots
+from sidr_core.render.grid import SYNTHETIC_LABEL, Grid, ranged
+from sidr_core.settings.models import MODEL_NAMED, language_model, producers, split_name
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import (
     DATASET,
     HISTORY,
     ITEM_ID,
@@ -33,25 +46,16 @@ from sidr_core.columns import (
     USER_ID,
     VALID,
 )
-from sidr_core.contracts import Reevaluation
-from sidr_core.errors import InputError
-from sidr_core.evaluation import evaluate, exposure, recommend, refusals
-from sidr_core.evaluation.metrics import HR, NDCG
-from sidr_core.evaluation.names import makers, split_name, trained
-from sidr_core.evaluation.protocol import chosen_rows, headline
-from sidr_core.report import plots
-from sidr_core.report.tables import SYNTHETIC_LABEL, Grid, ranged
-from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tables.contracts import Reevaluation
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.store import Artifact
     from sidr_core.settings import DatasetConfig
-    from sidr_core.store import Artifact
 
 #: The split of the rows: of no split that a model was trained, chosen or judged on.
 NEWER = "newer"
 FILE = "reevaluation.parquet"
 #: Baselines that are evaluated again: they follow the data at once, so they tell a shift from a model's age.
-COUNTERS = ("popularity", "item_item")
 _JUDGED = (HR, NDCG)
 #: Settings of `decoding` that lists follow from, besides which rows and models there are.
 _DECODED_BY = ("scoring", "max_thought_tokens", "traces", "trace_temperature", "choice_rows", "beam_width")
@@ -152,14 +156,15 @@ def _names(config: DatasetConfig, models: pl.DataFrame) -> tuple[str, ...]:
     """What is evaluated again: the checkpoints' lists and the counters' that the earlier evaluation has."""
     then = {f"{model}/{mode}" for model, mode in models.select(MODEL, MODE).iter_rows()}
     wanted = [name for name in config.decoding.models if name in then]
-    return tuple(name for name in wanted if trained(split_name(name)[0]) or split_name(name)[0] in COUNTERS)
+    model_of = {name: split_name(name)[0] for name in wanted}
+    return tuple(name for name, model in model_of.items() if language_model(model) or MODEL_NAMED[model].is_counted)
 
 
 def _refuse_others(base: Inputs, names: tuple[str, ...], models: pl.DataFrame) -> None:
     """Refuse a checkpoint that is not the one whose evaluation it would be compared with."""
     behind = {f"{row[MODEL]}/{row[MODE]}": row["checkpoint"] for row in models.iter_rows(named=True)}
     for name in names:
-        stage, *others = makers(split_name(name)[0])
+        stage, *others = producers(split_name(name)[0])
         then = {stage: behind[name]} | {other: base["recommendations"].made_from[other] for other in others}
         for source, digest in then.items():
             if base[source].digest != digest:
@@ -167,7 +172,7 @@ def _refuse_others(base: Inputs, names: tuple[str, ...], models: pl.DataFrame) -
                     f"the earlier {source} is not the one that was evaluated then",
                     expected=f"digest {digest[:12]}",
                     found=base[source].digest[:12],
-                    do=_AGAIN,
+                    fix=_AGAIN,
                 )
 
 
@@ -185,7 +190,7 @@ def _refuse_other_settings(base: Inputs, config: DatasetConfig) -> None:
             "the earlier snapshot was decoded with other settings than the profile has now",
             expected=", ".join(f"{name} = {then[name]}" for name in other),
             found=", ".join(f"{name} = {now[name]}" for name in other),
-            do=_AGAIN,
+            fix=_AGAIN,
         )
 
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from sidr_core.columns import BRAND, CATEGORY, HISTORY, ITEM_ID, ITEM_LEVEL, ROW_ID, TARGET, USER_ID
-from sidr_core.contracts import Slices
-from sidr_core.evaluation.intervals import Floats, differences, draw_means, judge, summary
-from sidr_core.evaluation.metrics import HR, NDCG, column
-from sidr_core.evaluation.names import split_name
 from sidr_core.evaluation.protocol import headline, thinking_pairs
+from sidr_core.metrics.intervals import Floats, differences, draw_means, judge, summary
+from sidr_core.metrics.ranking import HR, NDCG, column
+from sidr_core.settings.models import split_name
+from sidr_core.tables.columns import BRAND, CATEGORY, HISTORY, ITEM_ID, ITEM_LEVEL, ROW_ID, TARGET, USER_ID
+from sidr_core.tables.contracts import Slices
 
 if TYPE_CHECKING:
     from sidr_core.settings import Evaluation

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,10 @@ import numpy as np
 from filelock import FileLock
 
 from sidr_core.errors import InputError
-from sidr_core.store import sha256_file
+from sidr_core.pipeline.store import sha256_file
+
+#: Receives (positions of texts, their vectors) as an encoder finishes them.
+Keep = Callable[[Sequence[int], np.ndarray], None]
 
 DIGEST_BYTES = 32
 #: A segment is written when it would hold so many vectors, or when its oldest waited so many seconds.
@@ -102,7 +105,7 @@ class VectorCache:
                 "the encoder gives vectors of another length than before",
                 expected=f"{self.dimension} numbers, as those in {self._folder}",
                 found=f"{width} numbers",
-                do="give the changed encoder another name in `encoder.model`, or delete that folder",
+                fix="give the changed encoder another name in `encoder.model`, or delete that folder",
             )
         self.dimension = width
         records = np.empty(len(vectors), dtype=_dtype(width))

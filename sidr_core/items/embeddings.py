@@ -18,14 +18,15 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from sidr_core.columns import DESCRIPTION, ITEM_ID, TEXT_DIGEST, TITLE, VECTOR
-from sidr_core.contracts import Embeddings
 from sidr_core.errors import InputError
 from sidr_core.items import encoders
 from sidr_core.items.cache import DIGEST_BYTES, VectorCache
 from sidr_core.items.text import item_text, text_digest
-from sidr_core.stage import Check, Inputs, Progress, Report
-from sidr_core.vectors import VectorTable, vector_series
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.tables.columns import DESCRIPTION, ITEM_ID, TEXT_DIGEST, TITLE, VECTOR
+from sidr_core.tables.contracts import Embeddings
+from sidr_core.tables.vectors import VectorTable, vector_series
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Encoder
@@ -51,7 +52,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             "item_embeddings: the catalogue is empty",
             expected="at least one item",
             found="items.parquet without rows",
-            do="widen `filters` or the snapshot window",
+            fix="widen `filters` or the snapshot window",
         )
     settings = encoder_settings(config.encoder)
     limit = _CHARS_PER_TOKEN * config.encoder.max_tokens
@@ -152,7 +153,7 @@ def _blocks(path: Path) -> Iterator[pl.DataFrame]:
                     f"{path.name} is not sorted by {ITEM_ID}",
                     expected="strictly ascending ids",
                     found=f"an id out of order or twice in the block that begins with {ids[0]!r}",
-                    do="materialize interactions again",
+                    fix="materialize interactions again",
                 )
             last = ids[-1]
             yield frame

@@ -15,7 +15,7 @@ differently for another padding, and with several threads for another number of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sidr_core.errors import InputError
-from sidr_core.models.foreign import foreign_file, reading
+from sidr_core.items.cache import Keep
+from sidr_core.models.untrusted import foreign_file, reading
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -36,8 +37,6 @@ PACKAGED = "minilm"
 _STEP = 8
 #: Tokens in a batch on a CPU. More leave its caches: 64 x 128 tokens take a quarter longer than 4 x 128.
 _CPU_TOKENS = 512
-
-Keep = Callable[[Sequence[int], np.ndarray], None]
 
 
 class TextEncoder(Protocol):
@@ -142,7 +141,7 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
                 f"the item encoder {config.model!r} has no pooling to replace",
                 expected="a transformer with a pooling module",
                 found=", ".join(type(part).__name__ for part in model),
-                do="leave `encoder.pooling` at `default`",
+                fix="leave `encoder.pooling` at `default`",
             )
         parts, prompts = [parts[0], Pooling(pooling.embedding_dimension, "mean")], {}
         model.tokenizer.padding_side = "right"
@@ -158,7 +157,7 @@ def _unloadable(model: str, found: str) -> InputError:
         f"the item encoder {model!r} cannot be loaded",
         expected=f"{PACKAGED!r}, a sentence-transformers folder, or an id on the Hugging Face hub",
         found=found,
-        do="correct `encoder.model` in the profile, or make the hub reachable",
+        fix="correct `encoder.model` in the profile, or make the hub reachable",
     )
 
 

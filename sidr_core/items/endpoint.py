@@ -18,7 +18,7 @@ from sidr_core.remote.errors import EndpointError
 from sidr_core.remote.retry import CallFailed, Session, run_pool
 
 if TYPE_CHECKING:
-    from sidr_core.items.encoders import Keep
+    from sidr_core.items.cache import Keep
     from sidr_core.settings import Encoder, Endpoint
 
 
@@ -88,7 +88,7 @@ class EndpointEncoder:
             f"{host_of(self._endpoint)} sent no usable embeddings for {self._endpoint.model}",
             expected=expected,
             found=found,
-            do="check that `encoder.endpoint` names an embeddings model; what came before is kept",
+            fix="check that `encoder.endpoint` names an embeddings model; what came before is kept",
         )
 
     def _refused(self, reason: str) -> EndpointError:
@@ -96,5 +96,5 @@ class EndpointEncoder:
             f"{host_of(self._endpoint)} refuses the text of an item",
             expected="an embedding",
             found=reason,
-            do="lower `encoder.max_tokens`, which caps the text; what came before is kept",
+            fix="lower `encoder.max_tokens`, which caps the text; what came before is kept",
         )

@@ -8,8 +8,6 @@ is cut at a number of characters, so that one huge description cannot stall the 
 from __future__ import annotations
 
 import hashlib
-import html
-import re
 
 PLACEHOLDER = "unknown item"
 
@@ -27,10 +25,3 @@ def text_digest(text: str, encoder: str = "") -> bytes:
     SID is only ever taken over where both are equal.
     """
     return hashlib.sha256(f"{encoder}\n{text}".encode()).digest()
-
-
-def markdown_text(text: str, max_chars: int = 80) -> str:
-    """Untrusted text for a Markdown table or list: one line, cut, no markup."""
-    line = " ".join(text.split())
-    line = line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"
-    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", html.escape(line, quote=False))

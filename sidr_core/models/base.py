@@ -19,9 +19,9 @@ import torch
 
 from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
-from sidr_core.models.foreign import foreign_file, reading
 from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
+from sidr_core.models.untrusted import foreign_file, reading
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, add_tokens, extend_vocabulary, words_of_codes
 from sidr_core.settings import BaseModelConfig, PackagedModel, PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
@@ -122,14 +122,14 @@ def _tiny(config: TinyModel, texts: Iterable[str]) -> tuple[PreTrainedModel, Pre
             "base_model cannot be built",
             expected="hidden_size a multiple of heads, and heads a multiple of kv_heads",
             found=f"hidden_size {config.hidden_size}, heads {config.heads}, kv_heads {config.kv_heads}",
-            do="change these fields in the profile",
+            fix="change these fields in the profile",
         )
     if config.vocab_size < (least := 256 + len(FORMAT_TOKENS)):
         raise SidrError(
             "base_model cannot be built",
             expected=f"a vocab_size of at least {least}: 256 bytes and {len(FORMAT_TOKENS)} conversation tokens",
             found=str(config.vocab_size),
-            do="raise base_model.vocab_size in the profile",
+            fix="raise base_model.vocab_size in the profile",
         )
     tokenizer = train_tokenizer(texts, config.vocab_size)
     shape = Qwen3Config(
@@ -186,7 +186,7 @@ def _unreadable(name: str, found: str) -> SidrError:
         expected="a folder with config.json, model.safetensors and a tokenizer, or the id of such a model "
         "on the Hugging Face hub, within reach of this machine",
         found=found,
-        do="set base_model.name to a folder that holds the model, or use base_model.kind: packaged or tiny",
+        fix="set base_model.name to a folder that holds the model, or use base_model.kind: packaged or tiny",
     )
 
 

@@ -27,18 +27,18 @@ import pandera.polars as pa
 import polars as pl
 import torch
 
-from sidr_core import tables
-from sidr_core.columns import CODES, ITEM_ID, SID
-from sidr_core.contracts import Contract
-from sidr_core.decoding.index import SidIndex, levels_of, sid_texts
 from sidr_core.errors import SidrError
 from sidr_core.models.base import plain_generation
-from sidr_core.models.foreign import foreign_file, reading
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
+from sidr_core.models.untrusted import foreign_file, reading
+from sidr_core.pipeline.report import Check
+from sidr_core.pipeline.store import sha256_file
+from sidr_core.sids.index import SidIndex, levels_of, sid_texts
 from sidr_core.sids.tokens import sid_tokens
-from sidr_core.stage import Check
-from sidr_core.store import sha256_file
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import CODES, ITEM_ID, SID
+from sidr_core.tables.contracts import Contract
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -171,7 +171,7 @@ def _token_map(codebook: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pl
             "the checkpoint cannot be saved",
             expected="each SID token of the codebook in the vocabulary",
             found=f"{len(missing)} missing, the first {missing[0]}",
-            do="extend the vocabulary with the tokens of this snapshot's codebook before training",
+            fix="extend the vocabulary with the tokens of this snapshot's codebook before training",
         )
     ids = pl.DataFrame(_token_ids(levels, vocabulary)).select(pl.concat_list(pl.all()).alias(TOKEN_IDS))[TOKEN_IDS]
     return ordered.with_columns(sid_texts(levels), ids)
@@ -263,5 +263,5 @@ def _broken(folder: Path, expected: str, found: str) -> SidrError:
         f"{folder} is not a sound checkpoint",
         expected=expected,
         found=found,
-        do="materialize the checkpoint's asset again, or name another folder",
+        fix="materialize the checkpoint's asset again, or name another folder",
     )

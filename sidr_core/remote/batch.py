@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.dialogue import Call, Done, Request, parse_body, read_completion
 from sidr_core.remote.endpoint import redact
 from sidr_core.remote.errors import EndpointError, TeacherUnavailable
 from sidr_core.remote.ledger import Label, Member, OpenBatch, Stored
 from sidr_core.remote.retry import CallFailed, Session, refusal, run_pool
-from sidr_core.stage import Progress
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -173,7 +173,7 @@ class _Batches:
             f"{self._client.host} refuses the batch",
             expected="a batch that runs",
             found=redact(said, endpoint),
-            do="mend what it says, or set `teacher.batch: false`; nothing of it was charged",
+            fix="mend what it says, or set `teacher.batch: false`; nothing of it was charged",
         )
 
     def _barren(self) -> TeacherUnavailable:
@@ -181,7 +181,7 @@ class _Batches:
             f"{self._client.host} ended {MOST_BARREN} batches in a row without a reply",
             expected="replies",
             found="expired requests or errors of the server",
-            do="run again later, or set `teacher.batch: false`",
+            fix="run again later, or set `teacher.batch: false`",
         )
 
 

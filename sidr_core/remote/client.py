@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from sidr_core.errors import SidrError
+from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.dialogue import Call, Dialogue, Done, ReplyFormat, Request, parse_body, read_completion
 from sidr_core.remote.endpoint import host_of, is_loopback
 from sidr_core.remote.errors import BudgetExhausted, TeacherUnavailable
@@ -24,7 +25,6 @@ from sidr_core.remote.ledger import NANO, Cost, Label, Ledger, Stored, price_of
 from sidr_core.remote.retry import CallFailed, Session, Stopped, classify, run_pool
 from sidr_core.settings.base import Endpoint
 from sidr_core.settings.corpus import Budget, Price
-from sidr_core.stage import Progress
 
 __all__ = ["Client", "Estimate", "Reply", "ReplyFormat", "Request"]
 
@@ -61,7 +61,7 @@ class Client:
                 f"a budget of {budget.usd} USD for {self.host}, and no price",
                 expected="`teacher.price: {input: …, output: …}` in USD per million tokens",
                 found="0 and 0",
-                do="add the model's price, or limit `teacher.budget.tokens` instead",
+                fix="add the model's price, or limit `teacher.budget.tokens` instead",
             )
 
     def ask(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
@@ -140,7 +140,7 @@ class Client:
             expected=f"room within {' and '.join(limit)}",
             found=f"{total.usd:.4f} USD and {total.tokens:,} tokens are spent (of these {lost.usd:.4f} USD and "
             f"{lost.tokens:,} tokens for calls without an answer, which may have been charged)",
-            do="raise `teacher.budget` and run again: what came is kept and only the rest is asked",
+            fix="raise `teacher.budget` and run again: what came is kept and only the rest is asked",
         )
 
 
@@ -230,6 +230,6 @@ class _Asking:
             f"not one of the first {len(self._done)} replies of {self._client.endpoint.model} can be used",
             expected="JSON that fits the schema",
             found=step.reason,
-            do="try another `teacher.reply`, a larger `max_output_tokens` or another model; a weak model may need a "
+            fix="try another `teacher.reply`, a larger `max_output_tokens` or another model; a weak model may need a "
             "larger `endpoint.give_up_after`",
         )

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from sidr_core.pipeline.store import canonical_json
 from sidr_core.remote.endpoint import OPENAI_HOST
 from sidr_core.remote.ledger import Stored
 from sidr_core.remote.retry import CallFailed
-from sidr_core.store import canonical_json
 
 ReplyFormat = Literal["json_schema", "json_object", "prompt"]
 

@@ -65,7 +65,7 @@ def read_key(endpoint: Endpoint) -> str:
                 f"no key for {host}",
                 expected=f"the key in the environment variable {name}",
                 found="not set, or empty",
-                do=f"export {name}=…   (or name another server in `endpoint.base_url`)",
+                fix=f"export {name}=…   (or name another server in `endpoint.base_url`)",
             )
         return PLACEHOLDER
     if not re.fullmatch(r"[\x21-\x7e]+", key):
@@ -73,14 +73,14 @@ def read_key(endpoint: Endpoint) -> str:
             f"the key in {name} cannot be sent",
             expected="printable ASCII without blanks",
             found="other characters",
-            do="set it again; a line break or a quote was probably copied along",
+            fix="set it again; a line break or a quote was probably copied along",
         )
     if urlsplit(endpoint.base_url).scheme == "http" and not is_loopback(host):
         raise EndpointError(
             f"the key in {name} would travel to {host} in clear text",
             expected="https://, or a server on this machine",
             found="http://",
-            do="use https or a tunnel to 127.0.0.1; if the server needs no key, set `endpoint.api_key_env` to a "
+            fix="use https or a tunnel to 127.0.0.1; if the server needs no key, set `endpoint.api_key_env` to a "
             "variable that is not set",
         )
     return key

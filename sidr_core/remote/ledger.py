@@ -110,7 +110,7 @@ class OpenBatch:
 
 def ledger_path() -> Path:
     """`$SIDR_HOME/ledger.sqlite`."""
-    from sidr_core.profile import home
+    from sidr_core.pipeline.profile import home
 
     return home() / "ledger.sqlite"
 
@@ -159,7 +159,7 @@ class Ledger:
                     f"the ledger {self.path} is of another version",
                     expected=f"version {_VERSION}",
                     found=f"version {version}",
-                    do="use the version of this project that wrote it, or name another SIDR_HOME",
+                    fix="use the version of this project that wrote it, or name another SIDR_HOME",
                 )
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Ledger:
             expected = "what was written"
         if found != ["ok"]:
             raise LedgerError(
-                f"the ledger {self.path} is damaged", expected=expected, found="; ".join(found), do=_DAMAGED
+                f"the ledger {self.path} is damaged", expected=expected, found="; ".join(found), fix=_DAMAGED
             )
 
     # -- replies -----------------------------------------------------------------------------
@@ -351,7 +351,7 @@ class Ledger:
                 f"the ledger {self.path} cannot be used",
                 expected="the SQLite file that this project wrote, writable",
                 found=str(error),
-                do=advice,
+                fix=advice,
             ) from None
 
 

@@ -119,7 +119,7 @@ def refusal(status: int, code: str, said: str, endpoint: Endpoint) -> CallFailed
         f"{host_of(endpoint)} refuses calls to {endpoint.model}",
         expected="a reply",
         found=f"HTTP {status}: {said}",
-        do=advice.format(key=endpoint.api_key_env),
+        fix=advice.format(key=endpoint.api_key_env),
     )
 
 
@@ -294,5 +294,5 @@ def _unavailable(endpoint: Endpoint, breaker: Breaker) -> SidrError:
         f"{host_of(endpoint)} did not answer {breaker.failed} requests, {whole}",
         expected=f"a reply within {endpoint.retries + 1} attempts",
         found=breaker.reason,
-        do="run again when the server is well: what came is kept and only the rest is asked",
+        fix="run again when the server is well: what came is kept and only the rest is asked",
     )

@@ -27,7 +27,7 @@ from sidr_core.reviews.lines import Block, decodes
 from sidr_core.reviews.parsed import TEXT_LIMIT
 
 if TYPE_CHECKING:
-    from sidr_core.reviews.records import ReviewLayout
+    from sidr_core.reviews.review_layout import ReviewLayout
 
 Unit = Literal["s", "ms"]
 

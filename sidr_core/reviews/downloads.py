@@ -22,8 +22,8 @@ from urllib.request import getproxies
 from filelock import FileLock
 
 from sidr_core.errors import InputError
-from sidr_core.profile import home
-from sidr_core.stage import Progress
+from sidr_core.pipeline.profile import home
+from sidr_core.pipeline.stage import Progress
 
 if TYPE_CHECKING:
     import httpx2
@@ -76,14 +76,14 @@ def _checked(url: str) -> SplitResult:
             f"cannot read from {parts.hostname!r} with a password",
             expected="a URL without a user part: it stands in manifests and logs",
             found="one before the @",
-            do="download the file yourself and give its path",
+            fix="download the file yourself and give its path",
         )
     if parts.scheme.lower() not in ("http", "https"):
         raise InputError(
             f"cannot read {url!r}",
             expected="a path, or a URL that begins with http:// or https://",
             found=f"scheme {parts.scheme!r}",
-            do="download the file yourself and give its path",
+            fix="download the file yourself and give its path",
         )
     return parts
 
@@ -115,7 +115,7 @@ class _Copy:
             raise self._failed(str(error), f"{first} and run again: what came is resumed") from None
 
     def _failed(self, found: str, do: str) -> InputError:
-        return InputError(f"cannot download {self._url}", expected="the whole file", found=found, do=do)
+        return InputError(f"cannot download {self._url}", expected="the whole file", found=found, fix=do)
 
     async def _fetch(self) -> None:
         from sidr_core.remote.retry import CallFailed, call_with_retries

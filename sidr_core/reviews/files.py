@@ -7,16 +7,13 @@ whenever the file's size or time of change is new.
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from sidr_core.errors import InputError
-from sidr_core.profile import home
+from sidr_core.pipeline.digest import digest
 from sidr_core.reviews.downloads import download
-from sidr_core.store import sha256_file
 
 
 def resolve(patterns: Iterable[str], what: str, suffixes: tuple[str, ...] = ()) -> dict[str, Path]:
@@ -55,7 +52,7 @@ def one(pattern: str, what: str) -> Path:
             f"{what}: {pattern!r} names {len(found)} files",
             expected="one file",
             found=", ".join(path.name for path in found[:3]),
-            do="write the path so that it names one file",
+            fix="write the path so that it names one file",
         )
     return found[0]
 
@@ -78,7 +75,7 @@ def _split_checksum(pattern: str, what: str) -> tuple[str, str]:
             f"{what}: the checksum of {place!r} is none",
             expected="#sha256= and 64 hexadecimal digits",
             found=repr(mark + checksum),
-            do="write what `sha256sum` prints for the file",
+            fix="write what `sha256sum` prints for the file",
         )
     return place, checksum.lower()
 
@@ -89,7 +86,7 @@ def _verify(paths: list[Path], checksum: str, what: str, pattern: str) -> None:
             f"{what}: one checksum for {len(paths)} files",
             expected="a path or URL of one file before `#sha256=`",
             found=pattern,
-            do="name the files one by one, each with its own checksum",
+            fix="name the files one by one, each with its own checksum",
         )
     found = digest(paths[0])
     if found != checksum:
@@ -97,28 +94,8 @@ def _verify(paths: list[Path], checksum: str, what: str, pattern: str) -> None:
             f"{what}: {paths[0]} is not the file that the profile names",
             expected=f"sha256 {checksum}",
             found=f"sha256 {found}",
-            do="fetch the file again (delete it first if it is a download in the cache), or correct `#sha256=`",
+            fix="fetch the file again (delete it first if it is a download in the cache), or correct `#sha256=`",
         )
-
-
-def digest(path: Path) -> str:
-    """Hex sha256 of a file, remembered by (path, size, time of change) below `$SIDR_HOME/cache`."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
-    entry = home() / "cache" / "source_digests" / key
-    told = entry.read_bytes() if entry.is_file() else b""
-    if told and told == _sealed(value := told[:64].decode(errors="replace")):
-        return value
-    value = sha256_file(path)
-    with suppress(OSError):  # without the memo, as on a full disk, the file is only read once more
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        entry.write_bytes(_sealed(value))
-    return value
-
-
-def _sealed(value: str) -> bytes:
-    """A digest with a short one of itself: a flipped byte must not pass for another content of the file."""
-    return f"{value} {hashlib.sha256(value.encode()).hexdigest()[:16]}".encode()
 
 
 def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -133,7 +110,7 @@ def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
             f"{what}: no file matches {pattern!r}",
             expected="at least one file",
             found=f"none below {Path.cwd() if not path.is_absolute() else path.anchor}",
-            do="correct the path in the profile's `source`, or put the files there",
+            fix="correct the path in the profile's `source`, or put the files there",
         )
     return [_present(match, what) for match in found]
 
@@ -150,7 +127,7 @@ def _below(folder: Path, what: str, suffixes: tuple[str, ...]) -> list[Path]:
             f"{what}: the folder {folder} holds no table",
             expected=f"files that end in {', '.join(suffixes)}",
             found=", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "an empty folder",
-            do="correct the path in the profile's `source`, or put the files there",
+            fix="correct the path in the profile's `source`, or put the files there",
         )
     return found
 
@@ -161,13 +138,13 @@ def _present(path: Path, what: str) -> Path:
             f"{what}: {path} is missing",
             expected="a file",
             found="a folder" if path.is_dir() else f"nothing (paths are relative to {Path.cwd()})",
-            do="correct the path in the profile's `source`, or put the file there",
+            fix="correct the path in the profile's `source`, or put the file there",
         )
     if path.stat().st_size == 0:
         raise InputError(
             f"{what}: {path} has no content",
             expected="records",
             found="0 bytes; an incomplete checkout or a failed download leaves such files",
-            do="fetch the file again",
+            fix="fetch the file again",
         )
     return path

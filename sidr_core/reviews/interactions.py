@@ -20,13 +20,15 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from sidr_core import contracts, tables
-from sidr_core.columns import TEST, TRAIN, VALID
 from sidr_core.errors import InputError
-from sidr_core.members import prefix_of
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.reviews.domains import prefix_of
 from sidr_core.reviews.samples import Log, Samples
-from sidr_core.reviews.sql import BATCH, batches, connect, frame, quoted, write
-from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tables import contracts
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import TEST, TRAIN, VALID
+from sidr_core.tables.sql import BATCH, batches, connect, frame, quoted, write
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Filters, Split
@@ -128,7 +130,7 @@ def _require_rows(sizes: Mapping[str, int], source: str) -> None:
             f"the {min(sizes, key=lambda name: sizes[name])} split is empty",
             expected="at least one row in each of train, valid and test",
             found=f"{dict(sizes)}, from {source}",
-            do="choose a later snapshot, or lower `filters.k_core`",
+            fix="choose a later snapshot, or lower `filters.k_core`",
         )
 
 
@@ -180,7 +182,7 @@ def _k_core(db: duckdb.DuckDBPyConnection, filters: Filters, progress: Progress)
             expected=f"users and items with at least {filters.k_core} reviews each",
             found=f"{_counts(db, 'reviews')} read; {filtered} with an accepted item and within the filters; "
             f"none left after {rounds} rounds",
-            do="lower `filters.k_core`, widen `filters.since` / `filters.min_rating`, choose a later snapshot, "
+            fix="lower `filters.k_core`, widen `filters.since` / `filters.min_rating`, choose a later snapshot, "
             "or check that reviews and items belong together",
         )
     progress.say(f"{filters.k_core}-core after {rounds} rounds: {_counts(db, 'log', 'user', 'item')}")
@@ -308,7 +310,7 @@ def _require_known_items(db: duckdb.DuckDBPyConnection) -> None:
             "the published rows name items that have no record",
             expected="every target and history item in raw_items",
             found=f"{len(unknown):,} unknown items, first {unknown[0][0]!r}",
-            do="check that `source.info` belongs to the same category as the CSV files",
+            fix="check that `source.info` belongs to the same category as the CSV files",
         )
 
 

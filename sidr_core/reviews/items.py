@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.contracts import Quarantine, RawItems
 from sidr_core.errors import InputError
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import text
 from sidr_core.reviews.parsed import QUARANTINE_SCHEMA, Parsed, reason_counts
 from sidr_core.reviews.sources import module_of
-from sidr_core.reviews.sql import frame
-from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tables import files as tables
+from sidr_core.tables.contracts import Quarantine, RawItems
+from sidr_core.tables.sql import frame
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Filters, Source
@@ -66,7 +67,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             "no item is left",
             expected="item records with a title",
             found=f"{found.lines} records, refused: {_listed(counts)}",
-            do="look at the metadata file; `filters.max_title_words` bounds the length of titles, "
+            fix="look at the metadata file; `filters.max_title_words` bounds the length of titles, "
             "`filters.items_without_text: keep` takes items without one",
         )
     refused = refused.sort("file", "line", maintain_order=True)
@@ -111,7 +112,7 @@ def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress
             "this source has no item metadata, and items without text are dropped",
             expected="metadata under `source.items`, or `filters.items_without_text: keep`",
             found="`source.items` is empty and `filters.items_without_text` is `drop`",
-            do="name a metadata file, or set `keep`: items are then known by their ids alone",
+            fix="name a metadata file, or set `keep`: items are then known by their ids alone",
         )
     parts = module_of(source.kind).reviews(inputs, source, filters, progress).parts
     paths = [str(part.artifact.path("records.parquet")) for part in parts]
@@ -177,7 +178,7 @@ def _require_clean(parsed: Parsed, allowed: float) -> None:
             expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
             found=f"{_listed(reason_counts(parsed.refused))}; first in {first['file']}, line {first['line']} "
             f"({first['reason']}): {first['text'][:120]!r}",
-            do="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
+            fix="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
         )
 
 

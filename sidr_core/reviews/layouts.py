@@ -264,7 +264,7 @@ def require(path: Path, found: Found, accepted: Collection[str], role: str) -> N
         what = f"{path} is of another layout than `{role}` of this source"
         do = f"name the right file under `source.{role}`, or the right `source.kind`"
         do += f"; this file belongs to {BELONGS[found.name]}" if found.name in BELONGS else ""
-    raise InputError(what, expected=" or ".join(dict.fromkeys(accepted)), found=str(found), do=do)
+    raise InputError(what, expected=" or ".join(dict.fromkeys(accepted)), found=str(found), fix=do)
 
 
 def time_unit(paths: Iterable[Path]) -> Literal["s", "ms"]:

@@ -7,8 +7,7 @@ damage, then :class:`DamagedFile`. Memory is bounded by the block, however long 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -17,7 +16,7 @@ import polars as pl
 from isal import isal_zlib
 
 from sidr_core.errors import InputError
-from sidr_core.stage import Progress
+from sidr_core.pipeline.stage import Progress
 
 #: Bytes of text in a block, and the longest line accepted (metadata lines reach some 100 kB).
 CHUNK = 4 << 20
@@ -54,17 +53,6 @@ class Block:
     first: int
     data: bytes
     fault: str | None = None
-
-
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, the next one being made in a thread of its own while the caller works on this one."""
-    source = iter(items)
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, source, end)
-        while (item := pending.result()) is not end:
-            pending = pool.submit(next, source, end)
-            yield item  # type: ignore[misc]
 
 
 def blocks(
@@ -208,7 +196,7 @@ def read_whole(path: Path) -> bytes:
                 f"{path} is too large to be read at once",
                 expected=f"at most {MAX_WHOLE:,} bytes when unpacked",
                 found="more",
-                do="name the published file; it is some megabytes large",
+                fix="name the published file; it is some megabytes large",
             )
     return b"".join(pieces)
 
@@ -265,6 +253,6 @@ def _damaged(path: Path, error: Exception) -> DamagedFile:
         f"{path} is damaged",
         expected="a whole gzip file",
         found=str(error) or type(error).__name__,
-        do="fetch the file again: the download or copy was probably cut short; "
+        fix="fetch the file again: the download or copy was probably cut short; "
         "`filters.allow_truncated` uses it as far as it goes",
     )

@@ -20,7 +20,7 @@ class Parsed:
 
     Args:
         records: accepted ones, in file and line order, with columns `file` and `line`.
-        refused: columns of :class:`sidr_core.contracts.Quarantine`.
+        refused: columns of :class:`sidr_core.tables.contracts.Quarantine`.
         lines: records read, blank lines not counted.
         metrics: further numbers for the report.
     """

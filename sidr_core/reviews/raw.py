@@ -19,13 +19,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidr_core.contracts import Quarantine
 from sidr_core.errors import InputError
-from sidr_core.reviews.lines import ahead
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews.records import ENCODING, ReviewPart, ReviewParts
 from sidr_core.reviews.sources import module_of
-from sidr_core.reviews.sql import batches, connect, frame, quoted, write
-from sidr_core.stage import Check, Inputs, Progress, Report
+from sidr_core.tables.ahead import ahead
+from sidr_core.tables.contracts import Quarantine
+from sidr_core.tables.sql import batches, connect, frame, quoted, write
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Source
@@ -133,7 +134,7 @@ def _require_clean(db: duckdb.DuckDBPyConnection, counts: Mapping[str, int], lin
             expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
             found=f"{listed}; first in {first['file']}, line {first['line']} "
             f"({first['reason']}): {first['text'][:120]!r}",
-            do="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
+            fix="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
         )
     return share
 
@@ -227,7 +228,7 @@ def _empty(parts: ReviewParts, key: str, cutoff: int) -> InputError:
         f"snapshot {key} holds no review",
         expected=f"reviews before {_date(cutoff)}",
         found=f"{rows:,} reviews, {span}",
-        do="choose a later snapshot, or correct `snapshots` in the profile",
+        fix="choose a later snapshot, or correct `snapshots` in the profile",
     )
 
 

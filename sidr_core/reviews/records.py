@@ -18,13 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidr_core.errors import InputError
+from sidr_core.pipeline.digest import digest
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.store import Artifact
 from sidr_core.reviews.decode import Judged, digests, judge_csv, judge_json
-from sidr_core.reviews.files import digest
-from sidr_core.reviews.lines import Block, DamagedFile, ahead, blocks
+from sidr_core.reviews.lines import Block, DamagedFile, blocks
 from sidr_core.reviews.parsed import Parsed
-from sidr_core.reviews.sql import connect, frame
-from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.store import Artifact
+from sidr_core.reviews.review_layout import ReviewLayout
+from sidr_core.tables.ahead import ahead
+from sidr_core.tables.sql import connect, frame
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters
@@ -57,27 +60,6 @@ RECORDS = pa.schema(
 PUBLISHED = pa.schema([("split", pa.string()), ("history_item_ids", pa.list_(pa.string()))])
 REFUSED = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 REPEATS = pa.schema([("line", pa.int64())])
-
-
-@dataclass(frozen=True)
-class ReviewLayout:
-    """How a line of JSON becomes a review.
-
-    Args:
-        name: for people.
-        user, item: JSON keys, the first that is present and not null wins.
-        rating, time: JSON keys.
-        time_unit: of `time`; tables hold seconds.
-        text: JSON keys of the review's text, used to tell exact duplicates apart; the first one wins.
-    """
-
-    name: str
-    user: tuple[str, ...]
-    item: tuple[str, ...]
-    rating: str
-    time: str
-    time_unit: Literal["s", "ms"]
-    text: tuple[str, ...] = ("reviewText", "text")
 
 
 @dataclass(frozen=True)
@@ -189,7 +171,7 @@ def _parsed(
                 f"{path} is damaged",
                 expected="a whole gzip file",
                 found=f"{part.damage}; {part.lines:,} records before that",
-                do="fetch the file again: the download or copy was probably cut short; "
+                fix="fetch the file again: the download or copy was probably cut short; "
                 "`filters.allow_truncated: true` uses it as far as it goes",
             )
         parts.append(part)

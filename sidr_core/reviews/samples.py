@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from sidr_core.members import prefix_of
+from sidr_core.reviews.domains import prefix_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Samples:
         return self.rows - int(np.count_nonzero(self._used))
 
     def tables(self, places: Iterable[np.ndarray]) -> Iterator[pa.Table]:
-        """A table of :class:`sidr_core.contracts.Samples` for each array of places (each int64, any length)."""
+        """A table of :class:`sidr_core.tables.contracts.Samples` for each array of places (each int64, any length)."""
         for at in places:
             if len(at):
                 yield self._table(at)

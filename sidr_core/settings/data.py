@@ -54,7 +54,7 @@ class Snapshots(Section):
                 f"there is no snapshot {key!r}",
                 expected=f"one of {self.start} … {self.end} ({self.cadence})",
                 found=repr(key),
-                do="name one of these, or widen `snapshots` in the profile",
+                fix="name one of these, or widen `snapshots` in the profile",
             )
         month = _month_number(key) + _MONTHS[self.cadence]
         cutoff = datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)

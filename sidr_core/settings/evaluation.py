@@ -7,10 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from sidr_core.settings.base import Section
-
-#: The training stages, each after the one whose checkpoint it starts from.
-NEURAL = ("sft", "activation", "grpo")
-BASELINES = ("popularity", "item_item", "text_knn", "gru4rec", "sasrec", "tiger")
+from sidr_core.settings.models import list_names
 
 
 class Decoding(Section):
@@ -43,11 +40,8 @@ class Decoding(Section):
     @field_validator("models")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = [f"{model}/{mode}" for model in NEURAL for mode in ("direct", "thinking")]
-        known += [f"{model}_{kind}" for model in NEURAL for kind in ("adaptive/thinking", "mixed/direct")]
-        known += [f"{model}/direct" for model in BASELINES]
-        if unknown := [name for name in value if name not in known]:
-            raise ValueError(f"unknown model {unknown[0]!r}; known: {', '.join(known)}")
+        if unknown := [name for name in value if name not in list_names()]:
+            raise ValueError(f"unknown model {unknown[0]!r}; known: {', '.join(list_names())}")
         return value
 
 

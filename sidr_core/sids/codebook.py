@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from sidr_core import tables
-from sidr_core.columns import (
+from sidr_core.errors import InputError, ProfileError
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.sids import quality
+from sidr_core.sids import warm_start as lasting
+from sidr_core.sids.collisions import group_numbers, resolve
+from sidr_core.sids.quantize import Codebook, fit
+from sidr_core.sids.tokens import parse_sid
+from sidr_core.sids.warm_start import QUALITY, RETIRED, TABLE, Fit, Known
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import (
     BRAND,
     CATEGORY,
     CODES,
@@ -32,16 +41,9 @@ from sidr_core.columns import (
     TEXT_DIGEST,
     TITLE,
 )
-from sidr_core.contracts import Codebook as CodebookTable
-from sidr_core.contracts import RetiredSids
-from sidr_core.errors import InputError, ProfileError
-from sidr_core.sids import lasting, quality
-from sidr_core.sids.collisions import group_numbers, resolve
-from sidr_core.sids.lasting import QUALITY, RETIRED, TABLE, Fit, Known
-from sidr_core.sids.quantize import Codebook, fit
-from sidr_core.sids.tokens import parse_sid
-from sidr_core.stage import Check, Inputs, Progress, Report
-from sidr_core.vectors import read_vectors
+from sidr_core.tables.contracts import Codebook as CodebookTable
+from sidr_core.tables.contracts import RetiredSids
+from sidr_core.tables.vectors import read_vectors
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Quantizer
@@ -173,7 +175,7 @@ def _quantized(
             "sid_codebook: more items than SIDs",
             expected=f"at most {quantizer.size} ** {quantizer.levels} items",
             found=f"{total:,} items",
-            do="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions: suffix`",
+            fix="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions: suffix`",
         )
     started, ratios = "cold", None
     if known is not None and found is not None:
@@ -293,7 +295,7 @@ def _bad_sid(item: str, text: str | None) -> InputError:
         f"sid_codebook: item {item!r} has no usable published SID",
         expected="one SID per item such as <a_3><b_17><c_200>, all of as many levels",
         found=repr(text)[:120],
-        do="use a source that publishes SIDs, or set `quantizer.kind: residual_kmeans`",
+        fix="use a source that publishes SIDs, or set `quantizer.kind: residual_kmeans`",
     )
 
 

@@ -70,7 +70,7 @@ def reassign(book: Codebook, latent: np.ndarray, codes: np.ndarray, fixed: np.nd
             "sid_codebook: more items than SIDs",
             expected=f"at most {book.size} ** {book.levels} items",
             found=f"{len(codes):,} items",
-            do="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions` to `suffix` or `share`",
+            fix="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions` to `suffix` or `share`",
         )
     result = _move_surplus(book, latent, codes.copy(), fixed)
     for group, distance in _colliding(book, latent, result, fixed):

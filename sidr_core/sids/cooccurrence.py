@@ -17,10 +17,10 @@ import polars as pl
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from sidr_core.columns import HISTORY, TARGET
 from sidr_core.errors import InputError
 from sidr_core.sids.kmeans import BLOCK, blocks
 from sidr_core.sids.projection import Fused, Whitened, unit
+from sidr_core.tables.columns import HISTORY, TARGET
 
 WINDOW = 5
 # Of the mean variance: added to each direction's, so that directions of mere noise are not blown up.
@@ -99,7 +99,7 @@ def cooccurrence_vectors(
             "sid_codebook: `quantizer.vectors: fused` needs items that co-occur",
             expected=f"train rows whose last {WINDOW} items and target are in the catalogue",
             found=f"{histories.height:,} train rows, no pair of items tied more than chance would",
-            do="set `quantizer.vectors: text`, or use a dataset with more interactions",
+            fix="set `quantizer.vectors: text`, or use a dataset with more interactions",
         )
     information = information[known][:, known]
     size = min(size, len(known))

@@ -24,13 +24,13 @@ from safetensors.numpy import save_file
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.sids import balanced, kmeans
 from sidr_core.sids.projection import Projection, restore
-from sidr_core.tensors import read_tensors, unreadable
+from sidr_core.tables.tensors import read_tensors, unreadable
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Quantizer
-    from sidr_core.stage import Progress
 
 # One metadata key only: safetensors does not keep the order of several, and equal codebooks have equal bytes.
 _META = "projections"
@@ -177,14 +177,14 @@ def _check(vectors: np.ndarray, config: Quantizer) -> None:
             "sid_codebook: a published index has no quantizer to fit",
             expected="residual_kmeans, balanced_kmeans or rqvae",
             found="quantizer.kind: published",
-            do="take the SIDs of the source, or choose another kind",
+            fix="take the SIDs of the source, or choose another kind",
         )
     if not vectors.size:
         raise InputError(
             "sid_codebook: there is nothing to quantize",
             expected="one vector per item",
             found=f"vectors of shape {vectors.shape}",
-            do="look at `interactions`: its filters may have left no item",
+            fix="look at `interactions`: its filters may have left no item",
         )
     # a sum is finite only if all are, and needs no mask as large as the vectors
     wrong = sum(int((~np.isfinite(vectors[rows].sum(axis=1, dtype=np.float64))).sum()) for rows in _rows(vectors))
@@ -193,7 +193,7 @@ def _check(vectors: np.ndarray, config: Quantizer) -> None:
             "sid_codebook: vectors are not finite",
             expected="finite numbers",
             found=f"{wrong:,} of {len(vectors):,} vectors with NaN or infinity",
-            do="materialize `item_embeddings` again, with another `encoder.dtype` if it is half precision",
+            fix="materialize `item_embeddings` again, with another `encoder.dtype` if it is half precision",
         )
 
 

@@ -33,8 +33,8 @@ from sidr_core.sids import kmeans
 from sidr_core.sids.projection import Mlp
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Quantizer
-    from sidr_core.stage import Progress
 
 WIDTHS = (2048, 1024, 512, 256, 128, 64)
 _BATCH = 20_480
@@ -80,7 +80,7 @@ def fit(vectors: np.ndarray, size: int, config: Quantizer, progress: Progress | 
                 "sid_codebook: the RQ-VAE diverged",
                 expected="a finite loss",
                 found=f"loss {loss} in epoch {epoch}",
-                do=f"lower `quantizer.learning_rate` ({config.learning_rate:g})",
+                fix=f"lower `quantizer.learning_rate` ({config.learning_rate:g})",
             )
         if _is_due(epoch, config.epochs) and (collisions := model.collisions(data)) < fewest:
             fewest, best = collisions, {key: value.clone() for key, value in model.state_dict().items()}

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from sidr_core import columns as c
-from sidr_core import tables
-from sidr_core.evaluation.intervals import bootstrap
+from sidr_core.metrics.intervals import bootstrap
 from sidr_core.models import checkpoint
-from sidr_core.report.plots import curves
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.render.figures import curves
 from sidr_core.settings import Grpo, Training
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.tables import columns as c
+from sidr_core.tables import files as tables
 from sidr_core.training import tracking
 from sidr_core.training.select import METRICS, Selector
 

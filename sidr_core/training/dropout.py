@@ -39,7 +39,7 @@ def added(model: Any, rate: float) -> Iterator[None]:
                     "dropout cannot be added to this model",
                     expected="a decoder of layers with `self_attn` and `mlp`, as in Qwen3 or Llama",
                     found=type(model).__name__,
-                    do="set dropout: 0 for this stage, or take another base model",
+                    fix="set dropout: 0 for this stage, or take another base model",
                 )
             handles.append(layers[0].register_forward_pre_hook(_before(rate), with_kwargs=True))
             handles += [

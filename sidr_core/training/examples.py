@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from sidr_core import columns as c
 from sidr_core.corpus import prompts
 from sidr_core.errors import InputError
 from sidr_core.settings import GENERAL_TASK
+from sidr_core.tables import columns as c
 
 if TYPE_CHECKING:
     from sidr_core.models.prompt import PromptRenderer
@@ -58,7 +58,7 @@ def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> l
                 f"example {example_id} is too long to train on",
                 expected=f"at most max_length = {max_length} tokens",
                 found=f"{len(head) + len(tail)}",
-                do="raise `max_length` of this stage in the profile, or shorten split.max_history",
+                fix="raise `max_length` of this stage in the profile, or shorten split.max_history",
             )
         examples.append(
             {"input_ids": head + tail, "labels": [IGNORED] * len(head) + tail, "length": len(head) + len(tail)}
@@ -70,11 +70,3 @@ def history_prompts(samples: pl.DataFrame, codebook: pl.DataFrame) -> list[str]:
     """The next-item user turn of each sample."""
     sid_of = dict(codebook.select(c.ITEM_ID, c.SID).iter_rows())
     return [prompts.next_item([sid_of[item] for item in history]) for history in samples[c.HISTORY]]
-
-
-def subset(samples: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
-    """A seeded subset of at most `rows` samples, in their order."""
-    if rows >= len(samples):
-        return samples
-    picks: Sequence[int] = sorted(np.random.default_rng(seed).permutation(len(samples))[:rows].tolist())
-    return samples[picks]

@@ -19,15 +19,16 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from sidr_core import columns as c
-from sidr_core import tables
 from sidr_core.errors import SidrError
-from sidr_core.members import of_members
 from sidr_core.models import checkpoint, parameters
 from sidr_core.models.quiet import quiet
 from sidr_core.models.vocabulary import own_token_ids
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.reviews.domains import of_members
 from sidr_core.sids.tokens import format_sid
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.tables import columns as c
+from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import history_prompts
 from sidr_core.training.resume import train, workplace
@@ -96,7 +97,7 @@ def _rows_of(inputs: Inputs, split: str, settings: Grpo) -> pl.DataFrame:
             f"GRPO has no {split} row",
             expected=f"{split} rows of users of {', '.join(settings.train_only)} (`grpo.train_only`)",
             found="none",
-            do="name a member with more reviews before the snapshot's last ones",
+            fix="name a member with more reviews before the snapshot's last ones",
         )
     return rows
 
@@ -256,7 +257,7 @@ def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress
             expected=f"at most {settings.preflight_same:.0%} of groups whose rollouts all earn the same "
             "(`grpo.preflight_same`)",
             found=f"{same:.0%} of {len(rollouts.same)} groups of {settings.generations}",
-            do="raise `grpo.generations` or `grpo.temperature`, choose a denser reward (`rank` with constrained "
+            fix="raise `grpo.generations` or `grpo.temperature`, choose a denser reward (`rank` with constrained "
             "rollouts, or `step_rule`), or train the activation longer",
         )
     if cut > settings.preflight_cut:
@@ -264,7 +265,7 @@ def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress
             "GRPO would score thoughts that were cut off",
             expected=f"at most {settings.preflight_cut:.0%} of thoughts without a closing tag (`grpo.preflight_cut`)",
             found=f"{cut:.0%} at {settings.max_thought_tokens} tokens",
-            do="raise `grpo.max_thought_tokens`, lower `grpo.temperature`, or train the activation longer",
+            fix="raise `grpo.max_thought_tokens`, lower `grpo.temperature`, or train the activation longer",
         )
 
 
@@ -284,7 +285,7 @@ def _refuse_missing_engine(settings: Grpo) -> None:
             "rollouts cannot be written with vLLM",
             expected="the package vllm, which needs a GPU (`grpo.vllm`)",
             found="it is not installed",
-            do="pip install 'trl[vllm]', or leave `grpo.vllm` out: the own decoder then writes the rollouts",
+            fix="pip install 'trl[vllm]', or leave `grpo.vllm` out: the own decoder then writes the rollouts",
         )
 
 
@@ -332,7 +333,7 @@ def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
             "a step of GRPO cannot be shared out evenly",
             expected=f"`grpo.prompts_per_step` to be a multiple of the {processes} processes",
             found=str(settings.prompts_per_step),
-            do="change `grpo.prompts_per_step` or the number of processes",
+            fix="change `grpo.prompts_per_step` or the number of processes",
         )
     share = settings.prompts_per_step * settings.generations // processes
     micro = max(rows for rows in range(1, settings.micro_batch + 1) if share % rows == 0)

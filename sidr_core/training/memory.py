@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sidr_core import machine
 from sidr_core.errors import SidrError
+from sidr_core.pipeline import host as machine
 from sidr_core.settings import Grpo
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Training
-    from sidr_core.stage import Progress
 
 #: An estimate can be off by this factor, measured on Qwen3 and Llama shapes with and without LoRA.
 MARGIN = 1.5
@@ -97,7 +97,7 @@ def announce(model: Any, settings: Training | Grpo, longest: int, progress: Prog
     progress.say(f"training needs {text} ({parts})")
     ways = _ways(settings)
     if found.total / MARGIN > free:
-        raise SidrError("the training does not fit", expected=f"at most {free / GIB:.1f} GiB", found=text, do=ways)
+        raise SidrError("the training does not fit", expected=f"at most {free / GIB:.1f} GiB", found=text, fix=ways)
     if found.total > free:
         progress.say(f"warning: the training may not fit; {ways}")
     return {"estimated GiB": round(found.total / GIB, 3)}

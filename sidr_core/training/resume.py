@@ -28,9 +28,9 @@ from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback
 
 from sidr_core.errors import StoreError
-from sidr_core.stage import Inputs, Progress
-from sidr_core.store import sha256_file
-from sidr_core.tensors import read_tensors, unreadable
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.store import sha256_file
+from sidr_core.tables.tensors import read_tensors, unreadable
 from sidr_core.training import tracking
 
 MARK, OWNER = "COMPLETE", "owner.json"
@@ -197,7 +197,7 @@ def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
                 f"the resume points in {folder} belong to another training",
                 expected=f"data, configuration and code with the fingerprint {owner}",
                 found=str(found),
-                do=f"remove {folder}: training then starts from its first step",
+                fix=f"remove {folder}: training then starts from its first step",
             )
     else:
         for litter in folder.glob(f"{OWNER}.*"):
@@ -360,7 +360,7 @@ def train(
             f"the resume point {point} cannot be read",
             expected="tensors and random states, as the trainer saved them",
             found=str(error).splitlines()[0][:300],
-            do=f"remove {folder}: training then starts from its first step",
+            fix=f"remove {folder}: training then starts from its first step",
         ) from None
     finally:
         tracking.detach(trainer)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sidr_core import columns as c
 from sidr_core.decoding.beam import constrained_beam
 from sidr_core.decoding.thinking import generate_tokens, thought_of
+from sidr_core.tables import columns as c
 
 if TYPE_CHECKING:
-    from sidr_core.decoding.index import SidIndex
     from sidr_core.settings import Grpo
+    from sidr_core.sids.index import SidIndex
 
 #: Width of the beam that a constrained rollout draws from.
 BEAM = 20

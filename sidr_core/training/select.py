@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sidr_core import columns as c
 from sidr_core.decoding.beam import constrained_beam
-from sidr_core.decoding.index import SidIndex
 from sidr_core.decoding.thinking import Thought, generate_thoughts
-from sidr_core.training.examples import history_prompts, subset
+from sidr_core.sids.index import SidIndex
+from sidr_core.tables import columns as c
+from sidr_core.tables.samples import subset
+from sidr_core.training.examples import history_prompts
 
 if TYPE_CHECKING:
     from sidr_core.models.prompt import PromptRenderer

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from accelerate import PartialState
 
-from sidr_core import columns as c
-from sidr_core import tables
 from sidr_core.errors import InputError, SidrError
 from sidr_core.models import base, checkpoint, parameters
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
 from sidr_core.models.sources import described
 from sidr_core.models.vocabulary import own_token_ids
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.settings import REASONING_TASK, Training
-from sidr_core.stage import Inputs, Progress, Report
+from sidr_core.tables import columns as c
+from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import IGNORED, tokenise, weighted
 from sidr_core.training.packing import PackedCollator
@@ -74,7 +75,7 @@ def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progr
             "the corpus holds no reasoning trace",
             expected="rows of task 'reasoning'",
             found="none",
-            do="let the teacher write traces (teacher section of the profile)",
+            fix="let the teacher write traces (teacher section of the profile)",
         )
     replay = corpus.filter(pl.col(c.TASK) == NEXT_ITEM_TASK)
     share = min(1.0, settings.replay * len(traces) / max(len(replay), 1))
@@ -197,7 +198,7 @@ def micro_batches(batch_size: int, micro_batch: int) -> tuple[int, int]:
             "a training step cannot be shared out evenly",
             expected=f"batch_size {batch_size} to be a multiple of micro_batch {micro} times {processes} processes",
             found=f"{batch_size / (micro * processes):.2f} micro batches for each process",
-            do="change `micro_batch` or `batch_size` of this stage, or the number of processes",
+            fix="change `micro_batch` or `batch_size` of this stage, or the number of processes",
         )
     return micro, batch_size // (micro * processes)
 

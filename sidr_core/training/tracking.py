@@ -32,7 +32,7 @@ def arguments(settings: Training | Grpo, scratch: str) -> dict[str, Any]:
             f"training cannot be tracked by {tool}",
             expected=f"the package {tool}",
             found="it is not installed",
-            do=f"pip install {tool}, or set `tracking: none` in this section of the profile",
+            fix=f"pip install {tool}, or set `tracking: none` in this section of the profile",
         )
     return {"report_to": [tool], "run_name": _name(Path(scratch))}
 

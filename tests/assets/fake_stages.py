@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 
 from sidr_core.errors import InputError
-from sidr_core.profile import Profile, parse_profile
+from sidr_core.pipeline.profile import Profile, parse_profile
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import CheckSpec, Inputs, Progress, Stage
 from sidr_core.settings import DatasetConfig
-from sidr_core.stage import Check, CheckSpec, Inputs, Progress, Report, Stage
 
 ONE_PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -40,7 +41,7 @@ STAGES = (NUMBERS, TOTAL)
 def numbers(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     size = config.quantizer.size
     if size == 13:
-        raise InputError("thirteen numbers", expected="another size", found="13", do="choose another")
+        raise InputError("thirteen numbers", expected="another size", found="13", fix="choose another")
     progress.say(f"writing {size} numbers")
     pl.DataFrame({"number": range(size), "text": ["x" * 500] * size}).write_parquet(out_dir / "numbers.parquet")
     (out_dir / "curve.png").write_bytes(ONE_PIXEL)

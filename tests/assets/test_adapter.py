@@ -8,8 +8,8 @@ import pytest
 from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
 
 from sidr_assets.definitions import build_definitions
-from sidr_core.profile import Profile
-from sidr_core.store import Store
+from sidr_core.pipeline.profile import Profile
+from sidr_core.pipeline.store import Store
 
 TOYS_NUMBERS, TOYS_TOTAL = dg.AssetKey(["toys", "numbers"]), dg.AssetKey(["toys", "total"])
 
@@ -158,7 +158,7 @@ def test_user_mistake_is_one_message_and_publishes_nothing(toys: Toys) -> None:
     failure = result.failure_data_for_node("toys__numbers")
     assert failure is not None and failure.error is not None
     assert failure.error.to_string().strip() == (
-        "thirteen numbers\n  expected: another size\n  found:    13\n  do:       choose another"
+        "thirteen numbers\n  expected: another size\n  found:    13\n  fix:      choose another"
     )
     assert failure.user_failure_data is not None  # a dg.Failure, not a crash
     assert not events(result)

@@ -12,9 +12,9 @@ from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
 
 from sidr_assets import automation
 from sidr_assets.definitions import build_definitions
-from sidr_core.graph import STAGES as REAL_STAGES
-from sidr_core.profile import load_profile
-from sidr_core.stage import Report
+from sidr_core.pipeline.graph import STAGES as REAL_STAGES
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.report import Report
 
 LONG_AGO = datetime(2018, 11, 15, tzinfo=UTC).timestamp()
 

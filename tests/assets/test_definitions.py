@@ -13,8 +13,8 @@ import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from sidr_assets.definitions import build_definitions
-from sidr_core.graph import STAGES
-from sidr_core.profile import PROFILES, load_profile
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import PROFILES, load_profile
 
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
 HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "trl", "matplotlib", "pandas", "polars")

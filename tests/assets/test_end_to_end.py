@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 
 from sidr_assets import metadata
-from sidr_core import tables
 from sidr_core.errors import SealedInput
-from sidr_core.graph import STAGES, stage_named
-from sidr_core.profile import load_profile
-from sidr_core.run import plan, run_stage
-from sidr_core.stage import Progress
-from sidr_core.store import Store
+from sidr_core.pipeline.graph import STAGES, stage_named
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.run import plan, run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import Store
+from sidr_core.tables import files as tables
 
 PROFILE = str(Path(__file__).resolve().parent.parent / "profiles" / "tiny.yaml")
 SNAPSHOT = "2018-10"

@@ -19,18 +19,17 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests" / "unit"))
 
 import small_world  # noqa: E402
 from small_world import SNAPSHOT  # noqa: E402
 
 from sidr_assets.definitions import build_definitions  # noqa: E402
 from sidr_assets.local_runs import LocalRunLauncher  # noqa: E402
-from sidr_core.graph import stage_named  # noqa: E402
-from sidr_core.profile import Profile, parse_profile  # noqa: E402
-from sidr_core.run import run_stage  # noqa: E402
-from sidr_core.stage import Progress  # noqa: E402
-from sidr_core.store import Store  # noqa: E402
+from sidr_core.pipeline.graph import stage_named  # noqa: E402
+from sidr_core.pipeline.profile import Profile, parse_profile  # noqa: E402
+from sidr_core.pipeline.run import run_stage  # noqa: E402
+from sidr_core.pipeline.stage import Progress  # noqa: E402
+from sidr_core.pipeline.store import Store  # noqa: E402
 
 #: What a materialization says about its own circumstances.
 OWN = {"seconds", "peak_memory_megabytes", "folder"}
@@ -130,7 +129,7 @@ def test_stopped_and_killed_trainings_leave_nobody_and_go_on(home, tmp_path) -> 
         try:
             _wait_for_point(home, run, after=before)
             family = psutil.Process(run.pid).children(recursive=True)
-            ranks = [p for p in family if "-u -m sidr_core.run" in " ".join(p.cmdline())]
+            ranks = [p for p in family if "-u -m sidr_core.pipeline.run" in " ".join(p.cmdline())]
             assert len(ranks) == 2
             run.send_signal(number)
             assert not _left(ranks, 10)

@@ -10,7 +10,7 @@ from sidr_assets.definitions import build_definitions
 from sidr_assets.partitions import earlier_snapshots, snapshot_partitions
 from sidr_assets.schedules import STAGES, USUAL, reevaluation_schedule
 from sidr_core.errors import ProfileError
-from sidr_core.graph import stage_named
+from sidr_core.pipeline.graph import stage_named
 
 
 def tick(when: str):

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from sidr_assets import selection
-from sidr_core.graph import STAGES
+from sidr_core.pipeline.graph import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = """

@@ -12,10 +12,10 @@ import walk
 from small_world import MODELS, SNAPSHOT
 from web_api import WebApi, WebError
 
-from sidr_core import tables
-from sidr_core.graph import STAGES
-from sidr_core.profile import home, load_profile
-from sidr_core.store import Store
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import home, load_profile
+from sidr_core.pipeline.store import Store
+from sidr_core.tables import files as tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 EVALUATION = ["toys", "evaluation"]
@@ -84,7 +84,7 @@ def test_a_script_asks_for_a_backfill(api: WebApi) -> None:
 def test_a_wrong_snapshot_and_a_wrong_name_are_told(api: WebApi) -> None:
     run = api.launch([EVALUATION], "2017-01")
     assert api.wait(run) == "FAILURE"
-    assert any("there is no snapshot '2017-01'" in text and "do:" in text for text in api.errors(run))
+    assert any("there is no snapshot '2017-01'" in text and "fix:" in text for text in api.errors(run))
     with pytest.raises(WebError):
         api.launch([["toys", "evaluations"]], SNAPSHOT)
 

@@ -32,11 +32,11 @@ sys.path.append(str(ROOT / "scripts"))
 from screenshot import make_home, web_server  # noqa: E402
 from web_api import ENDED, WebApi  # noqa: E402
 
-from sidr_core.graph import stage_named  # noqa: E402
-from sidr_core.profile import load_profile, parse_profile  # noqa: E402
-from sidr_core.run import run_stage  # noqa: E402
-from sidr_core.stage import Progress  # noqa: E402
-from sidr_core.store import Store  # noqa: E402
+from sidr_core.pipeline.graph import stage_named  # noqa: E402
+from sidr_core.pipeline.profile import load_profile, parse_profile  # noqa: E402
+from sidr_core.pipeline.run import run_stage  # noqa: E402
+from sidr_core.pipeline.stage import Progress  # noqa: E402
+from sidr_core.pipeline.store import Store  # noqa: E402
 
 DATASET = "games"
 BUILT = ("interactions", "baseline_popularity", "baseline_item_item")

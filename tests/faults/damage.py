@@ -19,8 +19,8 @@ from harm import FILE, FOREIGN, MANIFESTS, REFS, Table, delete, elsewhere, empty
 from runs import litter
 from tiny import DATASET, EARLIER, SNAPSHOT, Pipeline, at_home, chosen
 
-from sidr_core.stage import Stage
-from sidr_core.store import MANIFEST, Artifact, Store
+from sidr_core.pipeline.stage import Stage
+from sidr_core.pipeline.store import MANIFEST, Artifact, Store
 
 #: Reads a clock, so its bytes, and what is made of them, differ each time.
 _CLOCK = {"evaluation": ["evaluation", "leaderboard"]}
@@ -31,7 +31,10 @@ _CLOCK = {"evaluation": ["evaluation", "leaderboard"]}
 
 def commands(store: Store, stage: str, artifact: Artifact) -> dict[str, Callable[[], object]]:
     """File of an output -> the command that opens it."""
-    from sidr_core import cli_lists, cli_sql, cli_status, tables
+    from sidr_core.cli import lists as cli_lists
+    from sidr_core.cli import sql as cli_sql
+    from sidr_core.cli import status as cli_status
+    from sidr_core.tables import files as tables
 
     found: dict[str, Callable[[], object]] = {}
     for name in artifact.files:
@@ -78,7 +81,8 @@ def look_at(pipeline: Pipeline, stage: Stage, table: Table, rng: random.Random) 
 
 def look_at_records(pipeline: Pipeline, stage: Stage, table: Table, rng: random.Random) -> None:
     """The same for its manifest and its ref; the stage below, `sidr status` and `sidr sql` read them too."""
-    from sidr_core import cli_sql, cli_status
+    from sidr_core.cli import sql as cli_sql
+    from sidr_core.cli import status as cli_status
 
     store = pipeline.store
     artifact = store.require(DATASET, SNAPSHOT, stage.name)

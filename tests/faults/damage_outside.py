@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import harm
 from tiny import DATASET, EARLIER, SNAPSHOT, Pipeline
 
-from sidr_core import catalog
-from sidr_core.graph import stage_named
-from sidr_core.profile import parse_profile
-from sidr_core.run import plan
-from sidr_core.stage import Stage
-from sidr_core.store import MANIFEST, Artifact, fingerprint
+from sidr_core.pipeline import catalog
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import parse_profile
+from sidr_core.pipeline.run import plan
+from sidr_core.pipeline.stage import Stage
+from sidr_core.pipeline.store import MANIFEST, Artifact, fingerprint
 
 if TYPE_CHECKING:
     from harm import Table
@@ -120,7 +120,7 @@ def _codebook_before(pipeline: Pipeline, table: Table, rng: random.Random) -> No
 
 def _catalog(pipeline: Pipeline, stages: tuple[Stage, ...], table: Table, rng: random.Random) -> None:
     """`sidr sql` makes it anew and answers, or says what to do; the next run, though it reuses all, makes it anew."""
-    from sidr_core import cli_sql
+    from sidr_core.cli import sql as cli_sql
 
     path, kind = catalog.path(pipeline.store), "catalog"
     answers: list[str] = []

@@ -20,9 +20,9 @@ from forked import Failed, afresh
 from runs import SNAPSHOT
 from tiny_home import DATASET, TinyHome, Whole, build
 
-from sidr_core import catalog
-from sidr_core.graph import STAGES
-from sidr_core.store import Store
+from sidr_core.pipeline import catalog
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.store import Store
 
 HEADER = "| stage | room | outcome | old output | next run | litter |\n| --- | --- | --- | --- | --- | ---: |"
 PRIVATE = ("unshare", "--map-root-user", "--mount")
@@ -86,7 +86,7 @@ def _judge(home: TinyHome, name: str, room: str, target: Target, told: Any) -> i
     """A row; 1 if a promise was broken."""
     wrong: list[str] = []
     if isinstance(told, Failed):
-        clear = "SidrError" in told.bases and "do:" in told.text and any(w in told.text for w in target.words)
+        clear = "SidrError" in told.bases and "fix:" in told.text and any(w in told.text for w in target.words)
         outcome = "clear error" if clear else f"**{told.kind}**"
         wrong += [] if clear else [told.stack or told.text]
     else:

@@ -25,12 +25,12 @@ from forked import Failed
 from runs import PROFILE, ROOT, SNAPSHOT, litter, torn
 from tiny_home import DATASET, EARLIER, TinyHome, Whole, content
 
-from sidr_core import catalog
-from sidr_core.graph import STAGES, stage_named
-from sidr_core.profile import load_profile
-from sidr_core.run import run_stage
-from sidr_core.stage import Progress
-from sidr_core.store import Store
+from sidr_core.pipeline import catalog
+from sidr_core.pipeline.graph import STAGES, stage_named
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.run import run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import Store
 
 CHAIN = ("raw_reviews", "raw_items", "interactions", "baseline_popularity", "baseline_item_item")
 #: How far apart, in shares of what an undisturbed run takes, the two may start.
@@ -105,7 +105,7 @@ def run_all(home: Path, snapshot: str, stages: Sequence[str], barrier: Any, late
 
 def collect(home: Path, barrier: Any, over: Any) -> int:
     """`sidr gc --yes --deep --days 0` until it is over; how much it deleted."""
-    from sidr_core import garbage
+    from sidr_core.pipeline import gc as garbage
 
     store, deleted = Store(home / "store"), 0
     barrier.wait(timeout=300)

@@ -19,10 +19,10 @@ import threading
 import time
 from pathlib import Path
 
-from sidr_core import catalog
 from sidr_core.errors import StoreError
-from sidr_core.graph import STAGES
-from sidr_core.store import Store
+from sidr_core.pipeline import catalog
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "tests" / "profiles" / "tiny.yaml"

@@ -23,8 +23,8 @@ from forked import Failed, afresh
 from runs import SNAPSHOT, torn
 from tiny_home import DATASET, TinyHome, Whole
 
-from sidr_core.graph import STAGES
-from sidr_core.store import Store
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.store import Store
 
 #: A stage that takes longer is not run to its end after every kill.
 QUICK_SECONDS = 0.3

@@ -17,9 +17,9 @@ from pathlib import Path
 import syscalls
 from runs import torn
 
-from sidr_core import catalog
-from sidr_core.stage import Report
-from sidr_core.store import MANIFEST, Store, fingerprint
+from sidr_core.pipeline import catalog
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.store import MANIFEST, Store, fingerprint
 
 WHERE = ("games", "2018-10", "s")
 OLD, NEW = (fingerprint("s", version, {}) for version in ("1", "2"))

@@ -12,11 +12,11 @@ import pytest
 import tiny
 
 from sidr_core.errors import StoreError
-from sidr_core.graph import stage_named
-from sidr_core.profile import load_profile
-from sidr_core.run import plan
-from sidr_core.stage import Progress
-from sidr_core.store import MANIFEST, Store, fingerprint
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.run import plan
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.store import MANIFEST, Store, fingerprint
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_an_unreadable_owner_of_resume_points_is_told(tmp_path, text):
 
 @pytest.mark.parametrize("how", [harm.flip, harm.truncate, harm.empty, harm.delete, harm.binary])
 def test_a_damaged_memory_of_a_source_files_digest_is_made_anew(tmp_path, monkeypatch, how):
-    from sidr_core.reviews.files import digest
+    from sidr_core.pipeline.digest import digest
 
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "home"))
     source = tmp_path / "reviews.csv"
@@ -138,7 +138,7 @@ def test_a_damaged_memory_of_a_source_files_digest_is_made_anew(tmp_path, monkey
 
 @pytest.mark.parametrize("what", ["ref", "manifest"])
 def test_gc_deletes_nothing_while_it_cannot_tell_what_is_needed(tmp_path, what):
-    from sidr_core import garbage
+    from sidr_core.pipeline import gc as garbage
 
     store = Store(tmp_path / "store")
     fp = _publish(store)

@@ -5,8 +5,8 @@ import errno
 import disk as suite_of_disk
 import pytest
 
-from sidr_core import disk
 from sidr_core.errors import InputError, StoreError
+from sidr_core.pipeline import disk
 
 
 def test_a_full_disk_is_told_and_damages_nothing(capfd):
@@ -29,7 +29,7 @@ def test_what_libraries_say_of_a_full_disk(tmp_path, error):
     with pytest.raises(StoreError, match="no room to write") as told, disk.explained(tmp_path / "not" / "yet"):
         raise error
     assert "bytes are free" in told.value.found
-    assert "sidr gc" in told.value.do
+    assert "sidr gc" in told.value.fix
 
 
 def test_a_full_disk_below_another_error_is_found(tmp_path):
@@ -37,7 +37,7 @@ def test_a_full_disk_below_another_error_is_found(tmp_path):
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError:
-            raise InputError("the table", expected="a table", found="none", do="mend it") from None
+            raise InputError("the table", expected="a table", found="none", fix="mend it") from None
 
 
 def test_other_errors_are_left_alone(tmp_path):

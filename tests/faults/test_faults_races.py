@@ -27,6 +27,6 @@ assert rows[0].reused == rows[1].reused == 5, "the second of each pair"
 @pytest.mark.slow
 def test_two_processes_build_once():
     here = Path(__file__).resolve().parent
-    command = [sys.executable, "-c", SHORT, str(here), str(here.parent / "unit")]
+    command = [sys.executable, "-c", SHORT, str(here), str(here.parent)]
     done = subprocess.run(command, cwd=here.parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

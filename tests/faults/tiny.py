@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sidr_core.graph import STAGES
-from sidr_core.profile import Profile, load_profile
-from sidr_core.run import Outcome, run_stage
-from sidr_core.stage import Progress, Stage
-from sidr_core.store import Store
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import Profile, load_profile
+from sidr_core.pipeline.run import Outcome, run_stage
+from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.store import Store
 
 PROFILE = Path(__file__).resolve().parents[1] / "profiles" / "tiny.yaml"
 DATASET, EARLIER, SNAPSHOT = "games", "2018-09", "2018-10"

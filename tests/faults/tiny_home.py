@@ -1,6 +1,6 @@
 """A home with outputs of the tiny profile, in which one stage at a time is broken, looked at and set back.
 
-Every stage runs in a forked child, through :func:`sidr_core.run.run_stage`. For each stage there is an *old*
+Every stage runs in a forked child, through :func:`sidr_core.pipeline.run.run_stage`. For each stage there is an *old*
 output besides the right one: the same files under another fingerprint, current before some of the runs.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 from forked import Child, Failed, learn, preload
 from runs import PROFILE, SNAPSHOT, TIMED, litter, torn
 
-from sidr_core.graph import STAGES, stage_named
-from sidr_core.profile import load_profile
-from sidr_core.run import run_stage
-from sidr_core.stage import Progress, Stage
-from sidr_core.store import Artifact, Store
+from sidr_core.pipeline.graph import STAGES, stage_named
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.run import run_stage
+from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.store import Artifact, Store
 
 DATASET = "games"
 EARLIER = "2018-09"
@@ -154,7 +154,7 @@ def content(artifact: Artifact) -> str:
     """Content digest of an output; of a table that holds the time of day, the table without it."""
     if artifact.stage not in TIMED:
         return artifact.digest
-    from sidr_core import tables
+    from sidr_core.tables import files as tables
 
     file = f"{artifact.stage}.parquet"
     rest = artifact.digest_of(name for name in artifact.files if name != file)

@@ -193,5 +193,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    sys.path[:0] = [str(here), str(here.parent / "unit")]
+    sys.path[:0] = [str(here), str(here.parent)]
     main()

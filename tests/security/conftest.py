@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "unit"), str(TESTS / "faults")]
+sys.path.insert(0, str(TESTS / "faults"))

@@ -16,10 +16,10 @@ from hostile import Case
 from reviews_bench import JUNE_2018, Bench, amazon, item, review, rows, write
 
 from sidr_core.errors import SidrError
-from sidr_core.profile import load_profile, parse_profile
+from sidr_core.pipeline.profile import load_profile, parse_profile
+from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import General
 from sidr_core.settings.base import Endpoint
-from sidr_core.stage import Progress
 
 LENIENT = {"filters": {"max_quarantine_share": 1.0, "k_core": 1}}
 REVIEWS = [review("U1", "I1"), review("U2", "I1"), review("U1", "I2", JUNE_2018 + 9)]

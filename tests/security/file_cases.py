@@ -11,7 +11,7 @@ import hostile
 import numpy as np
 from hostile import Case
 
-from sidr_core.stage import Progress
+from sidr_core.pipeline.stage import Progress
 
 
 def codebook(path: Path) -> str:
@@ -21,7 +21,7 @@ def codebook(path: Path) -> str:
 
 
 def sid_index(path: Path) -> str:
-    from sidr_core.decoding.index import SidIndex
+    from sidr_core.sids.index import SidIndex
 
     found = SidIndex.load(path, "digest")
     return "not read: the table is" if found is None else f"read {found}"
@@ -61,13 +61,13 @@ def vector_cache(path: Path) -> str:
 
 
 def vectors(path: Path) -> str:
-    from sidr_core.vectors import read_vectors
+    from sidr_core.tables.vectors import read_vectors
 
     return f"read {read_vectors(path)}"
 
 
 def table(path: Path) -> str:
-    from sidr_core import tables
+    from sidr_core.tables import files as tables
 
     return f"read {tables.read(path)}"
 

@@ -12,8 +12,8 @@ import hostile
 import polars as pl
 from hostile import Case
 
+from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Encoder, PretrainedModel, TinyModel
-from sidr_core.stage import Progress
 
 QUIET = Progress(lambda line: None)
 BOOK = pl.DataFrame({"item_id": ["a", "b"], "codes": [[0], [1]]}, schema_overrides={"codes": pl.List(pl.Int32)})

@@ -15,7 +15,7 @@ from reviews_bench import Bench, amazon, item
 from small_world import SNAPSHOT
 
 from sidr_core.errors import SidrError
-from sidr_core.profile import home, load_profile
+from sidr_core.pipeline.profile import home, load_profile
 
 HOMES = ["a b", "a'b", 'a";drop schema d;--', "a\nb", "$(touch canary)", "-rf", "http:", "ünï✓"]
 NO_HOMES = ["*", "[1]", "a?b=c", "\\x", "x" * 256, "x/" * 10 + "y" * 300]
@@ -46,7 +46,8 @@ COMMANDS = {
 
 def homes(folder: Path, canary: Path) -> str:
     """A working folder of any name: the catalog finds what was published there, and no other folder is made."""
-    from sidr_core import catalog, cli_sql
+    from sidr_core.cli import sql as cli_sql
+    from sidr_core.pipeline import catalog
 
     said = []
     for name in HOMES:
@@ -82,7 +83,7 @@ def profiles(folder: Path, canary: Path) -> str:
 
 def _published(home: Path, file: Path) -> None:
     """The small world down to its evaluation, and its profile in a file."""
-    from sidr_core import catalog
+    from sidr_core.pipeline import catalog
 
     world = small_world.build(home)
     for stage in ("recommendations", "evaluation"):
@@ -93,7 +94,7 @@ def _published(home: Path, file: Path) -> None:
 
 def _refused(command: str, name: str) -> bool:
     """Whether `sidr` answers with one clear error, or refuses the command line itself."""
-    from sidr_core.cli import app
+    from sidr_core.cli.main import app
 
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from reviews_bench import JUNE_2018, Bench, amazon, item, review, rows
 
-from sidr_core import catalog, cli_sql
+from sidr_core.cli import sql as cli_sql
 from sidr_core.errors import ProfileError, SidrError
-from sidr_core.profile import parse_profile
-from sidr_core.reviews.sql import quoted
+from sidr_core.pipeline import catalog
+from sidr_core.pipeline.profile import parse_profile
+from sidr_core.tables.sql import quoted
 
 #: Pieces of which hostile texts are made.
 PIECES = [

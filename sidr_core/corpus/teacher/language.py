@@ -23,9 +23,9 @@ from sidr_core.corpus.teacher import accept, requests
 from sidr_core.corpus.teacher.accept import Verdict
 from sidr_core.corpus.teacher.base import Teacher
 from sidr_core.corpus.teacher.requests import Job, row_key
+from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.client import Reply, Request
 from sidr_core.settings import Teacher as TeacherSettings
-from sidr_core.stage import Progress
 
 #: Figures that count accepted texts.
 ACCEPTED = ("accepted_item_narratives", "accepted_user_narratives", "accepted_thoughts")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts
 from sidr_core.reviews.files import resolve
 from sidr_core.reviews.parsed import Parsed
-from sidr_core.reviews.records import ReviewLayout, ReviewParts, parse_reviews
+from sidr_core.reviews.records import ReviewParts, parse_reviews
+from sidr_core.reviews.review_layout import ReviewLayout
 from sidr_core.reviews.sources.item_records import parse_metadata
-from sidr_core.stage import Inputs, Progress
 
 if TYPE_CHECKING:
     from sidr_core.settings import Amazon2014Source, Amazon2018Source, Amazon2023Source, Filters

@@ -4,7 +4,7 @@ The metadata is read by a literal parser that executes nothing (`sidr_core.revie
 """
 
 from sidr_core.reviews import layouts
-from sidr_core.reviews.records import ReviewLayout
+from sidr_core.reviews.review_layout import ReviewLayout
 from sidr_core.reviews.sources.amazon import Release
 
 RELEASE = Release(

@@ -1,7 +1,7 @@
 """Amazon Reviews 2018 (UCSD v2): JSON lines, gzip or plain."""
 
 from sidr_core.reviews import layouts
-from sidr_core.reviews.records import ReviewLayout
+from sidr_core.reviews.review_layout import ReviewLayout
 from sidr_core.reviews.sources.amazon import Release
 
 RELEASE = Release(

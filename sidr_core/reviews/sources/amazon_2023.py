@@ -4,7 +4,7 @@ Variants of a product (`asin`) share the parent's id, as in the release's own be
 """
 
 from sidr_core.reviews import layouts
-from sidr_core.reviews.records import ReviewLayout
+from sidr_core.reviews.review_layout import ReviewLayout
 from sidr_core.reviews.sources.amazon import Release
 
 RELEASE = Release(

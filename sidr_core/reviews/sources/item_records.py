@@ -18,14 +18,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidr_core import tables
 from sidr_core.errors import InputError
+from sidr_core.pipeline.digest import digest
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.store import Artifact
 from sidr_core.reviews import layouts, text
-from sidr_core.reviews.files import digest
 from sidr_core.reviews.lines import DamagedFile, line_batches
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
-from sidr_core.stage import Inputs, Progress, Report
-from sidr_core.store import Artifact
+from sidr_core.tables import files as tables
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters
@@ -213,7 +214,7 @@ def load_items(parts: Mapping[str, Artifact], filters: Filters) -> Parsed:
                 f"{name} is damaged",
                 expected="a whole gzip file",
                 found=f"{damage}; {numbers['lines']:,} lines came before",
-                do="fetch the file again: the download or copy was probably cut short; "
+                fix="fetch the file again: the download or copy was probably cut short; "
                 "`filters.allow_truncated` uses it as far as it goes",
             )
         metrics.update(numbers)

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sidr_core.errors import InputError
+from sidr_core.pipeline.digest import digest
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts, text
-from sidr_core.reviews.files import digest, one
+from sidr_core.reviews.files import one
 from sidr_core.reviews.lines import line_batches, read_whole, undamaged
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources.item_records import Cleaner
 from sidr_core.reviews.sources.table_rows import CsvRecord, csv_records
-from sidr_core.stage import Inputs, Progress
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, MiniOneRecSource
@@ -131,7 +132,7 @@ def _info(path: Path, cleaner: Cleaner, filters: Filters, progress: Progress) ->
             f"{path} is no info file of MiniOneRec",
             expected="lines of SID, title and item id, separated by tabs",
             found=f"{len(refused)} lines, the first: {refused[0][2][:80]!r}" if refused else "an empty file",
-            do="name <category>.txt of the published `info` folder under `source.info`",
+            fix="name <category>.txt of the published `info` folder under `source.info`",
         )
     schema = {"line": pl.Int64, "item_id": pl.String, "title": pl.String, "published_sid": pl.String, "text": pl.String}
     return Parsed(
@@ -152,7 +153,7 @@ def _details(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} is no item file of MiniOneRec",
             expected="one JSON object: item id -> {title, description, …}",
             found=value[:200] if isinstance(value, str) else f"{type(value).__name__} of another form",
-            do="name <category>.item.json of the published `index` folder under `source.items`",
+            fix="name <category>.item.json of the published `index` folder under `source.items`",
         )
     return value
 
@@ -181,7 +182,7 @@ def _header(path: Path, first: CsvRecord | None) -> list[str]:
             f"{path} lacks columns of MiniOneRec's published split",
             expected=f"a CSV with the columns {', '.join(_COLUMNS)}",
             found=", ".join(header) or "no header",
-            do="fetch the file again",
+            fix="fetch the file again",
         )
     return header
 

@@ -19,12 +19,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidr_core.members import prefix_of
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import items as catalogue
+from sidr_core.reviews.domains import prefix_of
 from sidr_core.reviews.parsed import Parsed
 from sidr_core.reviews.records import ENCODING, ReviewPart, ReviewParts
 from sidr_core.reviews.sources import module_of
-from sidr_core.stage import Inputs, Progress, Report
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, MixSource

@@ -109,5 +109,5 @@ def _too_large(path: Path, size: int) -> InputError:
         f"{path} holds more than it seems to",
         expected=f"at most {LARGEST >> 30} GB in {100_000:,} rows",
         found=f"{size / 2**30:,.1f} GB in one column, or batch of rows",
-        do="cut long texts and lists before the file is given to this program; or fetch it again, if that cannot be",
+        fix="cut long texts and lists before the file is given to this program; or fetch it again, if that cannot be",
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sidr_core.errors import InputError
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts
 from sidr_core.reviews.files import resolve
 from sidr_core.reviews.parsed import Parsed
 from sidr_core.reviews.records import ReviewParts, parse_ratings
 from sidr_core.reviews.sources.item_records import AMAZON, parse_metadata
-from sidr_core.stage import Inputs, Progress
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, RatingsCsvSource
@@ -61,6 +61,6 @@ def _order(path: Path, order: Literal["auto", "user_item", "item_user"]) -> Lite
             f"{path}: which of the first two columns is the user?",
             expected="a header that names them (user_id, item_id), or ids of Amazon's form",
             found="ids that could be either",
-            do="set `source.order` to `user_item` or `item_user`",
+            fix="set `source.order` to `user_item` or `item_user`",
         )
     return "user_item" if found.name == layouts.RATINGS_USER_ITEM else "item_user"

@@ -13,14 +13,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.store import Artifact
 from sidr_core.reviews.parsed import Parsed
 from sidr_core.reviews.records import ReviewParts, parse_reviews
+from sidr_core.reviews.sample.sample_users import Crowd, walk
+from sidr_core.reviews.sample.sample_worlds import Thing, build_world
 from sidr_core.reviews.sources import amazon_2018
 from sidr_core.reviews.sources.item_records import parse_metadata
-from sidr_core.reviews.sources.sample_users import Crowd, walk
-from sidr_core.reviews.sources.sample_worlds import Thing, build_world
-from sidr_core.stage import Inputs, Progress
-from sidr_core.store import Artifact
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, SampleSource

@@ -16,10 +16,10 @@ from pathlib import Path
 import polars as pl
 
 from sidr_core.errors import InputError
+from sidr_core.pipeline.stage import Progress
 from sidr_core.reviews import layouts
 from sidr_core.reviews.lines import DamagedFile, line_batches
 from sidr_core.reviews.parsed import TEXT_LIMIT
-from sidr_core.stage import Progress
 
 #: Ends of names of the files that stand for a folder.
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -52,7 +52,7 @@ def columns_of(path: Path, mapped: Mapping[str, str], optional: tuple[str, ...],
             f"{path} has no column {missing[0]!r}",
             expected=", ".join(f"{theirs} (as {ours})" for ours, theirs in mapped.items()),
             found=str(found),
-            do=f"map our names to this file's columns under `source.{role.removesuffix('s')}_columns`; "
+            fix=f"map our names to this file's columns under `source.{role.removesuffix('s')}_columns`; "
             f"this file looks like {layouts.BELONGS[found.name]}",
         )
     return dict(mapped) | {name: name for name in optional if name in header}
@@ -94,7 +94,7 @@ def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) 
             f"{path} cannot be read after row {done:,}",
             expected="a whole Parquet file",
             found=str(error).splitlines()[0][:200],
-            do="write or fetch the file again",
+            fix="write or fetch the file again",
         ) from None
 
 

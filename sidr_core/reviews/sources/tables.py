@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sidr_core.errors import InputError
-from sidr_core.reviews.files import digest, resolve
+from sidr_core.pipeline.digest import digest
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.reviews.files import resolve
 from sidr_core.reviews.lines import DamagedFile, undamaged
 from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources import table_rows
 from sidr_core.reviews.sources.item_records import ItemLayout, ItemWriter, load_items, stored_items
-from sidr_core.stage import Inputs, Progress
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, TablesSource
@@ -124,7 +125,7 @@ def _wrong_type(path: Path, column: str, expected: str, kind: object) -> InputEr
         f"{path}: column {column!r} cannot be read",
         expected=expected,
         found=f"values of type {kind}",
-        do="write the column in one of these forms, or correct the map of columns in the profile",
+        fix="write the column in one of these forms, or correct the map of columns in the profile",
     )
 
 
@@ -166,7 +167,7 @@ def _unit(path: Path, times: pl.DataFrame) -> tuple[str, int, int]:
             f"{path}: the times are no unix times in seconds, milliseconds or microseconds",
             expected="numbers from 1973 on in one of these units, or ISO dates (2018-06-01)",
             found=f"numbers such as {numbers[0]:.0f}",
-            do="write the times in one of these forms",
+            fix="write the times in one of these forms",
         )
     return next(unit for unit in reversed(_UNITS) if unit[2] <= float(median))  # type: ignore[arg-type]
 

@@ -1,0 +1,1 @@
+"""The `sidr` command: one module per subcommand."""

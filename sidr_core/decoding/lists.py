@@ -1,0 +1,73 @@
+"""Ranked lists of items, from beams or from the scores of a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from sidr_core.tables.columns import ITEM_ID, RANK, ROW_ID, SCORE, SID
+
+if TYPE_CHECKING:
+    from sidr_core.decoding.beam import Beams
+    from sidr_core.sids.index import SidIndex
+
+
+#: Columns of one list's places, and of the thoughts behind them.
+PLACES = [ROW_ID, RANK, ITEM_ID, SID, SCORE]
+
+
+REASONING_TEXT, CLOSED, N_TOKENS = "reasoning", "closed", "n_tokens"
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Ranked items of some rows.
+
+    Attributes:
+        places: row_id, rank (from 1), item_id, sid, score; the items of a shared SID lie side by side.
+        thoughts: row_id, trace, reasoning, closed, n_tokens, one line per thought; None in direct mode. Trace 0 is
+            the one to show: it gives the first item of the list the most probability. Rows that an adaptive
+            model did not think about have no line.
+    """
+
+    places: pl.DataFrame
+    thoughts: pl.DataFrame | None = None
+
+
+def places_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataFrame:
+    """Beams (R, B) as places: each SID gives one place per item that carries it, all at its score."""
+    rows, width = beams.leaf.shape
+    flat = pl.DataFrame(
+        {
+            "row": np.repeat(np.arange(rows), width),
+            "beam": np.tile(np.arange(width), rows),
+            "leaf": beams.leaf.ravel().astype(np.int64),
+            SCORE: beams.scores.ravel().astype(np.float64),
+        }
+    )
+    leaves = index.places(np.unique(beams.leaf))
+    placed = flat.join(leaves, on="leaf", how="inner").sort("row", "beam", ITEM_ID)
+    names = pl.DataFrame({"row": np.arange(rows), ROW_ID: list(row_ids)}, schema_overrides={ROW_ID: pl.String})
+    ranked = placed.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("row").alias(RANK))
+    return ranked.join(names, on="row", how="left", maintain_order="left").select(PLACES)
+
+
+def counted(ranked: pl.DataFrame, codebook: pl.DataFrame, width: int) -> Lists:
+    """Lists of a counter, cut where `width` distinct SIDs are full.
+
+    So item and SID level have as many places as a beam gives; a counter tells items of one SID apart.
+
+    Args:
+        ranked: row_id, rank, item_id, score; long enough that `width` SIDs are in it.
+        codebook: item_id -> sid; items without one cannot be recommended and are left out.
+        width: SIDs per list.
+    """
+    named = ranked.join(codebook.select(ITEM_ID, SID), on=ITEM_ID, how="inner").sort(ROW_ID, RANK)
+    fresh = named.with_columns(pl.col(SID).is_first_distinct().over(ROW_ID).cast(pl.Int32).alias("fresh"))
+    kept = fresh.filter(pl.col("fresh").cum_sum().over(ROW_ID) <= width)
+    ranked = kept.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK))
+    return Lists(ranked.select(PLACES))

@@ -1,0 +1,346 @@
+"""The stage `reasoning_report`: what the thoughts behind the lists say, whom they help, and how long they are.
+
+The paper shows chosen examples. Here cases are drawn at random with a fixed seed, and beside them stand those that
+thinking helped and harmed most against the direct list of the same checkpoint. How often a thought names the first
+item of its list or the target has a control: an item drawn at random from the catalogue. A thought that names an
+item need not be what put it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from sidr_core.corpus.catalogue import Catalogue, all_words
+from sidr_core.evaluation.cases import Case, Shelf, markdown
+from sidr_core.metrics.intervals import paired
+from sidr_core.pipeline.report import Report
+from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.render import figures as plots
+from sidr_core.render.grid import SYNTHETIC_LABEL, Grid
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import (
+    ADAPTIVE,
+    DIRECT,
+    HISTORY,
+    ITEM_ID,
+    MODE,
+    MODEL,
+    RANK,
+    REASONING,
+    ROW_ID,
+    SCORE,
+    SID,
+    TARGET,
+    THINKING,
+    TITLE,
+    TRACE,
+    USER_ID,
+)
+from sidr_core.tables.contracts import Cases
+
+if TYPE_CHECKING:
+    from sidr_core.settings import DatasetConfig, Evaluation
+
+K = 10
+#: Cases of each kind that are shown for each model.
+SHOWN = {"random": 4, "helped": 3, "harmed": 3}
+#: Words that more than this share of the catalogue carries name no item.
+COMMON = 0.05
+BY_SID, BY_TITLE, BY_ASPECT, NOT = "sid", "title", "aspect", "no"
+HELPED, HARMED, SAME = "helped", "harmed", "same"
+_SEED = 42
+_LIST = [MODEL, MODE, ROW_ID]
+_PLACES = 5
+
+
+def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
+    """Write `cases.parquet`, `reasoning_report.md` and `lengths.png`."""
+    made = inputs["recommendations"]
+    lists = tables.read(made.path("recommendations.parquet"), [*_LIST, USER_ID, RANK, ITEM_ID, SID, SCORE, REASONING])
+    rows, thoughts = tables.read(made.path("rows.parquet")), tables.read(made.path("thoughts.parquet"))
+    items = tables.read(inputs["interactions"].path("items.parquet"))
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
+    found = cases_of(lists, rows, thoughts, Naming(Catalogue.read(items, codebook)))
+    tables.write(found, out_dir / "cases.parquet", Cases)
+    progress.say(f"{found.height:,} thoughts read")
+    shelf = Shelf(dict(items.select(ITEM_ID, TITLE).iter_rows()), dict(codebook.select(ITEM_ID, SID).iter_rows()))
+    label = f" ({SYNTHETIC_LABEL})" if inputs.synthetic else ""
+    caption = f"{config.dataset}, snapshot {config.snapshot.key}{label}: {rows.height:,} test rows"  # type: ignore[attr-defined]
+    text = page(found, lists, shelf, config.evaluation, caption)
+    (out_dir / "reasoning_report.md").write_text(text)
+    _draw(found, out_dir / "lengths.png", caption)
+    return Report(_metrics(found), markdown={"reasoning_report": text})
+
+
+# -- what a thought names ----------------------------------------------------------------------------
+
+
+class Naming:
+    """Tells by what a thought names items: their SID, their whole title, or an aspect.
+
+    An aspect is a content word of title, brand or category that at most :data:`COMMON` of the catalogue carries
+    (of a small catalogue: at most three items).
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        frequency: dict[str, int] = {}
+        for item in catalogue.values():
+            for word in item.words:
+                frequency[word] = frequency.get(word, 0) + 1
+        most = max(3.0, COMMON * len(catalogue))
+        self._sids = {name: item.sid for name, item in catalogue.items()}
+        self._titles = {name: f" {' '.join(all_words(item.title))} " for name, item in catalogue.items()}
+        self._aspects = {
+            name: frozenset(word for word in item.words if frequency[word] <= most) for name, item in catalogue.items()
+        }
+        self._shelf = Shelf({}, self._sids)
+        self.items = sorted(self._sids)
+
+    def of(self, thought: str) -> Named:
+        """What the thought holds, read once."""
+        words = all_words(thought)
+        return Named(self, self._shelf.named(thought), f" {' '.join(words)} ", frozenset(words))
+
+    def by(self, item: str, named: Named) -> str:
+        """How the thought names `item`: the strongest of SID, title, aspect; or not."""
+        if self._sids[item] in named.sids:
+            return BY_SID
+        if self._titles[item].strip() and self._titles[item] in named.text:
+            return BY_TITLE
+        return BY_ASPECT if self._aspects[item] & named.words else NOT
+
+
+@dataclass(frozen=True)
+class Named:
+    """A thought's whole SIDs, its words in order between blanks, and its words."""
+
+    naming: Naming
+    sids: set[str]
+    text: str
+    words: frozenset[str]
+
+    def strongest(self, items: Iterable[str]) -> str:
+        """How the thought names any of `items`."""
+        found = {self.naming.by(item, self) for item in items}
+        return next(way for way in (BY_SID, BY_TITLE, BY_ASPECT, NOT) if way in found or way == NOT)
+
+
+# -- the table -----------------------------------------------------------------------------------------
+
+
+def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, naming: Naming) -> pl.DataFrame:
+    """One row per thinking model and test row that it thought about, by the contract `Cases`.
+
+    Args:
+        lists: the contract `Recommendations`.
+        rows: the contract `Samples`, the test rows behind the lists.
+        thoughts: the contract `Thoughts`; of several per row the first is read.
+        naming: of the same catalogue.
+    """
+    ranks = target_places(lists, rows)
+    lengths = lists.group_by(_LIST).agg(pl.len().alias("length"))
+    places = lengths.join(ranks, on=_LIST, how="left")
+    direct = places.filter(pl.col(MODE) == DIRECT).select(
+        pl.col(MODEL).alias("base"),
+        ROW_ID,
+        pl.col("place").alias("direct_place"),
+        pl.col("length").alias("direct_length"),
+    )
+    first = lists.filter((pl.col(RANK) == 1) & (pl.col(MODE) == THINKING))
+    table = (
+        first.select(MODEL, MODE, ROW_ID, USER_ID, pl.col(ITEM_ID).alias("top_item_id"), REASONING)
+        .join(thoughts.filter(pl.col(TRACE) == 0).drop(TRACE), on=[MODEL, ROW_ID], how="inner")
+        .join(rows.select(ROW_ID, HISTORY, TARGET), on=ROW_ID, how="inner")
+        .join(places, on=_LIST, how="left")
+        .with_columns(pl.col(MODEL).str.strip_suffix(f"_{ADAPTIVE}").alias("base"))
+        .join(direct, on=["base", ROW_ID], how="left")
+        .sort(MODEL, ROW_ID)
+    )
+    # Lists hold as many SIDs, not as many items: a target that both miss must not seem to have moved.
+    behind = pl.max_horizontal("length", "direct_length") + 1
+    moved = pl.col("direct_place").fill_null(behind) - pl.col("place").fill_null(behind)
+    gain = pl.when(pl.col("direct_length").is_not_null()).then(moved)
+    judged = table.with_columns(
+        gain.cast(pl.Float64).alias("gain"),
+        pl.when(gain > 0)
+        .then(pl.lit(HELPED))
+        .when(gain < 0)
+        .then(pl.lit(HARMED))
+        .when(gain == 0)
+        .then(pl.lit(SAME))
+        .otherwise(None)
+        .alias("change"),
+        (pl.col("place") <= K).fill_null(False).alias("hit"),
+    )
+    return _chosen(judged.with_columns(*_names(judged, naming)))
+
+
+def target_places(lists: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """model, mode, row_id and the target's `place`, of lists that hold it.
+
+    Items of one SID at one score lie in no order: the place is the mean of theirs.
+    """
+    group = [*_LIST, SID, SCORE]
+    truth = rows.select(ROW_ID, pl.col(TARGET).alias(ITEM_ID))
+    hits = lists.join(truth, on=[ROW_ID, ITEM_ID], how="semi").select(group)
+    return lists.join(hits, on=group, how="semi").group_by(_LIST).agg(pl.col(RANK).mean().alias("place"))
+
+
+def _names(table: pl.DataFrame, naming: Naming) -> list[pl.Series]:
+    """How each thought names the top item, the target, its history, and an item drawn at random."""
+    random = np.random.default_rng(_SEED)
+    drawn = [naming.items[n] for n in random.integers(len(naming.items), size=table.height)]
+    found: dict[str, list[str]] = {f"names_{thing}": [] for thing in ("top", "target", "history", "random")}
+    for row, control in zip(table.iter_rows(named=True), drawn, strict=True):
+        named = naming.of(row[REASONING] or "")
+        for column, items in zip(found, ([row["top_item_id"]], [row[TARGET]], row[HISTORY], [control]), strict=True):
+            found[column].append(named.strongest(items))
+    return [pl.Series(name, values, dtype=pl.String) for name, values in found.items()]
+
+
+def _chosen(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with `shown`: why a row stands in the report ("random", "helped", "harmed"), null for most."""
+    parts = []
+    for _, rows in table.group_by(MODEL, maintain_order=True):
+        picks = np.random.default_rng(_SEED).permutation(rows.height)[: SHOWN["random"]].tolist()
+        by_gain = rows.with_row_index("n").sort(pl.col("gain").abs(), ROW_ID, descending=[True, False])
+        chosen = {"random": picks}
+        for change in (HELPED, HARMED):
+            chosen[change] = by_gain.filter(pl.col("change") == change)["n"].head(SHOWN[change]).to_list()
+        why = [", ".join(kind for kind, of in chosen.items() if n in of) or None for n in range(rows.height)]
+        parts.append(rows.with_columns(pl.Series("shown", why, dtype=pl.String)))
+    return pl.concat(parts) if parts else table.with_columns(pl.lit(None, dtype=pl.String).alias("shown"))
+
+
+# -- the page ------------------------------------------------------------------------------------------
+
+_NOTES = f"""\
+A thought names an item by the strongest of: its whole SID, its whole title, an aspect (a word of title, brand or
+category that at most {COMMON:.0%} of the catalogue carries). "Random item" is drawn from the catalogue: what a row
+has above it is more than chance. Helped and harmed compare the target's place with the direct list of the same
+checkpoint; a target that is not in a list counts as one place behind the end of the longer of the two."""
+
+
+def page(found: pl.DataFrame, lists: pl.DataFrame, shelf: Shelf, settings: Evaluation, caption: str) -> str:
+    """The report as Markdown."""
+    parts = ["# Reasoning report", caption]
+    if found.is_empty():
+        return "\n\n".join([*parts, "No model of `decoding.models` thinks."]) + "\n"
+    parts += [named_grid(found).markdown(), length_grid(found).markdown()]
+    parts += [shorter(found, settings), _NOTES]
+    for (model,), rows in found.filter(pl.col("shown").is_not_null()).group_by([MODEL], maintain_order=True):
+        own = lists.filter((pl.col(MODEL) == model) & (pl.col(MODE) == THINKING))
+        for kind in SHOWN:
+            mine = rows.filter(pl.col("shown").str.contains(kind, literal=True))
+            mine = mine if kind == "random" else mine.sort(pl.col("gain").abs(), ROW_ID, descending=[True, False])
+            parts.append(f"## {model}: {_TITLES[kind]}" + ("" if mine.height else "\n\nNone."))
+            parts += [_shown(row, own, shelf) for row in mine.iter_rows(named=True)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_TITLES = {"random": "drawn at random", HELPED: "most helped by thinking", HARMED: "most harmed by thinking"}
+
+
+def _shown(row: Mapping[str, Any], lists: pl.DataFrame, shelf: Shelf) -> str:
+    model = row[MODEL]
+    ranks = {f"{model}/{THINKING}": _place(row["place"])}
+    if row["gain"] is not None:
+        ranks[f"{row['base']}/{DIRECT}"] = _place(row["direct_place"])
+    case = Case(
+        f"User {row[USER_ID]}, row {row[ROW_ID]}",
+        row[HISTORY],
+        lists.filter(pl.col(ROW_ID) == row[ROW_ID]).sort(RANK).head(_PLACES),
+        thought=row[REASONING],
+        unclosed=not row["closed"],
+        target=row[TARGET],
+        ranks=ranks,
+    )
+    return markdown(case, shelf)
+
+
+def _place(place: float | None) -> str:
+    return "not in the list" if place is None else f"{place:g}"
+
+
+def named_grid(found: pl.DataFrame) -> Grid:
+    """Share of thoughts that name each thing, by the strongest way, one row per model and thing."""
+    rows = []
+    labels = {"top": "first item of its list", "target": "target", "history": "an item of the history"}
+    for (model,), own in found.group_by([MODEL], maintain_order=True):
+        for thing, label in {**labels, "random": "random item"}.items():
+            ways = own[f"names_{thing}"]
+            shares = [(ways == way).sum() / max(len(ways), 1) for way in (BY_SID, BY_TITLE, BY_ASPECT)]
+            rows.append((f"{model}: {label}", *(f"{share:.1%}" for share in shares), f"{sum(shares):.1%}"))
+    return Grid("What thoughts name", ("thought of", "by SID", "by title", "by aspect", "at all"), tuple(rows))
+
+
+def groups(found: pl.DataFrame) -> list[tuple[str, pl.Series]]:
+    """Thought lengths by model and outcome; groups without a thought are left out."""
+    named = []
+    for (model,), own in found.group_by([MODEL], maintain_order=True):
+        outcomes = {
+            "all": pl.lit(True),
+            f"hit@{K}": pl.col("hit"),
+            "miss": ~pl.col("hit"),
+            **{change: pl.col("change") == change for change in (HELPED, HARMED, SAME)},
+        }
+        named += [(f"{model}: {name}", own.filter(rule)["n_tokens"]) for name, rule in outcomes.items()]
+    return [(name, lengths) for name, lengths in named if len(lengths)]
+
+
+def length_grid(found: pl.DataFrame) -> Grid:
+    """Number and length of thoughts by model and outcome."""
+    rows = tuple(
+        (
+            name,
+            f"{len(lengths):,}",
+            f"{lengths.mean():.1f}",
+            *(f"{lengths.quantile(q, 'linear'):.0f}" for q in (0.1, 0.5, 0.9)),
+        )
+        for name, lengths in groups(found)
+    )
+    return Grid("Tokens of a thought", ("outcome", "thoughts", "mean", "10 %", "median", "90 %"), rows)
+
+
+def shorter(found: pl.DataFrame, settings: Evaluation) -> str:
+    """Whether RL made thoughts shorter, on the rows that both models thought about; "" without both."""
+    own = {model: found.filter(pl.col(MODEL) == model) for model in ("activation", "grpo")}
+    both = own["grpo"].join(own["activation"], on=ROW_ID, suffix="_before").sort(ROW_ID)
+    if both[USER_ID].n_unique() < 2:
+        return ""
+    after, before = (both.select(pl.col(name).cast(pl.Float64)).to_numpy() for name in ("n_tokens", "n_tokens_before"))
+    gap = paired(
+        after,
+        before,
+        both[USER_ID].to_numpy(),
+        draws=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    ).interval
+    return (
+        f"Mean length: activation {before.mean():.1f}, GRPO {after.mean():.1f} tokens; difference {gap.value[0]:+.1f} "
+        f"[{gap.low[0]:+.1f}, {gap.high[0]:+.1f}], {100 * settings.confidence:g} % interval over users, paired."
+    )
+
+
+def _metrics(found: pl.DataFrame) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"thoughts": found.height}
+    for (model,), own in found.group_by([MODEL], maintain_order=True):
+        numbers[f"{model}_mean_tokens"] = round(float(own["n_tokens"].mean() or 0.0), 3)  # type: ignore[arg-type]
+        for thing in ("top", "target", "history", "random"):
+            named = (own[f"names_{thing}"] != NOT).sum()
+            numbers[f"{model}_names_{thing}"] = round(named / max(own.height, 1), 4)
+        for change in (HELPED, HARMED, SAME):
+            numbers[f"{model}_{change}"] = int((own["change"] == change).sum())
+    return numbers
+
+
+def _draw(found: pl.DataFrame, path: Path, caption: str) -> None:
+    shown: Sequence[tuple[str, pl.Series]] = groups(found)
+    plots.boxes([name for name, _ in shown], [lengths.to_list() for _, lengths in shown], path, caption, "tokens")

@@ -1,0 +1,1 @@
+"""Ranking metrics, list metrics and intervals; knows no stage."""

@@ -1,0 +1,1 @@
+"""The mechanism: stages, store, profile, runs."""

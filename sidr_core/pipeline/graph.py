@@ -1,0 +1,336 @@
+"""All stages, in the order in which data flows. The graph of the pipeline is this file.
+
+Only `recommendations`, `evaluation` and `reevaluation` declare `test.parquet`; a test asserts it. The whole
+interaction log (`interactions.parquet`) and `raw_reviews` hold test rows too and are declared by no
+training stage either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidr_core.pipeline.stage import CheckSpec, Stage
+from sidr_core.settings.models import MODELS, producers, split_name
+
+if TYPE_CHECKING:
+    from sidr_core.settings import DatasetConfig
+
+_ALL = ("*",)
+_TRAINED = (
+    CheckSpec("loads_plain", "The checkpoint loads with AutoModelForCausalLM, without remote code."),
+    CheckSpec("token_map", "Every SID token is one vocabulary entry and the map equals the codebook's."),
+)
+
+_LEARNT = (CheckSpec("learnt", "NDCG@10 on valid rows is above that of popularity.", blocking=False),)
+_CHOSEN = {
+    "interactions": ("train.parquet", "valid.parquet"),
+    "baseline_popularity": ("baseline_popularity.parquet",),
+}
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="raw_reviews",
+        run="sidr_core.reviews.raw:build_reviews",
+        inputs={},
+        sections=("source", "snapshot", "filters"),
+        sources="sidr_core.reviews.raw:review_files",
+        code_version="3",
+        tables={"raw_reviews": "RawReviews", "quarantine": "Quarantine"},
+        kinds=("duckdb", "parquet"),
+        description="Every accepted review known by the end of the snapshot, typed, without exact duplicates; "
+        "refused lines in `quarantine` with file, line and reason.",
+        checks=(CheckSpec("quarantine_share", "The share of refused lines is within `filters`."),),
+    ),
+    Stage(
+        name="raw_items",
+        run="sidr_core.reviews.items:build",
+        inputs={},
+        sections=("source", "filters"),
+        sources="sidr_core.reviews.items:item_files",
+        code_version="3",
+        tables={"raw_items": "RawItems", "quarantine": "Quarantine"},
+        kinds=("duckdb", "parquet"),
+        description="Every accepted item record, typed and cleaned; refused ones in `quarantine`.",
+        checks=(CheckSpec("unique_items", "No item id occurs twice."),),
+    ),
+    Stage(
+        name="interactions",
+        run="sidr_core.reviews.interactions:build",
+        inputs={"raw_reviews": ("raw_reviews.parquet",), "raw_items": ("raw_items.parquet",)},
+        sections=("filters", "split"),
+        code_version="2",
+        tables={
+            "interactions": "Interactions",
+            "items": "Items",
+            "train": "Samples",
+            "valid": "Samples",
+            "test": "Samples",
+        },
+        kinds=("duckdb", "parquet"),
+        description="k-core users and items, ordered histories, and train/valid/test samples cut by "
+        "the time of their target.",
+        checks=(
+            CheckSpec("k_core", "Every user and item has at least k interactions."),
+            CheckSpec("history_before_target", "No history reaches past its target."),
+            CheckSpec("split_order", "No train target is later than a valid one, no valid later than a test one."),
+            CheckSpec("splits_disjoint", "No (user, position) is in two splits."),
+            CheckSpec("train_only_past", "No test row is in train, no train target is later than the first test one."),
+        ),
+    ),
+    Stage(
+        name="baseline_popularity",
+        run="sidr_core.baselines.popularity:build",
+        inputs={"interactions": ("train.parquet", "items.parquet")},
+        sections=(),
+        code_version="1",
+        tables={"baseline_popularity": "Popularity"},
+        kinds=("duckdb",),
+        description="How often each item is a target in train.",
+    ),
+    Stage(
+        name="baseline_item_item",
+        run="sidr_core.baselines.item_item:build",
+        inputs={"interactions": ("train.parquet", "items.parquet")},
+        sections=("item_item",),
+        code_version="1",
+        tables={"baseline_item_item": "ItemItem"},
+        kinds=("duckdb",),
+        description="Decayed item-to-item co-occurrence in train: the count model to beat.",
+    ),
+    Stage(
+        name="item_embeddings",
+        run="sidr_core.items.embeddings:build",
+        inputs={"interactions": ("items.parquet",)},
+        sections=("encoder",),
+        code_version="2",
+        tables={"item_embeddings": "Embeddings"},
+        kinds=("pytorch", "parquet"),
+        description="One text vector per item of the catalogue; a text that was encoded before comes from the cache.",
+        checks=(CheckSpec("finite", "Every vector is finite and not zero."),),
+    ),
+    Stage(
+        name="sid_codebook",
+        run="sidr_core.sids.codebook:build",
+        inputs={"item_embeddings": ("item_embeddings.parquet",), "interactions": ("items.parquet", "train.parquet")},
+        sections=("quantizer", "snapshot"),
+        code_version="2",
+        warm=True,
+        tables={"sid_codebook": "Codebook", "retired": "RetiredSids"},
+        kinds=("faiss", "parquet"),
+        description="The codebook, the item -> SID table and a quality report. A known, unchanged item "
+        "keeps its SID from the previous snapshot; train rows are read for fused vectors only.",
+        checks=(
+            CheckSpec("no_collisions", "No two items share a SID, unless the profile allows it."),
+            CheckSpec("no_collapse", "No level has a few codes that hold nearly everything, no prefix too many items."),
+            CheckSpec("sids_last", "An unchanged item has the SID that it had, unless the codebook was fitted anew."),
+        ),
+    ),
+    Stage(
+        name="baseline_text_knn",
+        run="sidr_core.baselines.text_knn:build",
+        inputs={**_CHOSEN, "item_embeddings": ("item_embeddings.parquet",)},
+        sections=("text_knn",),
+        code_version="1",
+        tables={"baseline_text_knn": "TextKnnLog", "items": "BaselineItems"},
+        kinds=("parquet",),
+        description="Items whose text is nearest to the texts of the history; the weights of the history are chosen "
+        "on valid rows.",
+        checks=_LEARNT,
+    ),
+    Stage(
+        name="baseline_gru4rec",
+        run="sidr_core.baselines.sequential:build_gru4rec",
+        inputs=_CHOSEN,
+        sections=("gru4rec",),
+        code_version="1",
+        tables={"baseline_gru4rec": "BaselineLog", "items": "BaselineItems"},
+        kinds=("pytorch",),
+        description="GRU4Rec over item ids, whole softmax, tuned and stopped on valid rows.",
+        checks=_LEARNT,
+    ),
+    Stage(
+        name="baseline_sasrec",
+        run="sidr_core.baselines.sequential:build_sasrec",
+        inputs=_CHOSEN,
+        sections=("sasrec",),
+        code_version="1",
+        tables={"baseline_sasrec": "BaselineLog", "items": "BaselineItems"},
+        kinds=("pytorch",),
+        description="SASRec over item ids, whole softmax, tuned and stopped on valid rows.",
+        checks=_LEARNT,
+    ),
+    Stage(
+        name="baseline_tiger",
+        run="sidr_core.baselines.tiger:build",
+        inputs={**_CHOSEN, "sid_codebook": ("sid_codebook.parquet",)},
+        sections=("tiger",),
+        code_version="1",
+        tables={"baseline_tiger": "BaselineLog", "items": "BaselineItems"},
+        kinds=("pytorch", "transformers"),
+        description="TIGER: an encoder-decoder over the SIDs of this codebook, tuned and stopped on valid rows.",
+        checks=_LEARNT,
+    ),
+    Stage(
+        name="synthetic_corpus",
+        run="sidr_core.corpus.build:build",
+        inputs={"interactions": ("train.parquet", "items.parquet"), "sid_codebook": ("sid_codebook.parquet",)},
+        sections=("teacher",),
+        sources="sidr_core.corpus.general:files",
+        code_version="2",
+        tables={"synthetic_corpus": "Corpus", "teacher_quarantine": "TeacherQuarantine"},
+        kinds=("parquet",),
+        description="What ties SIDs to language: alignment tasks, narratives and reasoning traces, from "
+        "train rows only.",
+        checks=(
+            CheckSpec("train_rows_only", "Every example with a user comes from a train row."),
+            CheckSpec("no_leak", "No thought holds its target; no translation prompt holds its answer."),
+            CheckSpec("known_sids", "Every SID in the corpus is in the codebook."),
+        ),
+    ),
+    Stage(
+        name="sft_checkpoint",
+        run="sidr_core.training.sft:build_alignment",
+        inputs={
+            "synthetic_corpus": ("synthetic_corpus.parquet",),
+            "sid_codebook": ("sid_codebook.parquet",),
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+        },
+        sections=("base_model", "sft"),
+        sources="sidr_core.models.sources:files",
+        code_version="4",
+        kinds=("pytorch", "transformers"),
+        description="Stage 1: the base model learns the SID vocabulary through the alignment tasks.",
+        checks=_TRAINED,
+    ),
+    Stage(
+        name="activation_checkpoint",
+        run="sidr_core.training.sft:build_activation",
+        inputs={
+            "sft_checkpoint": _ALL,
+            "synthetic_corpus": ("synthetic_corpus.parquet",),
+            "sid_codebook": ("sid_codebook.parquet",),
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+        },
+        sections=("activation", "decoding.max_thought_tokens"),
+        code_version="4",
+        kinds=("pytorch", "transformers"),
+        description="Stage 2: the model learns to think before it answers.",
+        checks=_TRAINED,
+    ),
+    Stage(
+        name="grpo_checkpoint",
+        run="sidr_core.training.grpo:build",
+        inputs={
+            "activation_checkpoint": _ALL,
+            "sid_codebook": ("sid_codebook.parquet",),
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+        },
+        sections=("grpo", "decoding.max_thought_tokens"),
+        code_version="5",
+        kinds=("pytorch", "transformers"),
+        description="Stage 3: GRPO on thinking rollouts, rewarded by how much of the target SID they hit.",
+        checks=_TRAINED,
+    ),
+    Stage(
+        name="recommendations",
+        run="sidr_core.recommending.recommend:build",
+        inputs={
+            "interactions": ("train.parquet", "valid.parquet", "test.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS},
+        },
+        sections=("decoding", "item_item", "dataset", "snapshot"),
+        unused="sidr_core.pipeline.graph:unused_producers",
+        code_version="2",
+        tables={
+            "recommendations": "Recommendations",
+            "models": "RecommendedModels",
+            "thoughts": "Thoughts",
+            "rows": "Samples",
+        },
+        kinds=("pytorch", "parquet"),
+        description="Top-k items per test row, per model and mode, with the thought that led there.",
+        checks=(
+            CheckSpec("only_real_items", "Every recommended SID is an item of the catalogue."),
+            CheckSpec("distinct", "No list holds an item twice, and every list is full."),
+            CheckSpec("close_rate", "At least 95 % of thoughts were closed by the model itself.", blocking=False),
+        ),
+    ),
+    Stage(
+        name="evaluation",
+        run="sidr_core.evaluation.evaluate:build",
+        inputs={
+            "recommendations": ("recommendations.parquet", "models.parquet", "thoughts.parquet"),
+            "interactions": ("train.parquet", "test.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+        },
+        sections=("evaluation", "decoding", "dataset", "snapshot"),
+        code_version="3",
+        tables={"evaluation": "EvaluationTable", "paired": "Paired", "slices": "Slices"},
+        kinds=("duckdb", "parquet"),
+        description="HR, NDCG and MRR at item and SID level, coverage, Gini and novelty, with intervals clustered by "
+        "user; paired differences, corrected for being many; slices of the test rows.",
+        checks=(CheckSpec("complete", "Every model was scored on every test row."),),
+    ),
+    Stage(
+        name="leaderboard",
+        run="sidr_core.evaluation.leaderboard:build",
+        inputs={"evaluation": ("evaluation.parquet",)},
+        sections=("source",),
+        code_version="2",
+        tables={"leaderboard": "Leaderboard"},
+        kinds=("parquet",),
+        description="Every list placed by NDCG, with interval, seed and checkpoint; published figures of the same "
+        "test rows beside, marked and without a place.",
+    ),
+    Stage(
+        name="reasoning_report",
+        run="sidr_core.evaluation.reasoning:build",
+        inputs={
+            "recommendations": ("recommendations.parquet", "thoughts.parquet", "rows.parquet"),
+            "interactions": ("items.parquet",),
+            "sid_codebook": ("sid_codebook.parquet",),
+        },
+        sections=("evaluation", "dataset", "snapshot"),
+        code_version="2",
+        tables={"cases": "Cases"},
+        kinds=("parquet",),
+        description="What the thoughts say, how often they name what was recommended or bought, how long they are, "
+        "and cases: at random, most helped and most harmed by thinking.",
+    ),
+    Stage(
+        name="reevaluation",
+        run="sidr_core.evaluation.reevaluate:build",
+        inputs={"interactions": ("train.parquet", "valid.parquet", "test.parquet")},
+        warm=True,
+        from_earlier={
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS if model.is_language_model or model.is_counted},
+            "recommendations": ("models.parquet", "rows.parquet"),
+            "evaluation": ("evaluation.parquet",),
+        },
+        unused="sidr_core.pipeline.graph:unused_producers",
+        sections=("decoding", "item_item", "evaluation", "dataset", "snapshot"),
+        code_version="2",
+        tables={"reevaluation": "Reevaluation"},
+        kinds=("pytorch", "parquet"),
+        description="The newest earlier checkpoints again, on rows of this snapshot that are newer than all they were "
+        "judged on; a history over snapshots.",
+        checks=(
+            CheckSpec("append_only", "Every row of the history before is kept as it was."),
+            CheckSpec("drift", "No HR or NDCG has an interval apart from that of its evaluation.", blocking=False),
+        ),
+    ),
+)
+
+
+def unused_producers(config: DatasetConfig) -> set[str]:
+    """Checkpoints and baselines that no model of `decoding.models` needs: they need not be built."""
+    used = {stage for name in config.decoding.models for stage in producers(split_name(name)[0])}
+    return {model.stage for model in MODELS} - used
+
+
+def stage_named(name: str) -> Stage:
+    """The stage called `name`."""
+    return next(stage for stage in STAGES if stage.name == name)

@@ -1,0 +1,298 @@
+"""Profiles: what to build, as one YAML file in `profiles/`, or any path.
+
+A profile names datasets; each has one section per step (`sidr_core.settings`). A dataset may `extends:`
+another and override single fields, so an ablation is a few lines. Unknown keys are errors that name the
+nearest known key. `${NAME:-default}` in a path is taken from the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sidr_core.errors import ProfileError
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.settings import BaseModelConfig, DatasetConfig, Source, Window
+
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+
+
+class StageConfig:
+    """The sections that a stage declared, and no others: reading one more is an error.
+
+    It stands in for a :class:`DatasetConfig` in the body of a stage, with two context sections:
+    `dataset` (the name) and `snapshot` (a :class:`Window`). A name such as `decoding.max_thought_tokens` gives
+    that field of the section alone, so that a change of another one concerns the stage not at all.
+    """
+
+    def __init__(self, config: DatasetConfig, sections: tuple[str, ...], dataset: str, window: Window) -> None:
+        context = {"dataset": dataset, "snapshot": window}
+        self._values: dict[str, Any] = {}
+        for name in sections:
+            section, _, field = name.partition(".")
+            value = context[section] if section in context else getattr(config, section)
+            if field:
+                setattr(self._values.setdefault(section, SimpleNamespace()), field, getattr(value, field))
+            else:
+                self._values[section] = value
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__.get("_values", {})
+        if name not in values:
+            raise AttributeError(f"section {name!r} is not declared by this stage; declared: {sorted(values)}")
+        return values[name]
+
+    def key(self) -> dict[str, Any]:
+        """JSON-able form, for the fingerprint."""
+        return {name: _plain(value) for name, value in self._values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return vars(value) if isinstance(value, SimpleNamespace) else value
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A set of datasets. Iterating gives their names."""
+
+    name: str
+    default_dataset: str
+    datasets: Mapping[str, DatasetConfig]
+    raw: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.datasets)
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """The dataset called `name`."""
+        if name not in self.datasets:
+            near = difflib.get_close_matches(name, self.datasets, n=1)
+            raise ProfileError(
+                f"profile {self.name!r} has no dataset {name!r}",
+                expected=f"one of {', '.join(self.datasets)}",
+                found=repr(name),
+                fix=f"did you mean {near[0]!r}?" if near else "name one of these, or set SIDR_PROFILE",
+            )
+        return self.datasets[name]
+
+    def newest(self, dataset: str | None = None) -> str:
+        """Key of the newest snapshot of a dataset (of the default one, if none is named)."""
+        return self.dataset(dataset or self.default_dataset).snapshots.keys()[-1]
+
+
+def home() -> Path:
+    """The working folder: `SIDR_HOME`, default `.sidr`.
+
+    Raises:
+        ProfileError: no folder, or not that folder alone, can be opened by this path.
+    """
+    folder = Path(os.environ.get("SIDR_HOME") or ".sidr").absolute()
+    if _PATTERN & set(str(folder)) or any(len(os.fsencode(part)) > _LONGEST_NAME for part in folder.parts):
+        raise ProfileError(
+            "SIDR_HOME cannot be the working folder",
+            expected=f"a path without {' '.join(sorted(_PATTERN))}, no part of it longer than {_LONGEST_NAME} bytes",
+            found=repr(str(folder))[:200],
+            fix="name another folder in SIDR_HOME",
+        )
+    return folder
+
+
+#: DuckDB takes a path with these for a pattern, and would read the files of other folders with ours.
+_PATTERN = frozenset("*?[\\")
+_LONGEST_NAME = 255
+
+
+def load_profile(name: str | None = None) -> Profile:
+    """Read a profile by name (in `profiles/`) or path; default: `SIDR_PROFILE`, else `quickstart`.
+
+    Raises:
+        ProfileError: no such profile, not YAML, an unknown or impossible field.
+    """
+    name = name or os.environ.get("SIDR_PROFILE") or "quickstart"
+    path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
+    if not os.path.isfile(path):  # not of Path: that raises on a name too long
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise ProfileError(
+            f"there is no profile {name!r}",
+            expected=f"one of {known}, or a path to a YAML file",
+            found=f"no file {path}",
+            fix="set SIDR_PROFILE to one of these",
+        )
+    try:
+        text = path.read_text()
+        _require_modest(path, text)
+        raw = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, impossible dates
+        raise ProfileError(
+            f"{path} is not valid YAML",
+            expected="a mapping",
+            found=str(error).replace("\n", " ")[:500],
+            fix="mend the file",
+        ) from None
+    return parse_profile(path.stem, raw)
+
+
+#: What a profile may use of YAML: aliases of aliases double with each, and nesting is walked by recursion.
+_MOST_ALIASES, _DEEPEST = 20, 30
+
+
+def _require_modest(path: Path, text: str) -> None:
+    """Refuse what is small as a file and large, or endless, as a value."""
+    aliases = depth = 0
+    open_anchors: list[str | None] = []
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_anchors.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+        depth = len(open_anchors)
+        inside_itself = isinstance(event, yaml.AliasEvent) and event.anchor in open_anchors
+        if depth > _DEEPEST or aliases > _MOST_ALIASES or inside_itself:
+            raise ProfileError(
+                f"{path} is no profile",
+                expected=f"at most {_MOST_ALIASES} aliases (`*name`) and {_DEEPEST} levels, none inside itself",
+                found=f"more, in line {event.start_mark.line + 1}",
+                fix="write the values out, or let a dataset extend another with `extends:`",
+            )
+
+
+#: A dataset's name is that of a folder, and of a schema in the catalog, where case does not count.
+_DATASET = r"[A-Za-z][A-Za-z0-9_]{0,63}"
+_SCHEMAS = ("catalog", "information_schema", "main", "pg_catalog", "system", "temp")
+
+_TOP = ("default_dataset", "datasets", "description")
+
+
+def parse_profile(name: str, raw: Any) -> Profile:
+    """Build a profile from parsed YAML. Raises ProfileError on anything unknown or impossible."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("datasets"), dict) or not raw["datasets"]:
+        raise ProfileError(
+            f"profile {name!r} names no dataset",
+            expected="a mapping with a non-empty `datasets:`",
+            found=type(raw).__name__ if not isinstance(raw, dict) else f"keys {sorted(map(str, raw))}",
+            fix="see profiles/quickstart.yaml for the form",
+        )
+    for key in raw:
+        if key not in _TOP:
+            raise _unknown(f"profile {name!r}", str(key), _TOP)
+    datasets: dict[str, DatasetConfig] = {}
+    for dataset in raw["datasets"]:
+        same = [known for known in datasets if known.lower() == str(dataset).lower()]
+        if not re.fullmatch(_DATASET, str(dataset)) or str(dataset).lower() in _SCHEMAS or same:
+            raise ProfileError(
+                f"profile {name!r}: {str(dataset)[:100]!r} cannot name a dataset",
+                expected="letters, digits and underscores, beginning with a letter, at most 64; no schema of DuckDB "
+                f"({', '.join(_SCHEMAS)}), and no other dataset's name in other case",
+                found=repr(dataset)[:100],
+                fix="rename it",
+            )
+        datasets[dataset] = _dataset(name, dataset, _merged(name, raw["datasets"], dataset, ()))
+    default = raw.get("default_dataset") or next(iter(datasets))
+    profile = Profile(name=name, default_dataset=default, datasets=datasets, raw=raw)
+    profile.dataset(default)
+    return profile
+
+
+def _merged(profile: str, datasets: Mapping[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The dataset's fields over those of the one it extends."""
+    if name not in datasets:
+        raise _unknown(f"profile {profile!r}, dataset {seen[-1]!r}, `extends`", name, tuple(datasets))
+    if name in seen:
+        raise ProfileError(
+            f"profile {profile!r}: datasets extend each other in a circle",
+            expected="a chain that ends",
+            found=" -> ".join((*seen, name)),
+            fix="remove one `extends`",
+        )
+    own = dict(datasets[name] or {})
+    parent = own.pop("extends", None)
+    return _overlay(_merged(profile, datasets, parent, (*seen, name)), own) if parent else own
+
+
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, mapping by mapping; another `kind` replaces its section whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = _overlay(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _dataset(profile: str, name: str, fields: Mapping[str, Any]) -> DatasetConfig:
+    try:
+        config = DatasetConfig.model_validate(_expand(fields))
+    except ValidationError as error:
+        # A misspelt required key is also a missing one: the misspelling is what helps.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        where = f"profile {profile!r}, dataset {name!r}, {'.'.join(str(p) for p in first['loc']) or 'fields'}"
+        if first["type"] == "extra_forbidden":
+            raise _unknown(where, str(first["loc"][-1]), _siblings(first["loc"][:-1])) from None
+        raise ProfileError(
+            where,
+            expected=first["msg"],
+            found=_USER_PART.sub("//[user]@", repr(first.get("input")))[:200],
+            fix="correct this field of the profile",
+        ) from None
+    stages = tuple(stage.name for stage in STAGES)
+    for stage in config.launch.stages:
+        if stage not in stages:
+            raise _unknown(f"profile {profile!r}, dataset {name!r}, launch.stages", stage, stages)
+    return config
+
+
+#: User and password in a URL.
+_USER_PART = re.compile(r"//[^/\s@]*@")
+
+
+def _siblings(location: tuple[Any, ...]) -> tuple[str, ...]:
+    """Known keys at a place in the dataset's fields."""
+    model: Any = DatasetConfig
+    unions = {"source": Source, "base_model": BaseModelConfig}
+    for depth, part in enumerate(location):
+        if depth == 0 and part in unions:
+            kinds = {m.model_fields["kind"].annotation.__args__[0]: m for m in get_args(get_args(unions[part])[0])}
+            # The last kind that is named counts: a member of a mix lies inside the mix.
+            model = next((kinds[name] for name in reversed(location) if name in kinds), next(iter(kinds.values())))
+        elif depth == 0:
+            model = DatasetConfig.model_fields[part].annotation
+    return tuple(model.model_fields) + (("extends",) if model is DatasetConfig else ())
+
+
+def _unknown(where: str, key: str, known: tuple[str, ...]) -> ProfileError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return ProfileError(
+        f"{where}: unknown key",
+        expected=f"one of {', '.join(known)}",
+        found=repr(key),
+        fix=f"did you mean {near[0]!r}?" if near else "remove it or use one of the known keys",
+    )
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any) -> Any:
+    """Replace `${NAME:-default}` in every string."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda m: os.environ.get(m[1]) or m[2] or "", value)
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_expand(item) for item in value]
+    return value

@@ -1,0 +1,307 @@
+"""Runs one stage of one dataset's snapshot: the entry that every launcher shares.
+
+As a module, `python -m sidr_core.pipeline.run <spec.json>` with
+`{"profile": …, "dataset": …, "snapshot": …, "stage": …, "home": …}`; the profile is a name, a path, or
+`{"name": …, "raw": …}`. Started by Dagster Pipes it reports there (`sidr_core/launch.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from sidr_core.errors import SidrError
+from sidr_core.pipeline import catalog, disk, launch
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import Profile, StageConfig, home, load_profile, parse_profile
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.stage import Inputs, Progress, Stage, StageInput, load_object
+from sidr_core.pipeline.store import Artifact, Store, fingerprint
+from sidr_core.settings.sources import single_sources
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave: the published output and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+    started: str  # "warm from 2018-09", or why it started cold; "" for stages that never start warm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would read now; `key` with the stage's code version determines its fingerprint."""
+
+    inputs: Inputs
+    config: StageConfig
+    key: dict[str, Any]
+    started: str
+    lineage: dict[str, str]
+
+
+def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> Plan:
+    """Resolve a stage's inputs and settings from the profile and the current outputs upstream.
+
+    Raises:
+        NotMaterialized: an upstream output is missing.
+        SidrError: the profile, the snapshot or a source file is wrong.
+    """
+    config = profile.dataset(dataset)
+    window = config.snapshots.window(snapshot)
+    scoped = StageConfig(config, stage.sections, dataset, window)
+    reads = stage.reads(config)
+    upstream = {name: store.require(dataset, snapshot, name) for name in reads}
+    stages = {name: StageInput(upstream[name], files, stage.name) for name, files in reads.items()}
+    previous, started = _previous(profile, dataset, snapshot, stage, store)
+    base, earlier = _earlier(profile, dataset, snapshot, stage, store)
+    generated = any(source.kind == "sample" for source in single_sources(config.source))
+    synthetic = generated or any(a.synthetic for a in upstream.values())
+    inputs = Inputs(stages, store, previous, synthetic)
+    if base is not None:
+        inputs.see_earlier(base, earlier)
+    key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
+    if previous is not None:
+        key["previous"] = previous.digest
+    if earlier:
+        key["earlier"] = {f"{base}/{name}": item.digest for name, item in earlier.items()}
+    if stage.tables:
+        key["tables"] = dict(stage.tables)  # so that nothing is reused that was not checked as it would be now
+    if stage.sources:
+        named = stage.sections[0]
+        from sidr_core.pipeline.digest import digest
+
+        section = getattr(config, named)
+        files = load_object(stage.sources)(section)
+        key["sources"] = {name: digest(path) for name, path in files.items()}
+        # Where a file lies does not matter, its content does.
+        key["config"][named] = _without_paths(section)
+    lineage = {name: item.fingerprint for name, item in stages.items()}
+    lineage |= {f"{base}/{name}": item.fingerprint for name, item in earlier.items()}
+    return Plan(inputs, scoped, key, started, lineage)
+
+
+def run_stage(
+    profile: Profile,
+    dataset: str,
+    snapshot: str,
+    stage: Stage,
+    store: Store,
+    progress: Progress,
+    starting: Callable[[str], object] | None = None,
+) -> Outcome:
+    """Reuse or build the output of a stage, make it current, and refresh the catalog.
+
+    An output that failed a blocking check is kept for a look but not made current: the one before stays.
+
+    Args:
+        starting: told the fingerprint just before the stage's own function is called, not if it is reused.
+
+    Raises:
+        NotMaterialized: an upstream output is missing.
+        StoreError: there is no room on the disk; what was published before is as it was.
+        SidrError: wrong input; nothing is published.
+    """
+    planned = plan(profile, dataset, snapshot, stage, store)
+    fp = fingerprint(stage.name, stage.code_version, planned.key)
+    planned.inputs.resume = store.resume_folder(stage.name, fp)
+
+    def build(out_dir: Path) -> Report:
+        if starting is not None:
+            starting(fp)
+        report = stage.load()(planned.inputs, planned.config, out_dir, progress)  # type: ignore[arg-type]
+        if stage.tables:
+            report = replace(report, checks=(_schema_check(stage, out_dir), *report.checks))
+        missing = {spec.name for spec in stage.checks} - {check.name for check in report.checks}
+        assert not missing, f"{stage.name} did not report on {missing}"
+        return report
+
+    with disk.explained(store.root):
+        artifact, reused = store.obtain(
+            stage.name,
+            stage.code_version,
+            planned.key,
+            build,
+            synthetic=planned.inputs.synthetic,
+            say=progress.say,
+            extra={"lineage": planned.lineage, "started": planned.started},
+            finish=lambda: {"parts": planned.inputs.parts},
+        )
+        _make_current(dataset, snapshot, stage, store, artifact, reused)
+    return Outcome(artifact, reused, planned.started)
+
+
+def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> Outcome | None:
+    """:func:`run_stage` where the output is there already, else None: what needs no process of its own.
+
+    Raises:
+        NotMaterialized: an upstream output is missing.
+        SidrError: the profile, the snapshot or a source file is wrong.
+    """
+    planned = plan(profile, dataset, snapshot, stage, store)
+    artifact = store.sound(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
+    if artifact is None:
+        return None
+    with disk.explained(store.root):
+        store.tidy(stage.name, artifact.fingerprint)
+        _make_current(dataset, snapshot, stage, store, artifact, True)
+    return Outcome(artifact, True, planned.started)
+
+
+def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artifact: Artifact, reused: bool) -> None:
+    if not blocked_by(stage, artifact):
+        if store.ref(dataset, snapshot, stage.name) != artifact.fingerprint:
+            store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
+        catalog.refresh(store, if_other=reused)
+
+
+def _assist(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
+    """What every process but the first does: take part in the training, and let go of what comes of it."""
+    wanted = launch.agree()
+    if wanted is None:
+        return
+    planned = plan(profile, dataset, snapshot, stage, store)
+    fp = fingerprint(stage.name, stage.code_version, planned.key)
+    if fp != wanted:
+        raise SidrError(
+            f"the processes of {dataset}/{stage.name} were started from different things",
+            expected=f"inputs and settings with the fingerprint {wanted}",
+            found=fp,
+            fix="materialize it again; do not change its inputs while it starts",
+        )
+    planned.inputs.resume = store.resume_folder(stage.name, fp)
+    with tempfile.TemporaryDirectory(prefix="sidr-assist-") as folder:
+        silent = Progress(lambda line: None)
+        stage.load()(planned.inputs, planned.config, Path(folder), silent)  # type: ignore[arg-type]
+
+
+def _lead(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
+    """What the first of several processes does: all that one process would, and tell the others."""
+    told: list[str] = []
+
+    def starting(fp: str) -> None:
+        told.append(fp)
+        launch.agree(fp)
+
+    try:
+        return run_stage(profile, dataset, snapshot, stage, store, progress, starting)
+    finally:
+        if not told:  # it was there already, or its inputs are not
+            launch.agree(None)
+
+
+def _schema_check(stage: Stage, folder: Path) -> Check:
+    from sidr_core.pipeline import schema_check  # pandera takes half a second
+
+    return schema_check.check(stage, folder)
+
+
+def blocked_by(stage: Stage, artifact: Artifact) -> list[str]:
+    """Names of the blocking checks that an output failed. Such an output never becomes current."""
+    blocking = {spec.name for spec in stage.checks if spec.blocking}
+    return [check["name"] for check in artifact.manifest["checks"] if check["name"] in blocking and not check["passed"]]
+
+
+def _previous(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store
+) -> tuple[StageInput | None, str]:
+    if not stage.warm:
+        return None, ""
+    before = profile.dataset(dataset).snapshots.before(snapshot)
+    if not before:
+        return None, "cold: this is the first snapshot"
+    for earlier in before if stage.from_earlier else before[:1]:
+        artifact = store.find(dataset, earlier, stage.name)
+        if artifact is not None and artifact.hold():
+            return StageInput(artifact, ("*",), stage.name), f"warm from {earlier}"
+    return None, f"cold: {before[0]} was never materialized"
+
+
+def _earlier(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store
+) -> tuple[str | None, dict[str, StageInput]]:
+    """The newest earlier snapshot that has all that the stage declared of one, and these files; (None, {}) if none."""
+    config = profile.dataset(dataset)
+    reads = stage.reads_earlier(config)
+    for earlier in config.snapshots.before(snapshot) if reads else ():
+        found = {name: store.find(dataset, earlier, name) for name in reads}
+        if all(artifact and artifact.hold() for artifact in found.values()):
+            return earlier, {name: StageInput(a, reads[name], stage.name) for name, a in found.items() if a}
+    return None, {}
+
+
+def _without_paths(section: BaseModel) -> dict[str, Any]:
+    """A section as JSON, without the fields that it or a part of it lists as `PATHS`."""
+    dumped = section.model_dump(mode="json", exclude=set(getattr(section, "PATHS", ())))
+    for name in dumped:
+        part = getattr(section, name)
+        if isinstance(part, BaseModel):
+            dumped[name] = _without_paths(part)
+        elif isinstance(part, dict):
+            dumped[name] |= {key: _without_paths(value) for key, value in part.items() if isinstance(value, BaseModel)}
+    return dumped
+
+
+def main(argv: list[str]) -> int:
+    """Run the stage that the spec file names; print its folder. What failed goes to the launcher, if there is one."""
+    spec = json.loads(Path(argv[0]).read_text())
+    if "launcher" in spec:
+        launch.leave_with(spec["launcher"])
+    with _reporting() as report:
+        try:
+            return _run(spec, report)
+        except KeyboardInterrupt:
+            return 130
+        except SidrError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failure = launch.Failure.of(error)
+        except Exception as error:
+            traceback.print_exc()
+            failure = launch.Failure.of(error)
+        if "failure" in spec:
+            failure.write(Path(spec["failure"]))
+        return 1
+
+
+def _run(spec: dict[str, Any], report: Any) -> int:
+    if "home" in spec:
+        os.environ["SIDR_HOME"] = spec["home"]  # the ledger and the caches are found by it
+    told = spec.get("profile")
+    profile = parse_profile(told["name"], told["raw"]) if isinstance(told, dict) else load_profile(told)
+    what = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), Store(home() / "store"))
+    if launch.rank() > 0:
+        _assist(*what)
+        return 0
+    progress = Progress(report.log.info if report else None)
+    outcome = _lead(*what, progress) if launch.processes() > 1 else run_stage(*what, progress)
+    if report:
+        names = {"fingerprint": outcome.artifact.fingerprint, "reused": outcome.reused, "started": outcome.started}
+        report.report_custom_message(names)
+    print(json.dumps({"folder": str(outcome.artifact.folder), "reused": outcome.reused}))
+    return 0
+
+
+@contextmanager
+def _reporting() -> Iterator[Any]:
+    """The Dagster Pipes session that this process was started in, None if it was not or is not the first."""
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or launch.rank() > 0:
+        yield None
+        return
+    from dagster_pipes import open_dagster_pipes  # a package of one file, without Dagster
+
+    with open_dagster_pipes() as pipes:
+        yield pipes
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

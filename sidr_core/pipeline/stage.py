@@ -1,0 +1,268 @@
+"""What a step of the pipeline is.
+
+A :class:`Stage` is data: its name, the files it reads of other stages, the profile sections it
+reads, a code version, and a pure function ``run(inputs, config, out_dir, progress) -> Report``.
+The function writes files into ``out_dir`` and nothing else; `sidr_core.pipeline.run` resolves its inputs and
+the store publishes its output. Declared files are the only ones it can open: that is how the test
+split stays sealed from training (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sidr_core.errors import SealedInput
+from sidr_core.pipeline.report import Report
+
+if TYPE_CHECKING:
+    from sidr_core.pipeline.store import Artifact, Store
+    from sidr_core.settings import DatasetConfig
+
+#: Sections a stage may name besides those of the profile: the dataset's name and the snapshot window.
+CONTEXT_SECTIONS = ("dataset", "snapshot")
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """A promise that a stage makes about its output; a failed blocking one stops what lies below."""
+
+    name: str
+    description: str
+    blocking: bool = True
+
+
+#: Promised by every stage that names its tables; `sidr_core.pipeline.schema_check` reports on it.
+SCHEMA = CheckSpec("schema", "Every published table keeps its contract: columns, types and rules.")
+
+
+class StageFunction(Protocol):
+    """The body of a stage."""
+
+    def __call__(self, inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step.
+
+    Args:
+        name: the asset's name; its main table is `<name>.parquet`.
+        run: `"module:function"`, imported when the stage runs.
+        inputs: stage name -> the files (or `"*"`) it may open of that stage's output.
+        sections: the profile sections (and context sections) it reads, or `section.field`; nothing else can be read.
+        code_version: raise it when the same inputs should give another output.
+        warm: whether it also reads its own output of the previous snapshot.
+        from_earlier: as `inputs`, of the newest earlier snapshot that has all of them; with any, a warm start
+            too goes back to the newest earlier output of its own, not to the previous snapshot's alone.
+        sources: `"module:function"` giving, for the first of its sections, the external files that this names;
+            they are fingerprinted by content instead of by path.
+        kinds, description: shown in the UI.
+        checks: the promises it reports on; :data:`SCHEMA` is added where there are tables.
+        tables: Parquet file, without suffix -> the class in `sidr_core/contracts.py` that it keeps to.
+        unused: `"module:function"` giving, for a dataset's config, those of `inputs` and `from_earlier` that it
+            does without.
+    """
+
+    name: str
+    run: str
+    inputs: Mapping[str, tuple[str, ...]]
+    sections: tuple[str, ...]
+    code_version: str
+    description: str
+    kinds: tuple[str, ...] = ()
+    warm: bool = False
+    from_earlier: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: str | None = None
+    checks: tuple[CheckSpec, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
+    unused: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tables and SCHEMA not in self.checks:
+            object.__setattr__(self, "checks", (SCHEMA, *self.checks))
+
+    def load(self) -> StageFunction:
+        """Import and return the body."""
+        return load_object(self.run)
+
+    def reads(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        """The inputs that a dataset with this config needs, with their files."""
+        return self._needed(self.inputs, config)
+
+    def reads_earlier(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        """The same of `from_earlier`."""
+        return self._needed(self.from_earlier, config)
+
+    def _needed(self, declared: Mapping[str, tuple[str, ...]], config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        skipped = load_object(self.unused)(config) if self.unused and declared else ()
+        return {name: files for name, files in declared.items() if name not in skipped}
+
+
+def load_object(reference: str) -> Any:
+    """Return the object that `"module:name"` names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Progress:
+    """Says how far a long step is: at most one line every `every` seconds, and one at the end.
+
+    Args:
+        emit: receives each line; the default prints to standard error.
+        every: least seconds between two lines of one step.
+    """
+
+    def __init__(self, emit: Callable[[str], None] | None = None, every: float = 5.0) -> None:
+        self._emit = emit or _to_stderr
+        self._every = every
+        self._last = 0.0
+        self._prefix = ""
+
+    def named(self, prefix: str) -> Progress:
+        """A copy whose lines begin with `prefix`."""
+        child = Progress(self._emit, self._every)
+        child._prefix = f"{prefix}: "
+        return child
+
+    def say(self, text: str) -> None:
+        """Emit a line now."""
+        self._emit(self._prefix + text)
+        self._last = time.monotonic()
+
+    def tick(self, done: int, total: int, unit: str, extra: str = "") -> None:
+        """Report `done` of `total`; emits a line when one is due or the step is complete."""
+        if done >= total or time.monotonic() - self._last >= self._every:
+            tail = f", {extra}" if extra else ""
+            self.say(f"{done:,} of {total:,} {unit}{tail}")
+
+
+def _to_stderr(line: str) -> None:
+    import sys
+
+    print(line, file=sys.stderr, flush=True)
+
+
+class StageInput:
+    """The files of one upstream output that a stage declared."""
+
+    def __init__(self, artifact: Artifact, allowed: tuple[str, ...], reader: str) -> None:
+        self._artifact, self._allowed, self._reader = artifact, allowed, reader
+
+    @property
+    def digest(self) -> str:
+        """Content digest of the declared files."""
+        return self._artifact.digest_of(self.files)
+
+    def digest_of(self, declared: tuple[str, ...]) -> str:
+        """Content digest of the files that another stage declares of this output: what it has, or would have, read."""
+        return self._artifact.digest_of(StageInput(self._artifact, declared, self._reader).files)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._artifact.fingerprint
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the declared files that exist."""
+        names = self._artifact.files
+        return tuple(names) if "*" in self._allowed else tuple(n for n in names if n in self._allowed)
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What the upstream stage reported."""
+        return self._artifact.manifest["metrics"]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The profile sections that it was made with, as JSON."""
+        return self._artifact.manifest["key"]["config"]
+
+    @property
+    def made_from(self) -> Mapping[str, str]:
+        """Stage -> content digest of the files that it was made from."""
+        return self._artifact.manifest["key"]["inputs"]
+
+    def path(self, name: str) -> Path:
+        """Path of file `name`, verified against the manifest.
+
+        Raises:
+            SealedInput: the stage did not declare this file.
+            StoreError: the file is missing or its bytes changed.
+        """
+        if "*" not in self._allowed and name not in self._allowed:
+            raise SealedInput(
+                f"{self._reader} may not open {self._artifact.stage}/{name}",
+                expected=f"one of {', '.join(self._allowed)}",
+                found=name,
+                fix="declare the file in sidr_core/graph.py if this stage may see it; "
+                "test rows are for recommendations and evaluation only",
+            )
+        return self._artifact.path(name)
+
+    def folder(self) -> Path:
+        """The whole output folder, verified; only where every file is declared."""
+        if "*" not in self._allowed:
+            self.path("*")
+        return self._artifact.verified_folder()
+
+
+class Inputs(Mapping[str, StageInput]):
+    """Everything a stage may read.
+
+    Attributes:
+        previous: the stage's own output of the previous snapshot, if it is warm and that exists.
+        earlier: what the stage declared of an earlier snapshot, whose key is `earlier_snapshot`; None where no
+            earlier snapshot has all of it.
+        synthetic: whether anything upstream is generated data; the label is carried to the output.
+        resume: a folder for unfinished work on this very output; it outlives a crash and goes with the
+            publication. None where the stage is called without a store.
+    """
+
+    resume: Path | None = None
+    earlier: Inputs | None = None
+    earlier_snapshot: str | None = None
+
+    def __init__(
+        self,
+        stages: Mapping[str, StageInput],
+        store: Store,
+        previous: StageInput | None = None,
+        synthetic: bool = False,
+    ) -> None:
+        self._stages, self._store = stages, store
+        self.previous, self.synthetic = previous, synthetic
+        self.parts: list[tuple[str, str]] = []
+        self._held: list[Artifact] = []
+
+    def see_earlier(self, snapshot: str, stages: Mapping[str, StageInput]) -> None:
+        """Offer files of an earlier snapshot; parts built from them count as this stage's own."""
+        self.earlier = Inputs(stages, self._store, synthetic=self.synthetic)
+        self.earlier.parts, self.earlier_snapshot = self.parts, snapshot
+
+    def __getitem__(self, name: str) -> StageInput:
+        return self._stages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stages)
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def cache(self, name: str) -> Path:
+        """A folder, shared by all datasets, for what may be lost without harm; not made yet."""
+        return self._store.root.parent / "cache" / name
+
+    def part(self, name: str, version: str, key: Mapping[str, Any], build: Callable[[Path], Report | None]) -> Artifact:
+        """Build or reuse a piece of this stage's work that other stages or snapshots share.
+
+        It is published by the same store under the same rules, with `key` in place of a config.
+        """
+        artifact, _ = self._store.obtain(name, version, dict(key), build, synthetic=self.synthetic)
+        self.parts.append((name, artifact.fingerprint))
+        self._held.append(artifact)  # nothing refers to it before this stage is published
+        return artifact

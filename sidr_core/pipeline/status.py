@@ -1,0 +1,139 @@
+"""What is published of each stage, whether it is what the profile asks for, and what a refresh would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sidr_core.errors import SidrError, StoreError
+from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.profile import Profile, home
+from sidr_core.pipeline.run import plan
+from sidr_core.pipeline.stage import Stage
+from sidr_core.pipeline.store import Artifact, Store
+
+CURRENT, STALE, ABSENT = "current", "stale", "not published"
+
+
+@dataclass(frozen=True)
+class State:
+    """One stage of one snapshot.
+
+    Args:
+        why: what makes it stale or keeps it from being built.
+        artifact: what is published, if anything.
+        refresh_seconds: what building it took the last time, here or for the snapshot or dataset that is
+            nearest; 0 where it is current, None where it was never built.
+    """
+
+    dataset: str
+    snapshot: str
+    stage: str
+    state: str
+    why: str
+    artifact: Artifact | None
+    refresh_seconds: float | None
+
+
+def open_store() -> Store:
+    """The store of the working folder."""
+    return Store(home() / "store")
+
+
+def newest_published(profile: Profile, store: Store, dataset: str, stage: str, snapshot: str | None) -> str:
+    """The newest snapshot for which a stage is published; `snapshot` itself where one is named.
+
+    Raises:
+        ProfileError: unknown dataset or snapshot.
+        NotMaterialized: the stage is published for none.
+        StoreError: that of the newest one is damaged.
+    """
+    snapshots = profile.dataset(dataset).snapshots
+    if snapshot is not None:
+        snapshots.window(snapshot)
+    wanted = [snapshot] if snapshot is not None else snapshots.keys()[::-1]
+    for key in wanted:
+        if store.find(dataset, key, stage) is not None:
+            return key
+    store.require(dataset, wanted[0], stage)
+    raise AssertionError("unreachable: require raises")
+
+
+def states(profile: Profile, store: Store, dataset: str) -> Iterator[State]:
+    """Every stage of the snapshots that have an output, and of the newest one."""
+    published = {snapshot for name, snapshot, _ in store.refs() if name == dataset}
+    known = profile.dataset(dataset).snapshots.keys()
+    timed = Timings(store)
+    for snapshot in (key for key in known if key in published or key == known[-1]):
+        unsettled: list[str] = []
+        for stage in STAGES:
+            state, why, artifact = _state(profile, store, dataset, snapshot, stage, unsettled)
+            if state != CURRENT:
+                unsettled.append(stage.name)
+            seconds = 0.0 if state == CURRENT else timed.last(dataset, snapshot, stage.name)
+            yield State(dataset, snapshot, stage.name, state, why, artifact, seconds)
+
+
+def _state(
+    profile: Profile, store: Store, dataset: str, snapshot: str, stage: Stage, unsettled: list[str]
+) -> tuple[str, str, Artifact | None]:
+    try:
+        artifact = store.find(dataset, snapshot, stage.name)
+    except StoreError as error:
+        return STALE, error.what, None
+    below = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
+    if artifact is None:  # not planned: that could fetch the source files
+        return ABSENT, f"needs {', '.join(below)}" if below else "", None
+    try:
+        planned = plan(profile, dataset, snapshot, stage, store)
+    except SidrError as error:
+        return STALE, error.what, artifact
+    changes = differences(artifact.manifest, planned.key, stage.code_version)
+    if not changes and below:
+        changes = [f"{name} is stale" for name in below]
+    return (STALE if changes else CURRENT), "; ".join(changes), artifact
+
+
+def differences(manifest: Mapping[str, Any], key: Mapping[str, Any], code_version: str) -> list[str]:
+    """What separates a published output from the one that its stage would give now, in words."""
+    found = []
+    if manifest["code_version"] != code_version:
+        found.append(f"code version {manifest['code_version']} -> {code_version}")
+    old, new = manifest["key"], dict(key)
+    for name, before, after in _changed(old["config"], new["config"]):
+        found.append(f"{name}: {before} -> {after}")
+    for part, word in (("inputs", "input"), ("sources", "source file"), ("earlier", "earlier output")):
+        found += [f"{word} {name} changed" for name, _, _ in _changed(old.get(part, {}), new.get(part, {}))]
+    if old.get("previous") != new.get("previous"):
+        found.append("the previous snapshot changed")
+    return found
+
+
+def _changed(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of values that differ in two nested mappings; an absent one counts as None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _changed(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name, old, new
+
+
+class Timings:
+    """How long stages took, by the manifests of the outputs that are current somewhere."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def _refs(self) -> list[tuple[str, str, str]]:
+        return self._store.refs()[::-1]
+
+    def last(self, dataset: str, snapshot: str, stage: str) -> float | None:
+        """Seconds of this very output before, else of the dataset's newest, else of another dataset's newest."""
+        refs = [ref for ref in self._refs if ref[2] == stage]
+        for ref in sorted(refs, key=lambda ref: (ref[0] != dataset, ref[1] != snapshot)):
+            if (artifact := self._store.current(*ref)) is not None:
+                return artifact.manifest["seconds"]
+        return None

@@ -1,0 +1,1 @@
+"""The stage `recommendations`: lists of all models for the test rows."""

@@ -1,0 +1,147 @@
+"""Wrong uses of test rows, refused before a number is made of them.
+
+Nothing here is a promise about an output (those are checks): each is a case in which a metric would look like one
+and not be one. METHOD.md 10, points 16, 30 and 31, lists where published evaluations met them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sidr_core.errors import InputError
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.stage import Inputs
+from sidr_core.settings.models import language_model, split_name
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import MODE, MODEL, POSITION, ROW_ID, TARGET_TIME, USER_ID
+
+
+def of_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
+    """Refuse test rows that training has seen, and rows of a single user.
+
+    Args:
+        test: the contract `Samples`, the rows to be evaluated.
+        train: the same, of the same snapshot.
+
+    Raises:
+        InputError: a (user, position) of `test` is in `train`; a train target is later than the first of `test`;
+            there are fewer than two users.
+    """
+    seen = test.join(train.select(USER_ID, POSITION), on=[USER_ID, POSITION], how="semi")
+    if seen.height:
+        raise InputError(
+            f"{seen.height:,} test rows were seen in training",
+            expected="no (user, position) of test in train",
+            found=f"{seen[ROW_ID][0]} in both",
+            fix="materialize interactions again, and all below it",
+        )
+    first, newest = test[TARGET_TIME].min(), train[TARGET_TIME].max()
+    if first is not None and newest is not None and newest > first:  # type: ignore[operator]
+        raise InputError(
+            "training has seen what came after the first test row",
+            expected=f"no train target after {tables.iso_date(first)}",  # type: ignore[arg-type]
+            found=f"one of {tables.iso_date(newest)}",  # type: ignore[arg-type]
+            fix="cut train and test by time, and materialize interactions and all below it again",
+        )
+    if (users := test[USER_ID].n_unique()) < 2:
+        raise InputError(
+            "an interval over users cannot be computed",
+            expected="test rows of at least 2 users",
+            found=f"{test.height} rows of {users} user",
+            fix="widen the snapshot, loosen `filters` or raise decoding.max_test_rows",
+        )
+
+
+def of_lists(lists: pl.DataFrame, test: pl.DataFrame, models: pl.DataFrame, names: Sequence[str], k: int) -> None:
+    """Refuse lists that are too short for `k`, or that some test rows lack.
+
+    Args:
+        lists: the contract `Recommendations`.
+        test: the rows to be evaluated.
+        models: the contract `RecommendedModels`.
+        names: `<model>/<mode>` to be evaluated.
+        k: the largest cut-off.
+
+    Raises:
+        InputError: as said.
+    """
+    wanted = set(test[ROW_ID])
+    made: dict[tuple[Any, ...], set[str]] = {}
+    for model, mode, row in lists.select(MODEL, MODE, ROW_ID).unique().iter_rows():
+        made.setdefault((model, mode), set()).add(row)
+    for name in names:
+        if absent := wanted - made.get(split_name(name), set()):
+            raise InputError(
+                f"{name} has no list for {len(absent):,} of {len(wanted):,} test rows",
+                expected="a list of every model for every test row",
+                found=f"none for {', '.join(sorted(absent)[:3])}",
+                fix="materialize recommendations again",
+            )
+    width = min(models["beam_width"])
+    if k > width:
+        raise InputError(
+            f"metrics at {k} need lists of {k} places",
+            expected=f"evaluation.ks up to decoding.beam_width, {width}",
+            found=f"k = {k}",
+            fix="raise the beam width or lower k",
+        )
+
+
+def of_checkpoints(inputs: Inputs, names: Sequence[str], test: pl.DataFrame, codebook: pl.DataFrame) -> None:
+    """Refuse checkpoints that do not belong to the test rows and codebook they are about to be decoded on.
+
+    Args:
+        inputs: of the stage `recommendations`.
+        names: `<model>/<mode>` to be decoded.
+        test: the contract `Samples`, the rows to be decoded.
+        codebook: item_id, codes.
+
+    Raises:
+        InputError: a token map is not the codebook's; a checkpoint was trained on other interactions than those
+            published now, or has seen later days than the first test target.
+    """
+    for stage in dict.fromkeys(stage for name in names if (stage := language_model(split_name(name)[0]))):
+        source = inputs[f"{stage}_checkpoint"]
+        meta = json.loads(source.path("meta.json").read_text())
+        _refuse_map(f"{stage}_checkpoint", source.path("sid_index.parquet"), codebook)
+        declared = stage_named(f"{stage}_checkpoint").inputs["interactions"]
+        _refuse_data(f"{stage}_checkpoint", meta, inputs["interactions"].digest_of(declared), test)
+
+
+def _refuse_map(name: str, path: Path, codebook: pl.DataFrame) -> None:
+    from sidr_core.models.checkpoint import codebook_digest
+
+    token_map = tables.read(path)
+    if codebook_digest(token_map) != codebook_digest(codebook):
+        known = codebook.select("item_id", "codes")
+        differ = known.join(token_map.select("item_id", "codes"), on=["item_id", "codes"], how="anti").height
+        raise InputError(
+            f"the token map of {name} is not that of the codebook",
+            expected=f"the {codebook.height:,} items of sid_codebook, with their SIDs",
+            found=f"{token_map.height:,} items, {differ:,} of the codebook absent or with another SID",
+            fix=f"materialize {name} again from this codebook",
+        )
+
+
+def _refuse_data(name: str, meta: dict[str, Any], interactions: str, test: pl.DataFrame) -> None:
+    made_from = meta.get("made_from", {}).get("interactions")
+    if made_from not in (None, interactions):
+        raise InputError(
+            f"{name} was trained on other interactions than those whose test rows it would be evaluated on",
+            expected=f"train, valid and items of digest {interactions[:12]}",
+            found=f"{made_from[:12]}: what is a test row here may be a train row there",
+            fix=f"materialize {name} again from this snapshot's interactions",
+        )
+    first: Any = test[TARGET_TIME].min()
+    if first is not None and meta["seen_until"] != "unknown" and meta["seen_until"] > tables.iso_date(first):
+        raise InputError(
+            f"{name} has seen what came after the first test row",
+            expected=f"training up to {tables.iso_date(first)}",
+            found=f"seen until {meta['seen_until']}",
+            fix="evaluate it on a later snapshot, or train it on this one",
+        )

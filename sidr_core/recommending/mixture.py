@@ -1,0 +1,90 @@
+"""A checkpoint's direct list mixed with the item-item counter's: what both know, in one list.
+
+The counter remembers which item followed which; a small model forgets some of these pairs, and knows about items
+that the counter never saw together. An item's worth is `(1 - share) * p + share * c / (C + 1)`: p its probability
+under the checkpoint (shared by the items of its SID), c its score under the counter, C the sum of the counter's
+list. One pseudo-count keeps the counter silent where it has seen nothing. `share` is chosen on valid rows. It is
+shallow fusion, as speech recognisers mix a language model in, and no part of the paper's method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from sidr_core.decoding.lists import Lists, counted
+from sidr_core.metrics import ranking as metrics
+from sidr_core.tables.columns import DIRECT, ITEM_ID, MODE, MODEL, RANK, ROW_ID, SCORE, SID
+
+#: The shares that are tried: the checkpoint alone, twentieths, the counter alone.
+SHARES = tuple(step / 20 for step in range(21))
+_K = 10
+_PSEUDO_COUNT = 1.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """The counter's share of a mixture.
+
+    Attributes:
+        share: 0 is the checkpoint alone, 1 the counter alone.
+        ndcg: NDCG@10 (item level) on the valid rows at this share; `neural` and `counter` at 0 and 1.
+        rows: valid rows it was chosen on.
+    """
+
+    share: float
+    ndcg: float
+    neural: float
+    counter: float
+    rows: int
+
+
+def mixed(neural: pl.DataFrame, counter: pl.DataFrame, share: float, codebook: pl.DataFrame, width: int) -> Lists:
+    """Lists of the mixture, of `width` distinct SIDs; the score is the log of an item's worth.
+
+    Args:
+        neural: places of the checkpoint's lists (`lists.PLACES`), scores in nats.
+        counter: row_id, rank, item_id, score of the counter for the same rows.
+        share: of the counter, 0 to 1. codebook: item_id -> sid.
+    """
+    sharing = pl.len().over(ROW_ID, SID)
+    thought = neural.select(ROW_ID, ITEM_ID, (pl.col(SCORE).exp() / sharing).alias("p"), RANK)
+    evidence = pl.col(SCORE) / (pl.col(SCORE).sum().over(ROW_ID) + _PSEUDO_COUNT)
+    seen = counter.select(ROW_ID, ITEM_ID, evidence.alias("c"), pl.col(RANK).alias("counted"))
+    both = thought.join(seen, on=[ROW_ID, ITEM_ID], how="full", coalesce=True)
+    worth = (1 - share) * pl.col("p").fill_null(0.0) + share * pl.col("c").fill_null(0.0)
+    # Items of equal worth, such as those that only the other one lists at share 0 or 1, keep the checkpoint's order.
+    ordered = both.with_columns(worth.alias("worth")).sort(
+        [ROW_ID, "worth", RANK, "counted", ITEM_ID], descending=[False, True, False, False, False], nulls_last=True
+    )
+    ranked = ordered.select(
+        ROW_ID,
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK),
+        ITEM_ID,
+        pl.max_horizontal("worth", pl.lit(1e-30)).log().alias(SCORE),
+    )
+    return counted(ranked, codebook, width)
+
+
+def choose_share(
+    neural: pl.DataFrame, counter: pl.DataFrame, valid: pl.DataFrame, codebook: pl.DataFrame, width: int
+) -> Share:
+    """The share of `SHARES` with the highest NDCG@10; of equal ones the lowest.
+
+    Args:
+        neural, counter: lists for the rows of `valid`, as of :func:`mixed`. Test rows must never come here.
+    """
+    k = min(_K, width)
+    found = [_ndcg(mixed(neural, counter, share, codebook, width).places, valid, codebook, k) for share in SHARES]
+    best = max(range(len(SHARES)), key=lambda place: (found[place], -place))
+    return Share(SHARES[best], found[best], found[0], found[-1], valid.height)
+
+
+def _ndcg(places: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame, k: int) -> float:
+    named = places.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
+    gains: Sequence[float] = metrics.per_row(named, rows, codebook, (k,))[
+        metrics.column("item", metrics.NDCG, k)
+    ].to_list()
+    return sum(gains) / len(gains)

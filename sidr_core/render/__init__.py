@@ -1,0 +1,1 @@
+"""Markdown, terminal tables and figures."""

@@ -1,0 +1,1 @@
+"""The generated world: sample reviews and items, without a network."""

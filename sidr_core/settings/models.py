@@ -1,0 +1,103 @@
+"""The list of models: everything that makes ranked lists, and the stages that its lists need.
+
+A new baseline is an entry here, a stage in `sidr_core/pipeline/graph.py` and a module that fits it and ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sidr_core.tables.columns import ADAPTIVE, DIRECT, MIXED, THINKING
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the graph.
+
+    Args:
+        name: as it stands in `decoding.models` and in the column `model`.
+        stage: the stage whose output makes its lists.
+        files: what `recommendations` may open of that output.
+        is_language_model: a checkpoint of this codebook, with direct and thinking lists; else a baseline.
+        ranker: `"module:function"` that opens a baseline for ranking (`sidr_core.baselines.ranking.Ranker`).
+        also_reads: other models whose stages its lists need.
+        is_counted: a baseline of counts, which can be asked for rows of later snapshots (`reevaluation`).
+        is_reference: language models are compared with it, pair by pair.
+    """
+
+    name: str
+    stage: str
+    files: tuple[str, ...] = ("*",)
+    is_language_model: bool = False
+    ranker: str = ""
+    also_reads: tuple[str, ...] = ()
+    is_counted: bool = False
+    is_reference: bool = False
+
+
+#: Language models stand in the order of training, each after the one that it starts from.
+MODELS = (
+    Model("sft", "sft_checkpoint", is_language_model=True),
+    Model("activation", "activation_checkpoint", is_language_model=True),
+    Model("grpo", "grpo_checkpoint", is_language_model=True),
+    Model(
+        "popularity",
+        "baseline_popularity",
+        files=("baseline_popularity.parquet",),
+        ranker="sidr_core.baselines.popularity:load",
+        is_counted=True,
+    ),
+    Model(
+        "item_item",
+        "baseline_item_item",
+        files=("baseline_item_item.parquet",),
+        ranker="sidr_core.baselines.item_item:load",
+        also_reads=("popularity",),
+        is_counted=True,
+        is_reference=True,
+    ),
+    Model("text_knn", "baseline_text_knn", ranker="sidr_core.baselines.text_knn:load"),
+    Model("gru4rec", "baseline_gru4rec", ranker="sidr_core.baselines.sequential:load"),
+    Model("sasrec", "baseline_sasrec", ranker="sidr_core.baselines.sequential:load", is_reference=True),
+    Model("tiger", "baseline_tiger", ranker="sidr_core.baselines.tiger:load", is_reference=True),
+)
+MODEL_NAMED = {model.name: model for model in MODELS}
+LANGUAGE_MODELS = tuple(model.name for model in MODELS if model.is_language_model)
+#: The stages that train a language model: those that can be spread over several processes.
+TRAINING_STAGES = tuple(model.stage for model in MODELS if model.is_language_model)
+
+
+def list_names() -> list[str]:
+    """Every `<model>/<mode>` that a profile can ask for."""
+    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING)]
+    names += [
+        f"{model}_{kind}" for model in LANGUAGE_MODELS for kind in (f"{ADAPTIVE}/{THINKING}", f"{MIXED}/{DIRECT}")
+    ]
+    return names + [f"{model.name}/{DIRECT}" for model in MODELS if not model.is_language_model]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Model and mode of `<model>/<mode>`."""
+    model, _, mode = name.partition("/")
+    return model, mode
+
+
+def language_model(name: str) -> str | None:
+    """The language model behind a list's model; None for a baseline.
+
+    >>> language_model("grpo"), language_model("grpo_adaptive"), language_model("sasrec")
+    ('grpo', 'grpo', None)
+    """
+    base = name.removesuffix(f"_{ADAPTIVE}").removesuffix(f"_{MIXED}")
+    return base if base in LANGUAGE_MODELS else None
+
+
+def producers(name: str) -> tuple[str, ...]:
+    """The stages whose output makes a model's lists; the first is the model itself.
+
+    >>> producers("grpo_adaptive"), producers("sasrec"), producers("item_item")
+    (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
+    """
+    base = language_model(name)
+    also_reads = ("item_item",) if base and name.endswith(f"_{MIXED}") else MODEL_NAMED[base or name].also_reads
+    return (MODEL_NAMED[base or name].stage, *(stage for other in also_reads for stage in producers(other)))

@@ -1,0 +1,1 @@
+"""Column names, contracts, and how tables are written and read."""

@@ -1,0 +1,57 @@
+"""Reading and writing tables: one writer, the same bytes for the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidr_core.errors import StoreError
+
+if TYPE_CHECKING:
+    from pandera.polars import DataFrameModel
+
+
+def write(frame: pl.DataFrame, path: Path, contract: type[DataFrameModel]) -> None:
+    """Validate `frame` against its contract and write it as zstd Parquet, columns in contract order.
+
+    Raises:
+        pandera.errors.SchemaErrors: a column is missing, of another type, or breaks its rule.
+    """
+    columns = list(contract.to_schema().columns)
+    checked = contract.validate(frame.select(columns), lazy=True)
+    assert isinstance(checked, pl.DataFrame)
+    pq.write_table(checked.to_arrow(), path, compression="zstd", row_group_size=64_000)
+
+
+def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read a Parquet file into memory. Raises StoreError where it is none."""
+    with sound(path):
+        return pl.from_arrow(pq.read_table(path, columns=columns))  # type: ignore[return-value]
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Reads a published Parquet file inside the block; one that is none becomes a StoreError."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # no such file, no right to read it
+            raise
+        raise StoreError(
+            f"the table {path} cannot be read",
+            expected="a whole Parquet file, as it was written here",
+            found=str(error).splitlines()[0][:200],
+            fix="materialize the asset that it belongs to again",
+        ) from None
+
+
+def iso_date(timestamp: int | None) -> str:
+    """`YYYY-MM-DD` of a unix time in seconds, or `unknown`."""
+    return "unknown" if timestamp is None else datetime.fromtimestamp(timestamp, UTC).date().isoformat()

@@ -1,0 +1,81 @@
+"""DuckDB in bounded memory: connections that spill to disk, and results as a frame or streamed to a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidr_core.tables.ahead import ahead
+
+if TYPE_CHECKING:
+    from pandera.polars import DataFrameModel
+
+#: What DuckDB may hold in memory before it spills; results and Parquet buffers come on top.
+MEMORY = "1200MB"
+
+#: Rows of a row group, as `sidr_core.tables.files.write` makes them.
+_ROW_GROUP = 64_000
+#: Rows that are held at once when a table is streamed.
+BATCH = 4 * _ROW_GROUP
+
+
+@contextmanager
+def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that spills into a folder below `folder`, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill, duckdb.connect() as db:
+        db.execute("SET memory_limit = $memory", {"memory": MEMORY})
+        db.execute("SET temp_directory = $spill", {"spill": spill})
+        yield db
+
+
+def quoted(value: str) -> str:
+    """An SQL string literal, for where no value can be bound (in a view)."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def frame(db: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None) -> pl.DataFrame:
+    """Rows of a query, with its `$name` parameters bound to `values`."""
+    return pl.DataFrame(db.sql(query, params=dict(values or {})).to_arrow_table())
+
+
+def batches(db: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None) -> Iterator[pa.Table]:
+    """Rows of a query, some at a time and in their order."""
+    for batch in db.sql(query, params=dict(values or {})).to_arrow_reader(BATCH):
+        yield pa.Table.from_batches([batch])
+
+
+def write(tables: Iterable[pa.Table], path: Path, contract: type[DataFrameModel]) -> int:
+    """Write rows like `sidr_core.tables.files.write`, to the same bytes, without holding them all.
+
+    Columns are put in the contract's order and types; its rules are checked on the file (`schema_check`).
+
+    Returns:
+        The number of rows.
+    """
+    wanted = {name: column.dtype.type for name, column in contract.to_schema().columns.items()}
+    schema = pl.DataFrame(schema=wanted).to_arrow().schema
+    rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in ahead(_regrouped(tables, schema)):
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+            rows += len(table)
+    return rows
+
+
+def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows in tables of exactly `BATCH` rows but for the last, in the schema's columns and types."""
+    waiting = schema.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table.select(schema.names).cast(schema)])
+        while len(waiting) > BATCH:
+            yield waiting.slice(0, BATCH)
+            waiting = waiting.slice(BATCH)
+    yield waiting

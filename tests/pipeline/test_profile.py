@@ -1,0 +1,136 @@
+"""Profiles: defaults, inheritance, windows, and errors that help."""
+
+import copy
+
+import pytest
+
+from sidr_core.errors import ProfileError
+from sidr_core.pipeline.profile import PROFILES, StageConfig, load_profile, parse_profile
+from sidr_core.settings import DatasetConfig
+
+BASE = {
+    "datasets": {
+        "games": {
+            "source": {"kind": "sample", "category": "games"},
+            "snapshots": {"start": "2018-07", "end": "2018-10"},
+        }
+    }
+}
+
+
+def parsed(**changes):
+    raw = copy.deepcopy(BASE)
+    raw["datasets"]["games"].update(changes)
+    return parse_profile("test", raw)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in PROFILES.glob("*.yaml")))
+def test_every_shipped_profile_is_valid(name):
+    profile = load_profile(name)
+    for dataset in profile:
+        assert profile.newest(dataset) == profile.dataset(dataset).snapshots.end
+
+
+def test_windows():
+    snapshots = parsed().dataset("games").snapshots
+    assert snapshots.keys() == ["2018-07", "2018-08", "2018-09", "2018-10"]
+    assert snapshots.window("2018-10").cutoff == 1541030400  # 2018-11-01T00:00:00Z
+    assert snapshots.before("2018-07") == []
+    assert snapshots.before("2018-09") == ["2018-08", "2018-07"]
+
+
+def test_coarser_windows_end_later():
+    quarterly = parsed(snapshots={"cadence": "quarterly", "start": "2018-01", "end": "2018-10"}).dataset("games")
+    assert quarterly.snapshots.keys() == ["2018-01", "2018-04", "2018-07", "2018-10"]
+    assert quarterly.snapshots.window("2018-10").cutoff == 1546300800  # 2019-01-01T00:00:00Z
+    yearly = parsed(snapshots={"cadence": "yearly", "start": "2017-01", "end": "2018-01"}).dataset("games")
+    assert yearly.snapshots.window("2018-01").cutoff == 1546300800
+
+
+def test_unknown_snapshot_is_named():
+    with pytest.raises(ProfileError, match="2018-07 … 2018-10"):
+        parsed().dataset("games").snapshots.window("2019-01")
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"sorce": {}}, "did you mean 'source'"),
+        ({"grpo": {"learnin_rate": 1}}, "did you mean 'learning_rate'"),
+        ({"source": {"kind": "sample", "category": "games", "itmes": 3}}, "did you mean 'items'"),
+        ({"source": {"kind": "smaple", "category": "games"}}, "sample"),
+        ({"sft": {"tasks": {"sid_to_sid": 1}}}, "did you mean 'sids_to_sid'"),
+        ({"evaluation": {"ks": [1, 50]}}, "beam_width is only 20"),
+        ({"split": {"ratios": [0.8, 0.1, 0.2]}}, "sum to 1"),
+        ({"snapshots": {"start": "2018-13", "end": "2018-10"}}, "YYYY-MM"),
+        ({"snapshots": {"start": "2018-10", "end": "2018-07"}}, "before start"),
+        ({"sft": {"batch_size": 10, "micro_batch": 4}}, "no multiple"),
+        ({"extends": "gmaes"}, "did you mean 'games'"),
+        ({"decoding": {"models": ["gpro/direct"]}}, "unknown model"),
+    ],
+)
+def test_mistakes_are_named_with_the_nearest_known_key(changes, hint):
+    with pytest.raises(ProfileError, match=hint):
+        parsed(**changes)
+
+
+def test_unknown_top_level_key_and_names():
+    with pytest.raises(ProfileError, match="did you mean 'datasets'"):
+        parse_profile("test", {**BASE, "dataset": {}})
+    with pytest.raises(ProfileError, match="cannot name a dataset"):
+        parse_profile("test", {"datasets": {"../evil": BASE["datasets"]["games"]}})
+    with pytest.raises(ProfileError, match="names no dataset"):
+        parse_profile("test", [1])
+    with pytest.raises(ProfileError, match="no profile 'nope'"):
+        load_profile("nope")
+
+
+def test_extends_overrides_single_fields_and_whole_kinds():
+    raw = copy.deepcopy(BASE)
+    raw["datasets"]["games"]["grpo"] = {"steps": 7, "learning_rate": 1e-5}
+    raw["datasets"]["office"] = {"extends": "games", "source": {"category": "office"}, "grpo": {"steps": 9}}
+    raw["datasets"]["real"] = {
+        "extends": "office",
+        "source": {"kind": "amazon_2018", "reviews": ["a.json"], "items": ["b.json"]},
+    }
+    profile = parse_profile("test", raw)
+    office, real = profile.dataset("office"), profile.dataset("real")
+    assert (office.source.category, office.grpo.steps, office.grpo.learning_rate) == ("office", 9, 1e-5)
+    assert (real.source.kind, real.grpo.steps) == ("amazon_2018", 9)
+
+
+def test_extends_in_a_circle():
+    raw = {"datasets": {"a": {"extends": "b"}, "b": {"extends": "a"}}}
+    with pytest.raises(ProfileError, match="a -> b -> a"):
+        parse_profile("test", raw)
+
+
+def test_environment_in_paths(monkeypatch):
+    source = {"kind": "amazon_2018", "reviews": ["${SIDR_X:-/d}/r.json"], "items": ["${SIDR_X:-/d}/m.json"]}
+    assert parsed(source=source).dataset("games").source.reviews == ("/d/r.json",)
+    monkeypatch.setenv("SIDR_X", "/other")
+    assert parsed(source=source).dataset("games").source.reviews == ("/other/r.json",)
+
+
+def test_a_stage_reads_only_what_it_declared():
+    config = parsed().dataset("games")
+    assert isinstance(config, DatasetConfig)
+    scoped = StageConfig(config, ("split", "snapshot"), "games", config.snapshots.window("2018-10"))
+    assert scoped.split.max_history == 10
+    assert scoped.snapshot.key == "2018-10"
+    assert set(scoped.key()) == {"split", "snapshot"}
+    with pytest.raises(AttributeError, match="not declared"):
+        _ = scoped.grpo
+
+
+def test_a_stage_may_declare_one_field_of_a_section():
+    config = parsed().dataset("games")
+    window = config.snapshots.window("2018-10")
+    longer = config.model_copy(update={"decoding": config.decoding.model_copy(update={"beam_width": 99})})
+    scoped, other = (
+        StageConfig(one, ("grpo", "decoding.max_thought_tokens"), "games", window) for one in (config, longer)
+    )
+    assert scoped.decoding.max_thought_tokens == config.decoding.max_thought_tokens
+    assert scoped.key() == other.key()
+    with pytest.raises(AttributeError, match="beam_width"):
+        _ = scoped.decoding.beam_width
