@@ -17,7 +17,7 @@ import polars as pl
 from sidr_core.baselines.ranking import by_popularity, top_k
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.render.markdown import markdown_text
+from sidr_core.render.text import markdown_text
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ITEM_ID, ROW_ID, SCORE
 from sidr_core.tables.contracts import Popularity

@@ -214,7 +214,8 @@ def _print(found: list[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sidr_core.render.terminal import console, printable
+    from sidr_core.render.terminal import console
+    from sidr_core.render.text import printable
 
     colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))

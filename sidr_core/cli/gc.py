@@ -6,7 +6,8 @@ from collections import Counter
 
 from sidr_core.pipeline import gc as garbage
 from sidr_core.pipeline.status import open_store
-from sidr_core.render.terminal import console, printable
+from sidr_core.render.terminal import console
+from sidr_core.render.text import printable
 
 _SHOWN = 100
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sidr_core.errors import NotMaterialized, SidrError, StoreError
 from sidr_core.pipeline import catalog
 from sidr_core.pipeline.status import open_store
-from sidr_core.render.terminal import console, printable
+from sidr_core.render.terminal import console
+from sidr_core.render.text import printable
 from sidr_core.tables.sql import quoted
 
 if TYPE_CHECKING:

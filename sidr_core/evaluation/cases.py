@@ -13,8 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from sidr_core.render.markdown import markdown_text
-from sidr_core.render.terminal import console, printable
+from sidr_core.render.terminal import console
+from sidr_core.render.text import markdown_text, printable
 from sidr_core.sids.tokens import SID_PATTERN, parse_sid
 from sidr_core.tables.columns import ITEM_ID, RANK, SCORE, SID
 

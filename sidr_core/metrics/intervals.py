@@ -11,8 +11,9 @@ and the seed alone, so a difference of two models' draws is the draw of their di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,20 @@ def judge(difference: Sequence[float], p: Sequence[float], confidence: float) ->
     # A p that equals the level must not pass for being rounded below it.
     alpha = (1 - confidence) * (1 - 1e-9)
     return [Verdict(p, word if p < alpha else UNCLEAR) for p, word in zip(holm(p), words, strict=True)]
+
+
+def judge_family(rows: Iterable[dict[str, Any]], confidence: float, difference: str = "difference") -> None:
+    """Judge all `rows` that have a `p` as one family of tests: each gets `p_holm` and `verdict`, see :func:`judge`.
+
+    Args:
+        rows: the lines of a table, changed in place; those without `p` (or with None) are left alone.
+        confidence: as in :func:`judge`.
+        difference: the key of the difference that `p` belongs to.
+    """
+    family = [row for row in rows if row.get("p") is not None]
+    verdicts = judge([row[difference] for row in family], [row["p"] for row in family], confidence)
+    for row, verdict in zip(family, verdicts, strict=True):
+        row |= {"p_holm": verdict.p_holm, "verdict": verdict.word}
 
 
 def least_draws(family: int, confidence: float) -> int:

@@ -54,15 +54,19 @@ def coverage(counts: NDArray[Any]) -> Floats:
 
 
 def gini(counts: NDArray[Any]) -> Floats:
-    """How unequal exposure is, 0 (all items alike) to 1 - 1/I (one item has it all): (D, I) counts -> (D,).
+    """How unequal counts are, 0 (all items alike) to 1 - 1/I (one item has it all): (I,) -> (), (D, I) -> (D,).
+
+    It is the mean absolute difference over twice the mean; 0 where all counts are 0.
 
     >>> gini(np.array([[1, 1, 1, 1], [0, 0, 0, 4]])).tolist()
     [0.0, 0.75]
+    >>> float(gini(np.array([1, 3])))
+    0.25
     """
-    ordered = np.sort(counts, axis=1)
-    items = ordered.shape[1]
+    ordered = np.sort(counts, axis=-1).astype(np.float64)
+    items = ordered.shape[-1]
     weight = 2 * np.arange(1, items + 1) - items - 1
-    return (ordered @ weight) / (items * ordered.sum(axis=1))
+    return (ordered @ weight) / np.maximum(items * ordered.sum(axis=-1), 1)
 
 
 def self_information(train: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:

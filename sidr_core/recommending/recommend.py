@@ -22,7 +22,7 @@ from sidr_core.recommending import leakage as refusals
 from sidr_core.recommending import mixture
 from sidr_core.recommending.lists import Threshold, adaptive, choice_rows, choose_threshold, neural
 from sidr_core.recommending.rows import chosen_rows, history_sids
-from sidr_core.render.markdown import markdown_text
+from sidr_core.render.text import markdown_text
 from sidr_core.settings.models import language_model, producers, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 SYNTHETIC_LABEL = "synthetic sample data"
+
+_RULES = {"l": "---", "r": "---:"}
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "lr") -> str:
+    """A Markdown table, without a newline at its end.
+
+    Cells are written as they are: one that holds text of the data goes through
+    :func:`~sidr_core.render.text.markdown_text` first.
+
+    Args:
+        header: the names of the columns.
+        rows: one cell per column.
+        align: `l` (left) or `r` (right) per column; the last letter stands for all columns that follow.
+
+    >>> print(markdown_table(("item", "count"), [("glue", "3")]))
+    | item | count |
+    | --- | ---: |
+    | glue | 3 |
+    """
+    rule = [_RULES[letter] for letter in align.ljust(len(header), align[-1])[: len(header)]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
 @dataclass(frozen=True)
@@ -18,9 +41,7 @@ class Grid:
 
     def markdown(self) -> str:
         """As a Markdown table under a heading of level 2."""
-        lines = [f"| {' | '.join(row)} |" for row in (self.header, *self.rows)]
-        rule = f"| {' | '.join(['---', *['---:'] * (len(self.header) - 1)])} |"
-        return "\n".join([f"## {self.title}", "", lines[0], rule, *lines[1:]])
+        return f"## {self.title}\n\n{markdown_table(self.header, self.rows)}"
 
     def rich(self) -> Any:
         """As a `rich` table."""
@@ -29,8 +50,8 @@ class Grid:
         from rich.text import Text
 
         table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
-        for place, name in enumerate(self.header):
-            table.add_column(Text(name), justify="right" if place else "left")
+        for column, name in enumerate(self.header):
+            table.add_column(Text(name), justify="right" if column else "left")
         for row in self.rows:
             table.add_row(*(Text(text) for text in row))
         return table

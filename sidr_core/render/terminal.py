@@ -1,9 +1,9 @@
-"""Printing for people: safe text, and a width that fits where the output goes."""
+"""Printing for people: a width that fits where the output goes."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,9 +17,3 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
-
-
-def printable(value: Any) -> str:
-    """A value as text without control characters, which could drive the terminal."""
-    text = "" if value is None else str(value)
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from sidr_core.render.markdown import markdown_text
+from sidr_core.render.text import markdown_text
 from sidr_core.sids.collisions import group_numbers
 from sidr_core.sids.kmeans import blocks
 from sidr_core.tables.columns import BRAND, CATEGORY, SID, TITLE

@@ -27,7 +27,12 @@ def write(frame: pl.DataFrame, path: Path, contract: type[DataFrameModel]) -> No
     columns = list(contract.to_schema().columns)
     checked = contract.validate(frame.select(columns), lazy=True)
     assert isinstance(checked, pl.DataFrame)
-    pq.write_table(checked.to_arrow(), path, compression="zstd", row_group_size=64_000)
+    write_table(checked, path, row_group=64_000)
+
+
+def write_table(frame: pl.DataFrame, path: Path, row_group: int | None = None) -> None:
+    """Write a table that has no contract as zstd Parquet, `row_group` rows to a group (a million by default)."""
+    pq.write_table(frame.to_arrow(), path, compression="zstd", row_group_size=row_group)
 
 
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:

@@ -12,7 +12,6 @@ from sidr_core.errors import InputError
 from sidr_core.items import embeddings, encoders
 from sidr_core.items.text import PLACEHOLDER, item_text, text_digest
 from sidr_core.pipeline.stage import Progress
-from sidr_core.render.markdown import markdown_text
 from sidr_core.settings import Encoder, Endpoint
 from sidr_core.tables import files as tables
 from sidr_core.tables.contracts import Embeddings, Items
@@ -95,11 +94,6 @@ def test_item_text_skips_blank_fields():
 def test_digest_depends_on_text_and_encoder():
     assert len({text_digest("a"), text_digest("b"), text_digest("a", "x"), text_digest("a", "y")}) == 4
     assert text_digest("a", "x") == text_digest("a", "x")
-
-
-def test_markdown_text_is_inert_and_short():
-    assert markdown_text("<b>a|b\n[c](d)</b>") == r"&lt;b&gt;a\|b \[c\](d)&lt;/b&gt;"
-    assert markdown_text("x" * 99, 10) == "x" * 9 + "…"
 
 
 def counts(report) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Coverage, Gini, novelty and the state of lists and thoughts, against values worked out by hand."""
 
-import doctest
 import math
 
 import numpy as np
@@ -29,10 +28,6 @@ def found(table: pl.DataFrame, thoughts=None, ks=(1, 2), width=2) -> dict[tuple[
     measured = measure(table, thoughts, BOOK, self_information(TRAIN, BOOK), ks, width, OPTIONS)
     assert all(one.low <= one.value <= one.high for one in measured)
     return {(one.metric, one.k): one for one in measured}
-
-
-def test_docstring_examples():
-    assert doctest.testmod(exposure, extraglobs={"np": np}).failed == 0
 
 
 def test_coverage_gini_and_novelty_by_hand():

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from sidr_core.metrics import intervals
-from sidr_core.metrics.intervals import bootstrap, differences, draw_means, judge, least_draws, p_of, paired
+from sidr_core.metrics.intervals import (
+    bootstrap,
+    differences,
+    draw_means,
+    judge,
+    judge_family,
+    least_draws,
+    p_of,
+    paired,
+)
 
 OPTIONS = {"draws": 500, "confidence": 0.9, "seed": 5}
 
@@ -154,6 +163,17 @@ def test_least_draws_are_the_fewest_that_can_decide(family, confidence):
     for number, decided in ((draws, True), (draws - 1, False)):
         p = [2 / (number + 1)] + [1.0] * (family - 1)
         assert (judge([1.0] * family, p, confidence)[0].word == "higher") == decided
+
+
+def test_a_table_is_judged_as_one_family_of_its_rows_with_a_p():
+    rows = [{"gap": 0.1, "p": 0.01}, {"gap": 0.5}, {"gap": -0.1, "p": 0.02}, {"gap": 0.2, "p": None}]
+    judge_family(rows, 0.95, "gap")
+    assert rows == [
+        {"gap": 0.1, "p": 0.01, "p_holm": 0.02, "verdict": "higher"},
+        {"gap": 0.5},
+        {"gap": -0.1, "p": 0.02, "p_holm": 0.02, "verdict": "lower"},
+        {"gap": 0.2, "p": None},
+    ]
 
 
 def test_pairing_is_narrower_than_two_separate_intervals():
