@@ -49,9 +49,9 @@ run: instance
 	PYTHONWARNINGS=ignore $(BIN)/dagster asset materialize -m sidr_assets --select "$$dataset/*" --partition "$$snapshot" 2>&1 | $(SHORT) && \
 	$(BIN)/sidr show
 
-# One worker per core, each with one thread; in the order of folders, so that the long files do not come last.
-# ARGS='-n0 tests/pipeline/test_store.py' for one file.
-test: setup
+# Lint and types, then all tests: one worker per core, each with one thread, in the order of folders, so that the long
+# files do not come last. ARGS='-n0 tests/pipeline/test_store.py' for one file.
+test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
