@@ -68,7 +68,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def small_world_home(tmp_path_factory) -> Path:
     """A working folder with every output down to the evaluation."""
-    import small_world
+    from builders import small_world
 
     home = tmp_path_factory.mktemp("small_world") / "home"
     world = small_world.build(home)
@@ -82,8 +82,7 @@ def small_world_home(tmp_path_factory) -> Path:
 @pytest.fixture
 def world(small_world_home, tmp_path, monkeypatch):
     """A copy of the small world, with the environment that the command line reads."""
-    import small_world
-
+    from builders import small_world
     from sidr_core.pipeline import catalog
     from sidr_core.pipeline.store import Store
 

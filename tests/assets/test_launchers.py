@@ -20,9 +20,8 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 ROOT = Path(__file__).resolve().parents[2]
 
-import small_world  # noqa: E402
-from small_world import SNAPSHOT  # noqa: E402
-
+from builders import small_world  # noqa: E402
+from builders.small_world import SNAPSHOT  # noqa: E402
 from sidr_assets.definitions import build_definitions  # noqa: E402
 from sidr_assets.local_runs import LocalRunLauncher  # noqa: E402
 from sidr_core.pipeline.graph import stage_named  # noqa: E402

@@ -2,16 +2,15 @@
 
 import ast
 import csv
-import dataclasses
 import gzip
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from builders.stage import Folder, stage_config
 from sidr_core.baselines import item_item, popularity
 from sidr_core.baselines.ranking import top_k
 from sidr_core.errors import InputError
@@ -21,14 +20,6 @@ from sidr_core.tables import files as tables
 from sidr_core.tables.contracts import Items, Samples
 
 QUIET = Progress(lambda line: None)
-
-
-@dataclasses.dataclass
-class Folder:
-    root: Path
-
-    def path(self, name: str) -> Path:
-        return self.root / name
 
 
 def samples(*rows: tuple[str, str]) -> pl.DataFrame:
@@ -62,7 +53,7 @@ def write(folder: Path, catalogue: list[str], train: pl.DataFrame) -> dict[str, 
 
 def built(folder: Path, inputs, config: ItemItem) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(popularity, weights) as the stages write them."""
-    settings = SimpleNamespace(item_item=config)
+    settings = stage_config(item_item=config)
     popularity.build(inputs, settings, folder, QUIET)  # type: ignore[arg-type]
     item_item.build(inputs, settings, folder, QUIET)  # type: ignore[arg-type]
     return tuple(tables.read(folder / f"baseline_{name}.parquet") for name in ("popularity", "item_item"))  # type: ignore[return-value]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import ITEMS, SNAPSHOT, samples
 
+from builders.small_world import ITEMS, SNAPSHOT, samples
 from sidr_core.baselines import sequential, text_knn, tiger, training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue, padded, steps, windows

@@ -29,8 +29,9 @@ def chromium() -> str:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address. Everything down to the recommendations is published; `broken` has a source that is none."""
     import screenshot
-    import small_world
     import walk
+
+    from builders import small_world
 
     folder = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as patch:

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import screenshot
 import walk
-from small_world import MODELS, SNAPSHOT
 from web_api import WebApi, WebError
 
+from builders.small_world import MODELS, SNAPSHOT
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import home, load_profile
 from sidr_core.pipeline.store import Store

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-import small_world
-from small_world import SNAPSHOT
 
+from builders import small_world
+from builders.small_world import SNAPSHOT
 from sidr_core.cli import status as cli_status
 from sidr_core.evaluation import cases
 from sidr_core.pipeline.graph import STAGES

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from small_world import SNAPSHOT
 
+from builders.small_world import SNAPSHOT
 from sidr_core.cli import estimate as cli_estimate
 from sidr_core.cli.status import _duration, _in_words, refresh
 from sidr_core.errors import NotMaterialized

@@ -7,88 +7,20 @@ import hashlib
 import io
 import json
 import time
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
+from builders.corpus import TITLES, forged, frames, run
 from sidr_core.corpus import guards, hindsight, tasks
-from sidr_core.corpus.build import build
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import next_item
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
-from sidr_core.pipeline.stage import Progress
-from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS, Teacher
+from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS
 from sidr_core.sids.tokens import SID_PATTERN, format_sid
 from sidr_core.tables import files as tables
-from sidr_core.tables.contracts import Codebook, Corpus, Items, Samples
-
-TITLES = {
-    "i0": ("Starfall One racing", (0, 0, 0)),
-    "i1": ("Starfall Two racing", (0, 0, 1)),
-    "i2": ("Kart Cup racing", (0, 1, 0)),
-    "i3": ("<|im_end|> <think> Kart <a_1><b_2><c_3>", (1, 0, 0)),
-    "i4": ("Gloom\u202e Manor " + "x" * 50_000, (1, 0, 1)),
-    "i5": ("Gloom Cellar", (1, 0, 1)),  # shares its SID with i4
-    "i6": ("Gloom Cellar", (1, 1, 0)),  # shares its title with i5
-    "i7": ("\u200b\u200b", (1, 1, 1)),  # nothing to show
-}
-ROWS = [
-    ("u0", 1, ["i0"], "i1"),
-    ("u0", 2, ["i0", "i1"], "i2"),
-    ("u0", 3, ["i0", "i1", "i2"], "i3"),
-    ("u1", 1, ["i4"], "i5"),
-    ("u1", 2, ["i4", "i5"], "i6"),
-    ("u2", 4, ["i3", "i7"], "i7"),
-]
-
-
-def frames(rows=ROWS, titles=TITLES):
-    items = pl.DataFrame(
-        [
-            dict(item_id=k, title=t, description="", brand="", category="", published_sid=None, synthetic=True)
-            for k, (t, _) in titles.items()
-        ],
-        schema_overrides={"published_sid": pl.String},
-    )
-    codebook = pl.DataFrame(
-        [dict(item_id=k, sid=format_sid(c), codes=list(c), text_digest="") for k, (_, c) in titles.items()],
-        schema_overrides={"codes": pl.List(pl.Int32)},
-    )
-    train = pl.DataFrame(
-        [
-            dict(row_id=f"{u}-{p}", user_id=u, position=p, history_item_ids=h, target_item_id=t, target_timestamp=None)
-            for u, p, h, t in rows
-        ],
-        schema={
-            "row_id": pl.String,
-            "user_id": pl.String,
-            "position": pl.Int32,
-            "history_item_ids": pl.List(pl.String),
-            "target_item_id": pl.String,
-            "target_timestamp": pl.Int64,
-        },
-    )
-    return train, items, codebook
-
-
-class FakeInputs(dict):
-    synthetic = True
-
-
-def run(folder, train, items, codebook, **teacher):
-    source, out = folder / "in", folder / "out"
-    source.mkdir(parents=True)
-    out.mkdir()
-    tables.write(train, source / "train.parquet", Samples)
-    tables.write(items, source / "items.parquet", Items)
-    tables.write(codebook, source / "sid_codebook.parquet", Codebook)
-    stage_input = SimpleNamespace(path=lambda name: source / name)
-    inputs = FakeInputs(interactions=stage_input, sid_codebook=stage_input)
-    config = SimpleNamespace(teacher=Teacher(**teacher))
-    report = build(inputs, config, out, Progress(lambda line: None))
-    return report, out
+from sidr_core.tables.contracts import Corpus
 
 
 @pytest.fixture(scope="module")
@@ -218,15 +150,6 @@ def test_wrong_input_is_named(tmp_path):
 
 
 # getting past the guards
-
-
-def forged(corpus, example_id, **changes):
-    hit = pl.col("example_id") == example_id
-    assert corpus.filter(hit).height == 1
-    return corpus.with_columns(
-        pl.when(hit).then(pl.lit(value, dtype=corpus.schema[name])).otherwise(pl.col(name)).alias(name)
-        for name, value in changes.items()
-    )
 
 
 SID = {k: format_sid(c) for k, (_, c) in TITLES.items()}

@@ -4,12 +4,13 @@ import json
 
 import polars as pl
 import pytest
-import test_corpus_build as base
-from corpus_fakes import QUIET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidr_core.corpus import general, guards
+from builders import corpus as base
+from builders.corpus import QUIET
+from sidr_core.corpus import general, guards, tasks
+from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import TAG, neutralise_lines
 from sidr_core.errors import InputError
 from sidr_core.settings import General, Teacher
@@ -150,8 +151,8 @@ def test_a_general_example_that_is_not_one_is_found(tmp_path, changes, guard):
     _, out = base.run(tmp_path / "run", *base.frames(), general={"path": str(path)})
     corpus = base.forged(tables.read(out / "synthetic_corpus.parquet"), "general:1", **changes)
     train, items, codebook = base.frames()
-    catalogue = base.Catalogue.read(items, codebook)
-    rows = base.tasks.read_rows(train, catalogue)
+    catalogue = Catalogue.read(items, codebook)
+    rows = tasks.read_rows(train, catalogue)
     found = {
         "train": guards.not_from_train(corpus, rows, catalogue),
         "sids": guards.unknown_sids(corpus, codebook["sid"].to_list()),
@@ -173,8 +174,7 @@ def test_a_file_without_an_example_or_no_file_is_an_error(tmp_path):
 
 
 def test_training_takes_them_and_leaves_out_those_that_are_too_long():
-    import small_world
-
+    from builders import small_world
     from sidr_core.models.base import build_base
     from sidr_core.models.prompt import PromptRenderer
     from sidr_core.settings import TinyModel
@@ -202,8 +202,7 @@ def test_training_takes_them_and_leaves_out_those_that_are_too_long():
 
 
 def test_the_file_is_known_by_its_content_and_not_by_its_place(tmp_path):
-    import small_world
-
+    from builders import small_world
     from sidr_core.pipeline.graph import stage_named
     from sidr_core.pipeline.profile import parse_profile
     from sidr_core.pipeline.run import plan

@@ -7,10 +7,10 @@ same rows with plain titles give the same example ids, SIDs, labels and answer t
 import base64
 import re
 
-import corpus_fakes as fakes
 import pytest
-from corpus_fakes import QUIET, FakeClient, catalogue, item, row, settings
 
+from builders import corpus as fakes
+from builders.corpus import QUIET, FakeClient, catalogue, item, row, settings
 from sidr_core.corpus import guards, tasks
 from sidr_core.corpus.prompts import neutralise
 from sidr_core.corpus.teacher import language, requests

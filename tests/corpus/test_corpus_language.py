@@ -2,13 +2,13 @@
 
 from types import SimpleNamespace
 
-import corpus_fakes as fakes
 import pytest
-from corpus_fakes import BOOK, CLIP, LAMP, NARRATIVE, PATH, PENS, QUIET, ROWS, SHOP, FakeClient, item, row, settings
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from builders import corpus as fakes
+from builders.corpus import BOOK, CLIP, LAMP, NARRATIVE, PATH, PENS, QUIET, ROWS, SHOP, FakeClient, item, row, settings
 from sidr_core.corpus import hindsight
 from sidr_core.corpus.catalogue import audit_words
 from sidr_core.corpus.teacher import accept, language, requests
@@ -354,8 +354,7 @@ def test_a_rerun_differs_in_nothing_but_its_calls():
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Runs the stage with a fake client in place of the real one."""
-    import test_corpus_build as base
-
+    from builders import corpus as base
     from sidr_core.remote import client as module
 
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "home"))
@@ -434,8 +433,7 @@ def test_the_settings_reach_the_client(tmp_path, monkeypatch):
 
 
 def test_the_guard_on_the_finished_table_uses_the_teachers_common_words(stage):
-    import test_corpus_build as base
-
+    from builders import corpus as base
     from sidr_core.corpus import guards, tasks
     from sidr_core.corpus.catalogue import Catalogue
     from sidr_core.tables import files as tables

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
-import test_corpus_build as base
-from corpus_fakes import BOOK, LAMP, PENS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import corpus as base
+from builders.corpus import BOOK, LAMP, PENS
 from sidr_core.corpus import quality
 from sidr_core.corpus.card import sizes_by_task
 from sidr_core.corpus.picture import draw

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import small_world
 
+from builders import small_world
 from sidr_core.errors import InputError
 from sidr_core.models.packaged import SMOLLM2, SOURCE, Packaged, prepare
 from sidr_core.pipeline.graph import stage_named

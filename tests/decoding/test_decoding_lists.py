@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import small_world
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import small_world
 from sidr_core.corpus.prompts import next_item
 from sidr_core.decoding.beam import Beams, constrained_beam
 from sidr_core.decoding.traces import best_of_traces, best_places, think_and_rank

@@ -4,8 +4,8 @@ import re
 
 import polars as pl
 import pytest
-import small_world
 
+from builders import small_world
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.evaluation import cases, reasoning
 from sidr_core.evaluation.cases import Case, Shelf

@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-import small_world
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from small_world import SNAPSHOT
 
+from builders import small_world
+from builders.small_world import SNAPSHOT
 from sidr_core.errors import InputError
 from sidr_core.evaluation.compare import Name, Scored, grids, over_seeds, page, read, recipe, table
 from sidr_core.metrics.intervals import draw_means, holm, p_of

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-import small_world
-from small_world import CODES, ITEMS, MODELS, SNAPSHOT
 
+from builders import small_world
+from builders.small_world import CODES, ITEMS, MODELS, SNAPSHOT
 from sidr_core.errors import InputError
 from sidr_core.evaluation.evaluate import Scored, paired_table
 from sidr_core.evaluation.pages import caption, notes_of

@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from small_world import SNAPSHOT
 
+from builders.small_world import SNAPSHOT
 from sidr_core.evaluation.pages import slices_page
 from sidr_core.evaluation.slices import groups_of, slices_table
 from sidr_core.settings import Evaluation

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from small_world import MODELS, SNAPSHOT
 
+from builders.small_world import MODELS, SNAPSHOT
 from sidr_core.evaluation.leaderboard import grids, leaderboard, page
 from sidr_core.recommending.published import Published, of_split
 from sidr_core.tables import contracts

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import small_world
-from small_world import ITEMS, SNAPSHOT, USERS, samples
 
+from builders import small_world
+from builders.small_world import ITEMS, SNAPSHOT, USERS, samples
 from sidr_core.errors import InputError, SealedInput
 from sidr_core.evaluation import reevaluate
 from sidr_core.pipeline.graph import stage_named

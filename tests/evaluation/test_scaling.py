@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import small_world
-from test_evaluate_refusals import edit_meta, spoil
 
+from builders import small_world
+from builders.small_world import edit_meta, spoil
 from sidr_core.errors import InputError
 from sidr_core.evaluation import scaling
 from sidr_core.models import checkpoint

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import small_world
 import yaml
 from tiny import at_home
+
+from builders import small_world
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))

@@ -18,8 +18,8 @@ import input_files
 import polars as pl
 from input_kinds import ALL, DUPLICATE, TIMES, Kind, kinds
 from polars.testing import assert_frame_equal
-from reviews_bench import Bench, rows
 
+from builders.reviews import Bench, rows
 from sidr_core.errors import SidrError
 
 #: Records of a sound file.

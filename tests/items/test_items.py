@@ -1,50 +1,19 @@
 """Item text, digests, local encoders, and what the embedding stage encodes and reuses."""
 
-import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from builders.items import catalogue, counts
+from builders.stage import QUIET, Folder, StageInputs, stage_config
 from sidr_core.errors import InputError
 from sidr_core.items import embeddings, encoders
 from sidr_core.items.text import PLACEHOLDER, item_text, text_digest
-from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Encoder, Endpoint
 from sidr_core.tables import files as tables
 from sidr_core.tables.contracts import Embeddings, Items
-
-QUIET = Progress(lambda line: None)
-
-
-@dataclasses.dataclass
-class Folder:
-    """Stands in for the declared files of an upstream output."""
-
-    root: Path
-
-    def path(self, name: str) -> Path:
-        return self.root / name
-
-
-class Given(dict):
-    """Inputs of a stage whose working folder is `home`."""
-
-    home: Path
-
-    def cache(self, name: str) -> Path:
-        return self.home / "cache" / name
-
-
-def catalogue(folder: Path, **titles: str) -> Folder:
-    folder.mkdir(exist_ok=True)
-    rows = [(item, titles[item], "about it", "", "", None, False) for item in sorted(titles)]
-    schema = dict.fromkeys(("item_id", "title", "description", "brand", "category", "published_sid"), pl.String)
-    frame = pl.DataFrame(rows, schema=schema | {"synthetic": pl.Boolean}, orient="row")
-    tables.write(frame, folder / "items.parquet", Items)
-    return Folder(folder)
 
 
 class FakeEncoder:
@@ -77,10 +46,10 @@ def fake_encoder(monkeypatch) -> FakeEncoder:
 
 def embed(out: Path, items: Folder, **settings):
     out.mkdir()
-    given = Given(interactions=items)
-    given.home = out.parent / "home"
-    config = SimpleNamespace(encoder=Encoder(**settings))
-    return embeddings.build(given, config, out, QUIET), tables.read(out / embeddings.FILE)  # type: ignore[arg-type]
+    inputs = StageInputs(interactions=items)
+    inputs.home = out.parent / "home"
+    report = embeddings.build(inputs, stage_config(encoder=settings), out, QUIET)  # type: ignore[arg-type]
+    return report, tables.read(out / embeddings.FILE)
 
 
 def test_item_text_skips_blank_fields():
@@ -94,10 +63,6 @@ def test_item_text_skips_blank_fields():
 def test_digest_depends_on_text_and_encoder():
     assert len({text_digest("a"), text_digest("b"), text_digest("a", "x"), text_digest("a", "y")}) == 4
     assert text_digest("a", "x") == text_digest("a", "x")
-
-
-def counts(report) -> tuple[int, int]:
-    return report.metrics["encoded"], report.metrics["reused"]
 
 
 def test_only_new_and_changed_texts_are_encoded(tmp_path, fake_encoder):

@@ -4,13 +4,13 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from test_items import QUIET, Given, catalogue, counts
 
+from builders.items import catalogue, counts
+from builders.stage import QUIET, StageInputs, stage_config
 from sidr_core.items import embeddings
 from sidr_core.items.encoders import open_encoder
 from sidr_core.remote import retry
@@ -193,10 +193,10 @@ def test_the_stage_keeps_what_came_before_a_failure_and_asks_for_the_rest_only(s
 
     def embed(name: str):
         (tmp_path / name).mkdir()
-        given = Given(interactions=items)
-        given.home = tmp_path
-        stage = SimpleNamespace(encoder=config(server, concurrency=1))
-        return embeddings.build(given, stage, tmp_path / name, QUIET)  # type: ignore[arg-type]
+        inputs = StageInputs(interactions=items)
+        inputs.home = tmp_path
+        stage = stage_config(encoder=config(server, concurrency=1))
+        return embeddings.build(inputs, stage, tmp_path / name, QUIET)  # type: ignore[arg-type]
 
     server.answer = lambda n, body: good(n, body) if n <= 2 else (500, {"error": {"message": "down"}})
     with pytest.raises(TeacherUnavailable):
@@ -213,10 +213,10 @@ def test_the_stage_keeps_what_came_before_a_failure_and_asks_for_the_rest_only(s
 def test_a_server_that_changed_its_dimension_does_not_mix_with_the_cache(server, tmp_path):
     def embed(name: str, **titles: str):
         (tmp_path / name).mkdir()
-        given = Given(interactions=catalogue(tmp_path / f"c{name}", **titles))
-        given.home = tmp_path
-        stage = SimpleNamespace(encoder=config(server))
-        return embeddings.build(given, stage, tmp_path / name, QUIET)  # type: ignore[arg-type]
+        inputs = StageInputs(interactions=catalogue(tmp_path / f"c{name}", **titles))
+        inputs.home = tmp_path
+        stage = stage_config(encoder=config(server))
+        return embeddings.build(inputs, stage, tmp_path / name, QUIET)  # type: ignore[arg-type]
 
     embed("1", a="ant")
     server.answer = lambda n, body: (200, {"data": [{**e, "embedding": [1.0, 2.0]} for e in listed(body["input"])]})

@@ -11,49 +11,23 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
+from builders.models import CODEBOOK, META, TEXTS, TINY, USED, bare
 from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint
 from sidr_core.models.base import build_base, train_tokenizer
 from sidr_core.models.prompt import FORMAT_TOKENS, PromptRenderer
 from sidr_core.models.sources import described, files
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, extend_vocabulary, own_token_ids, words_of_codes
-from sidr_core.settings import PretrainedModel, TinyModel
+from sidr_core.settings import PretrainedModel
 from sidr_core.sids.tokens import format_sid
 
-TEXTS = ["History: <a_0><b_1><c_2>\nNext item?", "Because the player <think> likes racing games </think>."] * 30
-TINY = TinyModel(
-    kind="tiny", hidden_size=32, layers=2, heads=4, kv_heads=2, intermediate_size=48, vocab_size=320, dropout=0.1
-)
-CODEBOOK = pl.DataFrame(
-    {"item_id": ["z", "x", "y"], "codes": [[4, 0, 2], [0, 1, 2], [0, 10, 3]]},
-    schema={"item_id": pl.String, "codes": pl.List(pl.Int32)},
-)
-USED = ["<a_0>", "<a_4>", "<b_0>", "<b_1>", "<b_10>", "<c_2>", "<c_3>"]
-META = {"stage": "sft_checkpoint", "base": "tiny", "seed": 1, "seen_until": "2018-09-01", "synthetic": True}
-
-
-def bare(rows: int, tied: bool) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """A model of `rows` rows and a tokenizer of 256 bytes that knows nothing of conversations."""
-    alphabet = {symbol: n for n, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    core = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=rows, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=16, tie_word_embeddings=tied, initializer_range=0.5,
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config), PreTrainedTokenizerFast(tokenizer_object=core)
-
+TESTS = Path(__file__).parents[1]
 
 # -- tiny --------------------------------------------------------------------------------------
 
@@ -267,13 +241,19 @@ def test_a_hub_without_a_network_is_a_clear_error() -> None:
     """In a process of its own: the library reads the hub's address once. Port 9 of this machine answers nothing."""
     script = (
         "import time; time.sleep = lambda seconds: None\n"  # between the library's attempts
-        "import sys; sys.path.insert(0, sys.argv[1]); from test_models import *\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from builders.models import *; from sidr_core.errors import SidrError\n"
+        "from sidr_core.models.base import build_base; from sidr_core.settings import PretrainedModel\n"
         "try: build_base(PretrainedModel(kind='pretrained', name='some/model'), [], CODEBOOK)\n"
         "except SidrError as error: print(error)\n"
     )
     env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent)], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, str(TESTS)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "the base model 'some/model' cannot be read" in done.stdout, done.stderr[-2000:]
 
@@ -346,11 +326,13 @@ def test_the_folder_is_plain_and_samples_nothing(saved: Path) -> None:
 
 def test_the_bytes_are_the_same_in_another_process(saved: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from test_models import *\n"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from builders.models import *; from sidr_core.models import checkpoint\n"
+        "from sidr_core.models.base import build_base\n"
         "model, tokenizer = build_base(TINY, TEXTS, CODEBOOK)\n"
         "checkpoint.save(Path(sys.argv[2]), model, tokenizer, CODEBOOK, META, '# A model card')\n"
     )
-    folder, env = str(Path(__file__).parent), {**os.environ, "PYTHONHASHSEED": "99"}
+    folder, env = str(TESTS), {**os.environ, "PYTHONHASHSEED": "99"}
     subprocess.run([sys.executable, "-c", script, folder, str(tmp_path / "d")], check=True, env=env)
 
     def digests(path: Path) -> dict[str, str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_models import CODEBOOK, META, USED, bare
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from builders.models import CODEBOOK, META, USED, bare
 from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint
 from sidr_core.models.parameters import finish, prepare

@@ -13,11 +13,11 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-import small_world
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from small_world import SNAPSHOT
 
+from builders import small_world
+from builders.small_world import SNAPSHOT
 from sidr_core.errors import InputError
 from sidr_core.pipeline import launch
 from sidr_core.pipeline.graph import STAGES, stage_named

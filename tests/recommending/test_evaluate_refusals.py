@@ -1,13 +1,12 @@
 """Wrong uses of test rows, each refused before anything is decoded or scored."""
 
-import json
 from dataclasses import replace
 
 import polars as pl
 import pytest
-import small_world
-from small_world import SNAPSHOT
 
+from builders import small_world
+from builders.small_world import SNAPSHOT, edit_meta, spoil
 from sidr_core.errors import InputError
 from sidr_core.recommending import leakage as refusals
 from sidr_core.recommending.rows import chosen_rows
@@ -15,27 +14,6 @@ from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
 
 TEST, TRAIN = small_world.samples(4, 2), small_world.samples(1, 2)
-
-
-def spoil(world, stage: str, change) -> None:
-    """Publish a stage's current files again, changed, as if another code had made them."""
-    old = world.store.require("toys", SNAPSHOT, stage)
-
-    def build(folder) -> None:
-        for name in old.files:
-            (folder / name).write_bytes(old.path(name).read_bytes())
-        change(folder)
-
-    artifact, _ = world.store.obtain(stage, "spoilt", {"config": {}, "inputs": {}}, build, synthetic=True)
-    world.store.set_ref("toys", SNAPSHOT, stage, artifact.fingerprint)
-
-
-def edit_meta(**fields):
-    def change(folder) -> None:
-        meta = json.loads((folder / "meta.json").read_text())
-        (folder / "meta.json").write_text(json.dumps(meta | fields))
-
-    return change
 
 
 def told(error: InputError) -> str:

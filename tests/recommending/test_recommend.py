@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-import small_world
-from small_world import MODELS, SNAPSHOT
 
+from builders import small_world
+from builders.small_world import MODELS, SNAPSHOT
 from sidr_core.errors import InputError
 from sidr_core.recommending import lists, recommend
 from sidr_core.recommending.rows import chosen_rows, history_sids

@@ -5,8 +5,8 @@ import threading
 import time
 
 import pytest
-from remote_world import PRICE, QUIET, ScriptedServer, client, note, notes
 
+from builders.remote import PRICE, QUIET, ScriptedServer, client, note, notes
 from sidr_core.pipeline.stage import Progress
 from sidr_core.remote import batch, retry
 from sidr_core.remote.errors import BudgetExhausted, EndpointError, TeacherUnavailable

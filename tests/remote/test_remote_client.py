@@ -5,8 +5,8 @@ import sqlite3
 import threading
 
 import pytest
-from remote_world import PRICE, QUIET, Note, ScriptedServer, client, endpoint, note, notes
 
+from builders.remote import PRICE, QUIET, Note, ScriptedServer, client, endpoint, note, notes
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.stage import Progress
 from sidr_core.remote import retry

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import pytest
 from pydantic import BaseModel, Field
-from remote_world import Note, note
 
+from builders.remote import Note, note
 from sidr_core.remote.dialogue import (
     Call,
     Dialogue,

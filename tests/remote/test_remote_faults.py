@@ -1,8 +1,8 @@
 """Short cuts of `scripts/teacher_faults.py`, whose full runs take minutes."""
 
 import pytest
-from remote_world import load
 
+from builders.remote import load
 from sidr_core.remote import retry
 
 faults = load("scripts/teacher_faults.py")

@@ -10,10 +10,10 @@ import traceback
 from pathlib import Path
 
 import pytest
-import small_world
 import yaml
-from remote_world import QUIET, ScriptedServer, client, notes
 
+from builders import small_world
+from builders.remote import QUIET, ScriptedServer, client, notes
 from sidr_core.cli import estimate as cli_estimate
 from sidr_core.cli import main as cli
 from sidr_core.pipeline.graph import stage_named

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from remote_world import endpoint
 
+from builders.remote import endpoint
 from sidr_core.remote import retry
 from sidr_core.remote.endpoint import PLACEHOLDER, host_of, is_loopback, make_openai_client, read_key, redact
 from sidr_core.remote.errors import EndpointError, TeacherUnavailable

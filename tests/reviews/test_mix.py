@@ -3,9 +3,9 @@
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from reviews_bench import DAY, JUNE_2018, Bench, amazon, checks, item, review, rows
-from test_reviews_minionerec import source as published
 
+from builders.minionerec import source as published
+from builders.reviews import DAY, JUNE_2018, Bench, amazon, checks, item, review, rows
 from sidr_core.errors import InputError, ProfileError, SealedInput, SidrError
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import parse_profile

@@ -3,8 +3,8 @@
 import gzip
 
 import pytest
-from reviews_bench import JUNE_2018, Bench, amazon, checks, item, review, rows, write
 
+from builders.reviews import JUNE_2018, Bench, amazon, checks, item, review, rows, write
 from sidr_core.errors import InputError
 
 GOOD_ITEMS = [item("I1"), item("I2")]

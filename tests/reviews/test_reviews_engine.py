@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reviews_bench import DAY, JUNE_2018, Bench, amazon, item, review, rows, write
 
+from builders.reviews import DAY, JUNE_2018, Bench, amazon, item, review, rows, write
 from sidr_core.errors import InputError
 from sidr_core.pipeline.stage import Inputs
 from sidr_core.pipeline.store import Store

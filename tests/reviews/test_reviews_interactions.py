@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reviews_bench import DAY, JUNE_2018, Bench, amazon, checks, item, review, rows
 
+from builders.reviews import DAY, JUNE_2018, Bench, amazon, checks, item, review, rows
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.reviews.interactions import _timed_checks
 from sidr_core.reviews.samples import Log, Samples

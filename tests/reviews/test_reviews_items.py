@@ -5,8 +5,8 @@ import time
 import tracemalloc
 
 import pytest
-from reviews_bench import Bench, amazon, checks, item, review, rows, write
 
+from builders.reviews import Bench, amazon, checks, item, review, rows, write
 from sidr_core.errors import InputError
 from sidr_core.reviews import text
 

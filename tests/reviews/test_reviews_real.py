@@ -1,8 +1,8 @@
 """Real Amazon files through the first three stages; skipped where they are absent."""
 
 import pytest
-from reviews_bench import Bench, checks, rows
 
+from builders.reviews import Bench, checks, rows
 from sidr_core.errors import InputError
 from sidr_core.reviews import layouts
 

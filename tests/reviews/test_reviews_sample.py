@@ -6,8 +6,8 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
-from reviews_bench import Bench, rows
 
+from builders.reviews import Bench, rows
 from sidr_core.reviews.sample.sample_users import Crowd, owned_anchor, successors, walk
 from sidr_core.reviews.sample.sample_worlds import build_world
 from sidr_core.reviews.sources.sample import ITEMS, REVIEWS, generate

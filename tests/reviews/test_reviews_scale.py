@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from reviews_bench import DAY, JUNE_2018, Bench, amazon, item, review, rows, write
 
+from builders.reviews import DAY, JUNE_2018, Bench, amazon, item, review, rows, write
 from sidr_core.reviews import lines, records
 from sidr_core.tables import sql
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from reviews_bench import JUNE_2018, Bench, item, review, rows, write
 
+from builders.reviews import JUNE_2018, Bench, item, review, rows, write
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import parse_profile

@@ -28,7 +28,7 @@ def amazon(folder: Path, reviews: bytes, items: bytes) -> dict:
 
 
 def stage(folder: Path, name: str, source: dict) -> str:
-    from reviews_bench import Bench
+    from builders.reviews import Bench
 
     made = Bench(folder / "home", source, filters={"max_quarantine_share": 1.0, "k_core": 1}).run(name)
     return f"read, {made.manifest['metrics']['quarantined']} quarantined"
@@ -36,7 +36,7 @@ def stage(folder: Path, name: str, source: dict) -> str:
 
 def one_line(folder: Path) -> str:
     """A gigabyte of zeros in one line, between sound records: of reviews."""
-    from reviews_bench import item, review
+    from builders.reviews import item, review
 
     sound = member((review("U1", "I1") + "\n").encode())
     bomb = sound + member(b"\0" * ZEROS, GIGABYTE // ZEROS) + member(b"\n") + sound
@@ -44,7 +44,7 @@ def one_line(folder: Path) -> str:
 
 
 def one_line_of_items(folder: Path) -> str:
-    from reviews_bench import item, review
+    from builders.reviews import item, review
 
     sound = member((item("I1") + "\n").encode())
     bomb = sound + member(b"\0" * ZEROS, GIGABYTE // ZEROS) + member(b"\n") + sound
@@ -63,7 +63,7 @@ def blank_lines(folder: Path) -> str:
 
 def short_lines(folder: Path) -> str:
     """Two hundred thousand lines that are no review."""
-    from reviews_bench import review
+    from builders.reviews import review
 
     bomb = member((review("U1", "I1") + "\n").encode()) + member(b"{}\n" * 100_000, 2)
     return stage(folder, "raw_reviews", amazon(folder, bomb, b""))
@@ -89,7 +89,7 @@ def csv_quote(folder: Path) -> str:
 
 def json_values(folder: Path) -> str:
     """Deep nesting, endless digits and numbers that are none, in reviews and in items."""
-    from reviews_bench import item, review
+    from builders.reviews import item, review
 
     digits = "9" * 1_000_000
     values = ["[" * 1_000_000, '{"a":' * 1_000_000, digits, "-" + digits, f"1e{digits}", "1e999", "NaN", "-Infinity"]

@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 import hostile
 from hostile import Case
-from reviews_bench import JUNE_2018, Bench, amazon, item, review, rows, write
 
+from builders.reviews import JUNE_2018, Bench, amazon, item, review, rows, write
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.profile import load_profile, parse_profile
 from sidr_core.pipeline.stage import Progress

@@ -73,7 +73,7 @@ def table(path: Path) -> str:
 
 
 def source(path: Path) -> str:
-    from reviews_bench import Bench
+    from builders.reviews import Bench
 
     shutil.copy(path, named := path.with_name("reviews.parquet"))
     Bench(path.parent / "home", {"kind": "tables", "reviews": [str(named)]}).run("raw_reviews")

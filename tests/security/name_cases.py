@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from unittest.mock import patch
 
-import small_world
 import yaml
 from data_cases import LENIENT, REVIEWS, every
 from hostile import Case
-from reviews_bench import Bench, amazon, item
-from small_world import SNAPSHOT
 
+from builders import small_world
+from builders.reviews import Bench, amazon, item
+from builders.small_world import SNAPSHOT
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.profile import home, load_profile
 

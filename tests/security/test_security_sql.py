@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from reviews_bench import JUNE_2018, Bench, amazon, item, review, rows
 
+from builders.reviews import JUNE_2018, Bench, amazon, item, review, rows
 from sidr_core.cli import sql as cli_sql
 from sidr_core.errors import ProfileError, SidrError
 from sidr_core.pipeline import catalog

@@ -1,11 +1,9 @@
 """SID tokens, quality numbers, SIDs that last, and the codebook stage."""
 
-import dataclasses
 import json
 import math
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.stage import Folder, StageInputs, stage_config
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.pipeline.stage import Progress
-from sidr_core.settings import Quantizer, Window
+from sidr_core.settings import Quantizer
 from sidr_core.settings.data import Refit
 from sidr_core.sids import codebook, quality
 from sidr_core.sids import warm_start as lasting
@@ -295,21 +294,9 @@ def test_ageing_by_hand():
 # -- stage --------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Folder:
-    root: Path
-
-    def path(self, name: str) -> Path:
-        return self.root / name
-
-
-class Given(dict):
-    previous: Folder | None = None
-
-
 def world(
     folder: Path, vectors: dict[str, np.ndarray], digests: dict[str, str] | None = None, sids=None, train=()
-) -> Given:
+) -> StageInputs:
     """The inputs of the stage: one item per vector; `train` holds (history, target)."""
     folder.mkdir()
     names = sorted(vectors)
@@ -337,16 +324,16 @@ def world(
         types = {"position": pl.Int32, "target_timestamp": pl.Int64}
         frame = pl.DataFrame(rows, schema=names, schema_overrides=types, orient="row")
         tables.write(frame, folder / "train.parquet", Samples)
-    return Given(interactions=Folder(folder), item_embeddings=Folder(folder))
+    return StageInputs(interactions=Folder(folder), item_embeddings=Folder(folder))
 
 
 def make(
-    given: Given, out: Path, previous: Path | None = None, snapshot: str = "2020-01", **quantizer: Any
+    given: StageInputs, out: Path, previous: Path | None = None, snapshot: str = "2020-01", **quantizer: Any
 ) -> tuple[Any, dict[str, str]]:
     """Run the stage; its report, and SID by item."""
     out.mkdir()
     given.previous = Folder(previous) if previous else None
-    config = SimpleNamespace(quantizer=Quantizer(**quantizer), snapshot=Window(key=snapshot, cutoff=0))
+    config = stage_config(snapshot=snapshot, quantizer=quantizer)
     report = codebook.build(given, config, out, QUIET)  # type: ignore[arg-type]
     table = tables.read(out / codebook.TABLE)
     return report, dict(zip(table["item_id"], table["sid"], strict=True))
@@ -397,7 +384,7 @@ def test_vectors_in_another_order_than_the_items(tmp_path):
     _, sids = make(world(tmp_path / "w", vectors), tmp_path / "1", size=8)
     path = tmp_path / "w" / "item_embeddings.parquet"
     tables.write(tables.read(path).reverse(), path, Embeddings)
-    given = Given(interactions=Folder(tmp_path / "w"), item_embeddings=Folder(tmp_path / "w"))
+    given = StageInputs(interactions=Folder(tmp_path / "w"), item_embeddings=Folder(tmp_path / "w"))
     assert make(given, tmp_path / "2", size=8)[1] == sids
 
 

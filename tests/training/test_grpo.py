@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-import small_world
 import torch
 from datasets import Dataset
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from builders import small_world
 from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint, parameters
 from sidr_core.models.base import build_base

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import bare
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from builders.models import bare
 from sidr_core.errors import SidrError
 from sidr_core.models.parameters import prepare
 from sidr_core.pipeline.stage import Progress

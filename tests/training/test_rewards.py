@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from remote_world import load
 
+from builders.remote import load
 from sidr_core.training.rewards import REWARDS, Rollout, answer_codes, exact, rank, step_rule, zero_variance
 
 table = load("scripts/reward_table.py")

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import small_world
 
+from builders import small_world
 from sidr_core.decoding.beam import constrained_beam
 from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint

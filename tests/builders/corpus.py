@@ -1,12 +1,16 @@
-"""A small catalogue, its train rows, and a client that answers from a function, for tests of the corpus."""
+"""For tests of the corpus: a small catalogue and its train rows, a client that answers from a function, and the stage
+on a catalogue of awkward titles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import polars as pl
 from pydantic import BaseModel
 
+from builders.stage import QUIET, Folder, StageInputs, stage_config
+from sidr_core.corpus.build import build
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.tasks import Row
 from sidr_core.corpus.teacher import requests
@@ -14,8 +18,8 @@ from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.client import Reply, Request
 from sidr_core.settings import Teacher
 from sidr_core.sids.tokens import format_sid
-
-QUIET = Progress(lambda line: None)
+from sidr_core.tables import files as tables
+from sidr_core.tables.contracts import Codebook, Items, Samples
 
 
 def item(item_id: str, title: str, codes: Sequence[int] = (0, 0), **fields: str) -> Item:
@@ -91,3 +95,78 @@ class FakeClient:
 def settings(**fields: Any) -> Teacher:
     """Teacher settings of an endpoint that is never called."""
     return Teacher(kind="openai", endpoint={"model": "fake", "base_url": "http://127.0.0.1:9/v1"}, **fields)
+
+
+# -- the stage -----------------------------------------------------------------------------------
+
+TITLES = {
+    "i0": ("Starfall One racing", (0, 0, 0)),
+    "i1": ("Starfall Two racing", (0, 0, 1)),
+    "i2": ("Kart Cup racing", (0, 1, 0)),
+    "i3": ("<|im_end|> <think> Kart <a_1><b_2><c_3>", (1, 0, 0)),
+    "i4": ("Gloom\u202e Manor " + "x" * 50_000, (1, 0, 1)),
+    "i5": ("Gloom Cellar", (1, 0, 1)),  # shares its SID with i4
+    "i6": ("Gloom Cellar", (1, 1, 0)),  # shares its title with i5
+    "i7": ("\u200b\u200b", (1, 1, 1)),  # nothing to show
+}
+TRAIN_ROWS = [
+    ("u0", 1, ["i0"], "i1"),
+    ("u0", 2, ["i0", "i1"], "i2"),
+    ("u0", 3, ["i0", "i1", "i2"], "i3"),
+    ("u1", 1, ["i4"], "i5"),
+    ("u1", 2, ["i4", "i5"], "i6"),
+    ("u2", 4, ["i3", "i7"], "i7"),
+]
+
+
+def frames(rows=TRAIN_ROWS, titles=TITLES):
+    """(train, items, codebook) of these rows (user, position, history, target) and titles (title, codes) by item."""
+    items = pl.DataFrame(
+        [
+            dict(item_id=k, title=t, description="", brand="", category="", published_sid=None, synthetic=True)
+            for k, (t, _) in titles.items()
+        ],
+        schema_overrides={"published_sid": pl.String},
+    )
+    codebook = pl.DataFrame(
+        [dict(item_id=k, sid=format_sid(c), codes=list(c), text_digest="") for k, (_, c) in titles.items()],
+        schema_overrides={"codes": pl.List(pl.Int32)},
+    )
+    train = pl.DataFrame(
+        [
+            dict(row_id=f"{u}-{p}", user_id=u, position=p, history_item_ids=h, target_item_id=t, target_timestamp=None)
+            for u, p, h, t in rows
+        ],
+        schema={
+            "row_id": pl.String,
+            "user_id": pl.String,
+            "position": pl.Int32,
+            "history_item_ids": pl.List(pl.String),
+            "target_item_id": pl.String,
+            "target_timestamp": pl.Int64,
+        },
+    )
+    return train, items, codebook
+
+
+def run(folder, train, items, codebook, **teacher):
+    """Run the stage on these tables, with a teacher of these settings: its report, and the folder it wrote."""
+    source, out = folder / "in", folder / "out"
+    source.mkdir(parents=True)
+    out.mkdir()
+    tables.write(train, source / "train.parquet", Samples)
+    tables.write(items, source / "items.parquet", Items)
+    tables.write(codebook, source / "sid_codebook.parquet", Codebook)
+    inputs = StageInputs(interactions=Folder(source), sid_codebook=Folder(source))
+    inputs.synthetic = True
+    return build(inputs, stage_config(teacher=teacher), out, QUIET), out
+
+
+def forged(corpus, example_id, **changes):
+    """The corpus with some cells of one example replaced."""
+    hit = pl.col("example_id") == example_id
+    assert corpus.filter(hit).height == 1
+    return corpus.with_columns(
+        pl.when(hit).then(pl.lit(value, dtype=corpus.schema[name])).otherwise(pl.col(name)).alias(name)
+        for name, value in changes.items()
+    )

@@ -5,6 +5,7 @@ Checkpoints are tiny untrained models; the counters, `recommendations` and `eval
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,3 +170,26 @@ def _checkpoint(folder: Path, name: str, seed: int) -> None:
     model, tokenizer = build_base(tiny, ["History of toys"], codebook())
     meta = {"stage": name, "base": "tiny", "seed": seed, "seen_until": "2020-01-28", "synthetic": True}
     checkpoint.save(folder, model, tokenizer, codebook(), meta, "# card")
+
+
+def spoil(world, stage: str, change) -> None:
+    """Publish a stage's current files again, changed, as if another code had made them."""
+    old = world.store.require("toys", SNAPSHOT, stage)
+
+    def build(folder) -> None:
+        for name in old.files:
+            (folder / name).write_bytes(old.path(name).read_bytes())
+        change(folder)
+
+    artifact, _ = world.store.obtain(stage, "spoilt", {"config": {}, "inputs": {}}, build, synthetic=True)
+    world.store.set_ref("toys", SNAPSHOT, stage, artifact.fingerprint)
+
+
+def edit_meta(**fields):
+    """A change for `spoil`: these fields of a checkpoint's `meta.json`."""
+
+    def change(folder) -> None:
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps(meta | fields))
+
+    return change

@@ -11,7 +11,7 @@ from sidr_core.remote.client import Client, Request
 from sidr_core.remote.ledger import Ledger
 from sidr_core.settings import Budget, Endpoint, Price
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(path: str):
