@@ -1,8 +1,8 @@
 """Bootstrap intervals clustered by user, paired differences, and words that follow the numbers.
 
 The rows of one user are not independent, so whole users are drawn with replacement and a draw's
-statistic is the mean over the rows of the drawn users (METHOD.md 8.3; the unclustered bootstrap of
-the reproductions gives intervals that are too narrow). With one row per user both are the same.
+statistic is the mean over the rows of the drawn users (drawing rows instead gives intervals that
+are too narrow). With one row per user both are the same.
 
 Letters: R rows, M metrics, U users, D draws. A draw is a vector of U counts, so all statistics are
 two matrix products over per-user sums; memory is bounded by drawing in blocks. Draws depend on the users

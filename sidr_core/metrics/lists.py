@@ -1,7 +1,7 @@
 """What the lists as a whole look like: coverage, Gini and novelty at k, invalid places, repeated beams, thoughts.
 
 These are not means of a hit: coverage and Gini are statistics of all lists together. Their intervals come from
-the same draws of users (METHOD.md 10, point 29, asks for them; no paper gives one). A draw holds about 63 % of the
+the same draws of users (no paper gives one). A draw holds about 63 % of the
 users, so it covers fewer items than the whole: its distribution has the right width in the wrong place. The
 intervals are therefore the draws moved so that their mean is the value.
 

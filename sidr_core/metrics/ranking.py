@@ -3,8 +3,8 @@
 With one relevant item per row HR@k equals Recall@k, NDCG@k is `1 / log2(place + 1)` and MRR@k `1 / place` for
 a hit at `place <= k`, else 0.
 
-Deviation from the paper's code, which matches SID strings only (METHOD.md 8.3): the headline is the
-*item* level. A model that names a SID shared by n items cannot tell them apart, so its hit counts as
+Deviation from the paper's code, which matches SID strings only (docs/method.md, "Decoding and evaluation"): the
+headline is the *item* level. A model that names a SID shared by n items cannot tell them apart, so its hit counts as
 the expectation of the metric over a random order of the n places that they occupy. That is the mean
 of the metric over those places, not the metric at their mean. SID level is reported beside it, to
 compare with papers: the places are the distinct SIDs of the list, in order.

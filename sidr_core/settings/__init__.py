@@ -1,7 +1,7 @@
 """The typed sections of a dataset: what each step can be told. Every field is checked, none is ignored.
 
 Lengths are in tokens, batch sizes in examples, times in unix seconds; defaults are modest, `profiles/`
-says what to use. METHOD figures: arXiv 2603.23183 and its code.
+says what to use. The figures of the paper: docs/method.md.
 """
 
 from __future__ import annotations
@@ -92,25 +92,45 @@ class DatasetConfig(Section):
     """Everything about one dataset; each stage reads some of the sections."""
 
     source: Source
+    """Where reviews and items come from."""
     snapshots: Snapshots
+    """The windows of time that are built."""
     filters: Filters = Filters()
+    """Which reviews and items are used."""
     split: Split = Split()
+    """How rows become train, valid and test."""
     encoder: Encoder = Encoder()
+    """Text to vectors."""
     quantizer: Quantizer = Quantizer()
+    """Vectors to Semantic IDs."""
     teacher: Teacher = Teacher()
+    """Who writes the corpus."""
     base_model: BaseModelConfig = TinyModel(kind="tiny")
+    """The language model that training starts from."""
     sft: Sft = Sft()
+    """Stage 1."""
     activation: Activation = Activation()
+    """Stage 2."""
     grpo: Grpo = Grpo()
+    """Stage 3."""
     decoding: Decoding = Decoding()
+    """How lists are made."""
     evaluation: Evaluation = Evaluation()
+    """How lists are judged."""
     item_item: ItemItem = ItemItem()
+    """The item-item counter."""
     launch: Launch = Launch()
+    """Where stages run; part of no fingerprint."""
     operation: Operation = Operation()
+    """What runs by itself; part of no fingerprint."""
     text_knn: TextKnn = TextKnn()
+    """The nearest neighbours of texts."""
     gru4rec: Gru4Rec = Gru4Rec()
+    """The baseline GRU4Rec."""
     sasrec: SasRec = SasRec()
+    """The baseline SASRec."""
     tiger: Tiger = Tiger()
+    """The baseline TIGER."""
 
     @model_validator(mode="after")
     def _members(self) -> DatasetConfig:

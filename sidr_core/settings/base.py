@@ -9,29 +9,30 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, unknown keys refused."""
+    """Base of every section: frozen, unknown keys refused. The text below a field is its description, in
+    docs/settings.md and in `profiles/schema.json`.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Endpoint(Section):
-    """An OpenAI-compatible server. The key is read from an environment variable when a call is made and kept nowhere.
-
-    Args:
-        base_url: http or https, with the version path (`/v1`).
-        api_key_env: name of the variable that holds the key; a local server needs none.
-        timeout_seconds: longest wait for one attempt. retries: attempts after the first, jittered.
-        concurrency: requests in flight at most.
-        give_up_after: failed requests in a row after which the stage stops and keeps what it has.
-    """
+    """An OpenAI-compatible server. Its key is read from an environment variable at each call and kept nowhere."""
 
     base_url: str = "https://api.openai.com/v1"
+    """Address with http or https and the version path (`/v1`)."""
     model: str
+    """Name of the model, as the server knows it."""
     api_key_env: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key; a local server needs none."""
     timeout_seconds: float = Field(default=60, gt=0, le=600)
+    """Longest wait for one attempt, in seconds."""
     retries: int = Field(default=5, ge=0, le=20)
+    """Attempts after the first one, with growing, jittered waits between them."""
     concurrency: int = Field(default=16, ge=1, le=512)
+    """Requests in flight at the same time; more is faster until the server refuses."""
     give_up_after: int = Field(default=20, ge=1)
+    """Failed requests in a row after which the stage stops and keeps what it has."""
 
     @field_validator("base_url")
     @classmethod

@@ -14,55 +14,64 @@ from sidr_core.settings.base import Section
 
 
 class ItemItem(Section):
-    """Decayed item-item counter: co-occurrence weight `decay ** gap`, history weight `decay ** age`.
-
-    Gaps and ages count from 0. 0.6 had the best valid NDCG@10 of 0.3 … 0.9 on the published Office rows.
+    """Decayed item-item counter: co-occurrence weight `decay ** gap`, history weight `decay ** age`, both counted from
+    0.
     """
 
     decay: float = Field(default=0.6, gt=0, le=1)
+    """0.6 had the best valid NDCG@10 of 0.3 … 0.9 on the published Office rows."""
     window: int = Field(default=10, ge=1)
+    """Newest items of a history that count, and the largest gap."""
     popularity_prior: float = Field(default=1e-3, ge=0)
+    """Weight of popularity, which orders what was never seen together."""
 
 
 class TextKnn(Section):
-    """Nearest neighbours of the decayed mean of the history's text vectors; the best of `decays` is kept."""
+    """Nearest neighbours of the decayed mean of the history's text vectors."""
 
     decays: tuple[float, ...] = Field(default=(0.3, 0.5, 0.7, 0.85, 1.0), min_length=1)
+    """Decays tried; the best on valid rows is kept."""
     select_rows: int = Field(default=2000, ge=1)
+    """Valid rows on which they are tried."""
 
 
 class Trial(Section):
-    """One setting that is tried."""
+    """One setting that a trained baseline is tried with."""
 
     hidden_size: int = Field(default=64, ge=4)
+    """Width of the model."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Share of units dropped in training."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Step size."""
 
 
 class TrainedBaseline(Section):
-    """Common to the trained baselines.
-
-    Args:
-        trials: the settings tried on valid rows.
-        epochs: at most so many for each trial; it ends early after `patience` epochs without a better NDCG@10.
-        batch_size: sequences per optimizer step.
-        select_rows: valid rows on which NDCG@10 is measured after each epoch.
-    """
+    """Common to the trained baselines."""
 
     trials: tuple[Trial, ...] = Field(default=(Trial(dropout=0.3), Trial(dropout=0.5)), min_length=1)
+    """The settings tried: the whole search, each with the same budget; the best valid NDCG@10 wins."""
     layers: int = Field(default=2, ge=1)
+    """Layers of the network."""
     epochs: int = Field(default=20, ge=1)
+    """Passes over the train sequences at most, for each trial."""
     patience: int = Field(default=3, ge=1)
+    """Epochs without a better NDCG@10 after which a trial ends."""
     batch_size: int = Field(default=128, ge=1)
+    """Sequences per optimizer step."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of the weights per step, times the step size."""
     select_rows: int = Field(default=2000, ge=1)
+    """Valid rows on which NDCG@10 is measured after each epoch."""
     seed: int = 42
+    """Of weights, order and dropout."""
 
 
 class SasRec(TrainedBaseline):
     """Causal self-attention over item ids."""
 
     heads: int = Field(default=2, ge=1)
+    """Attention heads; they divide every `hidden_size`."""
 
     @model_validator(mode="after")
     def _divides(self) -> SasRec:
@@ -73,18 +82,20 @@ class Gru4Rec(TrainedBaseline):
     """A recurrent network over item ids."""
 
     layers: int = Field(default=1, ge=1)
+    """Layers of the network."""
 
 
 class Tiger(TrainedBaseline):
-    """An encoder-decoder from the SIDs of the history to the SID of the next item.
-
-    `layers` on each side; the feed-forward layers are `feed_forward` times as wide as `hidden_size`.
-    """
+    """An encoder-decoder from the SIDs of the history to the SID of the next item."""
 
     trials: tuple[Trial, ...] = Field(default=(Trial(hidden_size=96, dropout=0.1),), min_length=1)
+    """The settings tried: the whole search, each with the same budget; the best valid NDCG@10 wins."""
     heads: int = Field(default=4, ge=1)
+    """Attention heads; they divide every `hidden_size`."""
     feed_forward: int = Field(default=4, ge=1)
+    """Width of the feed-forward layers over `hidden_size`."""
     select_rows: int = Field(default=500, ge=1)
+    """Valid rows on which NDCG@10 is measured after each epoch."""
 
     @model_validator(mode="after")
     def _divides(self) -> Tiger:

@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from sidr_core.settings.base import Endpoint, Section
 
-#: The eight alignment tasks (METHOD 5.1, numbers 1-5, 7, 8; number 2 counts as two), the mix-in of general
-#: reasoning (number 9), and the trace task of stage 2.
+#: The alignment tasks of stage 1 (docs/method.md, "Stage 1: alignment"), the last of them general reasoning.
 TASKS = (
     "sids_to_sid",
     "sid_to_title",
@@ -26,66 +25,78 @@ REASONING_TASK = "reasoning"
 
 
 class Budget(Section):
-    """The most a teacher may cost, over the whole ledger of this SIDR_HOME; None is no limit."""
+    """The most a teacher may cost, over the whole ledger of this `SIDR_HOME`."""
 
     usd: float | None = Field(default=None, ge=0)
+    """US dollars; null is no limit."""
     tokens: int | None = Field(default=None, ge=0)
+    """Tokens read and written together; null is no limit."""
 
 
 class Price(Section):
-    """USD per million tokens; 0 for a local model. `batch_discount` is the factor of the Batch API."""
+    """What the endpoint charges, for the ledger and for `sidr estimate`; 0 for a local model."""
 
     input: float = Field(default=0.0, ge=0)
+    """USD per million tokens read."""
     output: float = Field(default=0.0, ge=0)
+    """USD per million tokens written."""
     batch_discount: float = Field(default=0.5, gt=0, le=1)
+    """Factor on both prices in the Batch API."""
 
 
 class General(Section):
-    """General reasoning mixed in (METHOD 4.4): JSON lines with `messages`, a local file.
-
-    Args:
-        rows: at most so many, drawn with the teacher's seed. max_chars: longer ones are left out.
-    """
+    """General reasoning mixed into stage 1 (docs/method.md, "Corpus"): JSON lines with `messages`."""
 
     PATHS: ClassVar[tuple[str, ...]] = ("path",)
     path: str
+    """A local file."""
     rows: int = Field(default=60_000, ge=1)
+    """Examples used at most, drawn with the teacher's seed."""
     max_chars: int = Field(default=12_000, ge=100)
+    """Longer examples, in characters, are left out."""
 
 
 class Teacher(Section):
-    """Who writes the corpus. `rules` needs no key; `openai` is any OpenAI-compatible endpoint.
-
-    Args:
-        item_narratives, user_narratives: whether these kinds are written.
-        traces_per_user: most reasoning traces of one user (the newest train rows); 0 = all.
-        open_thoughts: whether `rules` keeps a trace whose target shares nothing with the history ("or something
-            new"), or drops the row from the traces.
-        items, users: how many items (most frequent in train first) and users (most train rows first) the
-            language model writes about; None is all. `rest` says who writes about the others.
-        reply: how JSON is asked for, by what the server understands.
-        max_output_tokens, temperature: of a call. `input_chars` caps a description inside a prompt.
-        batch: use the OpenAI Batch API: half the price, hours instead of minutes.
-    """
+    """Who writes the narratives and reasoning traces of the corpus (docs/teacher.md)."""
 
     kind: Literal["rules", "openai"] = "rules"
+    """`rules` needs no key and takes seconds; `openai` is any OpenAI-compatible endpoint, and may cost money."""
     item_narratives: bool = True
+    """Whether a paragraph about each item is written."""
     user_narratives: bool = True
+    """Whether a paragraph about each user's history is written."""
     traces_per_user: int = Field(default=0, ge=0)
+    """Reasoning traces of one user at most, of the newest train rows; 0 is all."""
     open_thoughts: Literal["keep", "drop"] = "keep"
+    """Whether `rules` keeps a trace whose target shares nothing with the history ("or something new"), or drops that
+    row from the traces.
+    """
     seed: int = 42
+    """Of every draw, and of the words that `rules` chooses."""
     general: General | None = None
+    """Examples of general reasoning to mix in; null mixes in none."""
     endpoint: Endpoint | None = None
+    """The server of `kind: openai`."""
     items: int | None = Field(default=None, ge=0)
+    """Items that the language model writes about, the most frequent in train first; null is all."""
     users: int | None = Field(default=None, ge=0)
+    """Users that it writes about, those with most train rows first; null is all."""
     rest: Literal["rules", "none"] = "rules"
+    """Who writes about the items and users that are left: `rules`, or nobody."""
     reply: Literal["json_schema", "json_object", "prompt"] = "json_schema"
+    """How JSON is asked for, by what the server understands."""
     max_output_tokens: int = Field(default=1024, ge=16)
+    """Longest reply to one call, in tokens; a longer one is cut and refused."""
     temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of the sampling, at each call."""
     input_chars: int = Field(default=1500, ge=100)
+    """Characters of an item description that a prompt holds at most."""
     budget: Budget = Budget()
+    """The most that calls may cost."""
     price: Price = Price()
+    """What calls cost."""
     batch: bool = False
+    """Whether the OpenAI Batch API is used: half the price, hours instead of minutes."""
 
     @model_validator(mode="after")
     def _has_endpoint(self) -> Teacher:

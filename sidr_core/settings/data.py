@@ -15,16 +15,14 @@ _MONTHS = {"monthly": 1, "quarterly": 3, "yearly": 12}
 
 
 class Snapshots(Section):
-    """Windows of a dataset. A snapshot is all that was known by the end of its window.
-
-    Args:
-        cadence: length of a window.
-        start, end: first and last window, each named by its first month, `YYYY-MM`.
-    """
+    """Windows of a dataset. A snapshot is all that was known by the end of its window."""
 
     cadence: Literal["monthly", "quarterly", "yearly"] = "monthly"
+    """Length of a window."""
     start: str
+    """First window, named by its first month, `YYYY-MM`."""
     end: str
+    """Last window, likewise; each window is one partition to build."""
 
     @field_validator("start", "end")
     @classmethod
@@ -76,47 +74,54 @@ def _month_number(key: str) -> int:
 
 
 class Window(Section):
-    """One snapshot: everything with `timestamp < cutoff` (unix seconds, UTC) is known."""
+    """One snapshot: everything with `timestamp < cutoff` is known."""
 
     key: str
+    """First month of the window, `YYYY-MM`."""
     cutoff: int
+    """Unix seconds, UTC."""
 
 
 class Filters(Section):
-    """METHOD 1.2. `since` (YYYY-MM) drops earlier reviews; `min_rating` drops lower ones.
-
-    Args:
-        keep_repeats: whether a user's later reviews of the same item stay.
-        keep_duplicates: whether lines that equal an earlier one in user, item, rating, time and text stay (METHOD
-            1.2 keeps them). For files with coarse times and no text, where such lines may be two purchases.
-        max_quarantine_share: share of unreadable records above which the stage fails.
-        allow_truncated: whether a gzip file that ends too early is used as far as it goes.
-        items_without_text: `drop` refuses items without a usable title (METHOD 1.2); `keep` takes them
-            with whatever text they have, or a placeholder.
-    """
+    """Which reviews and items are used (docs/method.md, "Data")."""
 
     k_core: int = Field(default=5, ge=1)
+    """Reviews that every user and every item keeps at least, counted until nothing changes; 1 keeps all."""
     max_title_words: int = Field(default=20, ge=1)
+    """Items with a longer title, in words, are refused."""
     since: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
+    """Reviews before this month, `YYYY-MM`, are left out; null uses all."""
     min_rating: float | None = None
+    """Reviews with fewer stars are left out; null uses all."""
     keep_repeats: bool = True
+    """Whether a user's later reviews of the same item stay."""
     keep_duplicates: bool = False
+    """Whether lines that equal an earlier one in user, item, rating, time and text stay. For files with coarse times
+    and no text, where two such lines may be two purchases; the paper keeps them.
+    """
     max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of unreadable records above which the stage fails."""
     allow_truncated: bool = False
+    """Whether a gzip file that ends too early is used as far as it goes."""
     items_without_text: Literal["drop", "keep"] = "drop"
+    """`drop` refuses items without a usable title, as the paper does; `keep` takes them with whatever text they have,
+    or a placeholder.
+    """
 
 
 class Split(Section):
-    """METHOD 1.3: one sample per position, cut by target time into train/valid/test.
-
-    Args:
-        train_only: members of a mix whose rows stay in train and valid; test rows and catalogue stay whole. Empty
-            keeps all. What is trained and chosen on some domains is so tested on all of them.
+    """One sample per position of a history, cut by the time of its target into train, valid and test (docs/method.md,
+    "Data").
     """
 
     max_history: int = Field(default=10, ge=1)
+    """Items of the history that a sample holds, the newest ones; prompts grow with it."""
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of the samples in train, valid and test; they sum to 1."""
     train_only: tuple[str, ...] = ()
+    """Domains of a mix whose rows stay in train and valid; empty keeps all. Test rows and catalogue stay whole, so what
+    is trained and chosen on some domains is tested on all of them.
+    """
 
     @field_validator("ratios")
     @classmethod
@@ -127,23 +132,28 @@ class Split(Section):
 
 
 class Encoder(Section):
-    """Sentence encoder. `minilm` is the all-MiniLM-L6-v2 that ships in a package; else an HF id or folder.
+    """The sentence encoder that gives each item its vector.
 
-    With `endpoint`, vectors come from an OpenAI-compatible `/embeddings` and `model` only names them. A model is
-    known by its name: give a changed folder or server another one, or its old vectors are taken from the cache.
-
-    Args:
-        max_tokens: longer texts are cut; at an endpoint by characters, 16 per token.
-        batch_size: texts in a batch on a GPU or in a request; a CPU takes fewer where texts are long.
+    A model is known by its name: give a changed folder or server another one, or its old vectors are taken from the
+    cache.
     """
 
     model: str = "minilm"
+    """`minilm` is the all-MiniLM-L6-v2 that ships in a package; else a Hugging Face id or a folder. With `endpoint` it
+    only names the vectors.
+    """
     pooling: Literal["default", "masked_mean"] = "default"
+    """How token states become one vector: the model's own way, or the mean over all tokens."""
     max_tokens: int = Field(default=256, ge=8)
+    """Longer texts are cut to this many tokens; at an endpoint to 16 characters per token."""
     batch_size: int = Field(default=64, ge=1)
+    """Texts in a batch on a GPU or in a request; a CPU takes fewer where texts are long."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the encoder; half precision needs half the memory, on a GPU."""
     normalize: bool = True
+    """Whether vectors are scaled to length 1."""
     endpoint: Endpoint | None = None
+    """An OpenAI-compatible `/embeddings` that makes the vectors; null encodes on this machine."""
 
     @model_validator(mode="after")
     def _server_decides(self) -> Encoder:
@@ -153,51 +163,58 @@ class Encoder(Section):
 
 
 class Refit(Section):
-    """When a codebook of an earlier snapshot is given up and fitted anew (every SID may then change).
-
-    Args:
-        error_ratio: mean reconstruction error of the items placed since the fit, over that of items unseen
-            at the fit, above which the codebook no longer fits.
-        moved_share: of the items placed since the fit that would have found the SID of their nearest codes
-            free at the fit, the share that did not, above which the codebook is full.
-        growth: catalogue size over that at the fit, above which it is outgrown.
-        least_new: with fewer placed items than this the first two prove nothing.
-    """
+    """When the codebook of an earlier snapshot is given up and fitted anew; every SID may then change."""
 
     error_ratio: float = Field(default=1.5, gt=1)
+    """Mean reconstruction error of the items placed since the fit, over that of items unseen at the fit, above which
+    the codebook no longer fits.
+    """
     moved_share: float = Field(default=0.5, gt=0, le=1)
+    """Of the items placed since the fit whose nearest codes were a free SID at the fit, the share that did not get it,
+    above which the codebook is full.
+    """
     growth: float = Field(default=4.0, gt=1)
+    """Size of the catalogue over that at the fit, above which the codebook is outgrown."""
     least_new: int = Field(default=100, ge=1)
+    """With fewer placed items than this, `error_ratio` and `moved_share` prove nothing and are not used."""
 
 
 class Quantizer(Section):
-    """Semantic IDs. `published` keeps the SIDs that came with the source.
-
-    Args:
-        kind: `residual_kmeans` (faiss); `balanced_kmeans`: clusters of equal size on every level;
-            `rqvae`: METHOD 3.1.
-        vectors: what is quantized: the `text` vectors, `whitened` ones, or `fused`: text joined with the
-            item's co-occurrence vector from train rows.
-        fused_weight, fused_size: share of the squared length that co-occurrence gets, and its dimensions.
-        whitened_size: principal directions kept, at most; 0 keeps all, of which the weak ones are noise (of
-            3,459 real items coded by 3 × 64, 87 % then collided, 24 % with 64 directions).
-        size: codes per level.
-        collisions: `reassign` gives every item its own SID by optimal assignment at the last level;
-            `suffix` adds a level that numbers the items of one SID; `share` lets items share one (a set).
-        iterations: of k-means. epochs, learning_rate, code_size: of the RQ-VAE.
-    """
+    """Semantic IDs: how vectors become codes (docs/codebooks.md)."""
 
     kind: Literal["residual_kmeans", "balanced_kmeans", "rqvae", "published"] = "residual_kmeans"
+    """`residual_kmeans` (faiss, seconds on a CPU), `balanced_kmeans` (clusters of equal size on every level), `rqvae`
+    (the paper's, which has to be trained), or `published`: the SIDs that came with the source.
+    """
     vectors: Literal["text", "whitened", "fused"] = "text"
+    """What is quantized: the `text` vectors, `whitened` ones, or `fused`: text joined with the item's co-occurrence
+    vector from train rows.
+    """
     whitened_size: int = Field(default=64, ge=0)
+    """Principal directions kept by `whitened`, at most; 0 keeps all, of which the weak ones are noise (of 3,459 real
+    items coded by 3 × 64, 87 % then collided, 24 % with 64 directions).
+    """
     fused_weight: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the squared length of a `fused` vector that co-occurrence gets."""
     fused_size: int = Field(default=64, ge=1)
+    """Dimensions of the co-occurrence vector."""
     levels: int = Field(default=3, ge=1, le=25)
+    """Codes per SID; each is one token more to decode per list."""
     size: int = Field(default=256, ge=2)
+    """Codes per level; `size ** levels` SIDs should be many times the items."""
     iterations: int = Field(default=50, ge=1)
+    """Iterations of k-means."""
     epochs: int = Field(default=500, ge=1)
+    """Passes of the RQ-VAE over the catalogue; time grows with them."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Step size of the RQ-VAE."""
     code_size: int = Field(default=32, ge=1)
+    """Width of the RQ-VAE's codes, in numbers."""
     collisions: Literal["reassign", "suffix", "share"] = "reassign"
+    """`reassign` gives every item its own SID by optimal assignment at the last level; `suffix` adds a level that
+    numbers the items of one SID; `share` lets items share one.
+    """
     refit: Refit = Refit()
+    """When a warm codebook is fitted anew."""
     seed: int = 42
+    """Of clustering and training."""

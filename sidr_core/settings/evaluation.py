@@ -11,23 +11,30 @@ from sidr_core.settings.models import list_names
 
 
 class Decoding(Section):
-    """How lists are made. `models` are `<model>/<mode>` pairs, in the order of the tables.
-
-    `scoring`: log-probabilities under the whole vocabulary (`exact`), or among the SID tokens of the level
-    (`sliced`: faster, another ranking; docs/decoding.md). `traces`: thoughts per row; 1 is one greedy thought,
-    more are sampled at `trace_temperature` and their distributions averaged, which costs as many times more.
-    `choice_rows`: valid rows, decoded both ways, on which the threshold of an adaptive model (`grpo_adaptive/thinking`)
-    and the share of a mixture with the item-item counter (`sft_mixed/direct`) are chosen.
-    """
+    """How lists are made (docs/decoding.md)."""
 
     beam_width: int = Field(default=20, ge=1)
+    """SIDs kept at every level, and the length of a list; time and memory grow with it."""
     batch_size: int = Field(default=64, ge=1)
+    """Rows decoded at once; memory grows with it, results do not depend on it."""
     max_thought_tokens: int = Field(default=1024, ge=1)
+    """Longest thought, in tokens; a longer one is closed by force and counted."""
     max_test_rows: int | None = Field(default=None, ge=1)
+    """Test rows ranked at most, of a fixed set of whole users; null ranks all."""
     scoring: Literal["exact", "sliced"] = "exact"
+    """Log-probabilities under the whole vocabulary (`exact`), or among the SID tokens of the level (`sliced`: faster,
+    another ranking).
+    """
     traces: int = Field(default=1, ge=1)
+    """Thoughts per row; 1 is one greedy thought, more are sampled and their distributions averaged, which costs as many
+    times more.
+    """
     trace_temperature: float = Field(default=1.0, gt=0)
+    """Temperature at which several thoughts are sampled."""
     choice_rows: int = Field(default=500, ge=1)
+    """Valid rows, decoded both ways, on which the threshold of an adaptive model (`grpo_adaptive/thinking`) and the
+    share of a mixture with the item-item counter (`sft_mixed/direct`) are chosen.
+    """
     models: tuple[str, ...] = (
         "sft/direct",
         "activation/thinking",
@@ -36,6 +43,7 @@ class Decoding(Section):
         "popularity/direct",
         "item_item/direct",
     )
+    """The lists to make, as `<model>/<mode>`, in the order of the tables. A stage that no list needs is not built."""
 
     @field_validator("models")
     @classmethod
@@ -46,15 +54,18 @@ class Decoding(Section):
 
 
 class Evaluation(Section):
-    """Metrics at each of `ks`, up to the beam width, with intervals from `bootstrap` draws of users.
-
-    Differences are corrected for being many, so at 95 % a family of n needs 40 n draws or more to tell any from 0.
-    """
+    """Metrics with intervals, and differences corrected for being many (docs/evaluation.md)."""
 
     ks: tuple[int, ...] = (1, 3, 5, 10, 20)
+    """Cut-offs of the metrics, up to the beam width."""
     bootstrap: int = Field(default=10_000, ge=100)
+    """Draws of users behind each interval. At 95 % a family of n differences needs 40 n draws or more to tell any from
+    0.
+    """
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Share of the draws inside an interval, and 1 less the level of the tests."""
     seed: int = 42
+    """Of the draws."""
 
     @field_validator("ks")
     @classmethod

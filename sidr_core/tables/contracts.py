@@ -1,4 +1,7 @@
-"""The contract of every table: column, type, rule. Shared by stages, asset checks and docs."""
+"""The contract of every table: column, type, rule, meaning. Shared by stages, asset checks, the UI and docs/tables.md.
+
+`sidr_core/tables/docs.py` reads the text of this file, so types and arguments are written out here.
+"""
 
 from __future__ import annotations
 
@@ -17,99 +20,111 @@ class Contract(pa.DataFrameModel):
 class RawReviews(Contract):
     """One accepted review, or one row of a published split (then `split` and `history_item_ids`)."""
 
-    user_id: str
-    item_id: str
-    rating: float = pa.Field(nullable=True, ge=0, le=5)
-    timestamp: pl.Int64 = pa.Field(nullable=True, ge=0)  # unix seconds
-    split: str = pa.Field(nullable=True, isin=["train", "valid", "test"])
-    history_item_ids: pl.List(pl.String) = pa.Field(nullable=True)  # type: ignore[valid-type]
-    file: str
-    line: pl.Int64 = pa.Field(ge=1)
-    synthetic: bool
+    user_id: str = pa.Field(description="the source's id of the user")
+    item_id: str = pa.Field(description="the source's id of the item")
+    rating: float = pa.Field(nullable=True, ge=0, le=5, description="stars; null where the source has none")
+    timestamp: pl.Int64 = pa.Field(
+        nullable=True, ge=0, description="when the review was written, unix seconds; null where the source has none"
+    )
+    split: str = pa.Field(
+        nullable=True, isin=["train", "valid", "test"], description="split of a published row; null otherwise"
+    )
+    history_item_ids: pl.List(pl.String) = pa.Field(  # type: ignore[valid-type]
+        nullable=True, description="history of a published split's row, oldest first; null otherwise"
+    )
+    file: str = pa.Field(description="name of the source file")
+    line: pl.Int64 = pa.Field(ge=1, description="line in the source file, from 1")
+    synthetic: bool = pa.Field(description="whether the row comes from generated sample data")
 
 
 class Quarantine(Contract):
     """One refused record; `text` is the raw line cut at 500 characters."""
 
-    file: str
-    line: pl.Int64
-    reason: str
-    text: str
+    file: str = pa.Field(description="name of the source file")
+    line: pl.Int64 = pa.Field(description="line in the source file, from 1")
+    reason: str = pa.Field(description="why it was refused")
+    text: str = pa.Field(description="the raw record, cut at 500 characters")
 
 
 class RawItems(Contract):
     """One item record, text cleaned. `description` is plain text, `category` the path joined by ' > '."""
 
-    item_id: str = pa.Field(unique=True)
-    title: str
-    description: str
-    brand: str
-    category: str
-    published_sid: str = pa.Field(nullable=True)
-    file: str
-    line: pl.Int64
-    synthetic: bool
+    item_id: str = pa.Field(unique=True, description="the source's id of the item")
+    title: str = pa.Field(description="plain text")
+    description: str = pa.Field(description="plain text, may be empty")
+    brand: str = pa.Field(description="plain text, may be empty")
+    category: str = pa.Field(description="path of the category, joined by ' > ', may be empty")
+    published_sid: str = pa.Field(nullable=True, description="SID that came with the source, if any")
+    file: str = pa.Field(description="name of the source file")
+    line: pl.Int64 = pa.Field(description="line in the source file, from 1")
+    synthetic: bool = pa.Field(description="whether the row comes from generated sample data")
 
 
 class Interactions(Contract):
     """One interaction of a k-core user with a k-core item; `position` counts from 0 per user."""
 
-    user_id: str
-    item_id: str
-    rating: float = pa.Field(nullable=True)
-    timestamp: pl.Int64 = pa.Field(nullable=True)
-    position: pl.Int32 = pa.Field(ge=0)
-    synthetic: bool
+    user_id: str = pa.Field(description="the source's id of the user")
+    item_id: str = pa.Field(description="the source's id of the item")
+    rating: float = pa.Field(nullable=True, description="stars; null where the source has none")
+    timestamp: pl.Int64 = pa.Field(
+        nullable=True, description="when the review was written, unix seconds; null where the source has none"
+    )
+    position: pl.Int32 = pa.Field(ge=0, description="place of the item in its user's history, from 0")
+    synthetic: bool = pa.Field(description="whether the row comes from generated sample data")
 
 
 class Items(Contract):
     """The catalogue, sorted by item_id."""
 
-    item_id: str = pa.Field(unique=True)
-    title: str
-    description: str
-    brand: str
-    category: str
-    published_sid: str = pa.Field(nullable=True)
-    synthetic: bool
+    item_id: str = pa.Field(unique=True, description="the source's id of the item")
+    title: str = pa.Field(description="plain text")
+    description: str = pa.Field(description="plain text, may be empty")
+    brand: str = pa.Field(description="plain text, may be empty")
+    category: str = pa.Field(description="path of the category, joined by ' > ', may be empty")
+    published_sid: str = pa.Field(nullable=True, description="SID that came with the source, if any")
+    synthetic: bool = pa.Field(description="whether the row comes from generated sample data")
 
 
 class Samples(Contract):
     """One sample: up to `max_history` items, oldest first, and the next item (position of it)."""
 
-    row_id: str = pa.Field(unique=True)
-    user_id: str
-    position: pl.Int32 = pa.Field(ge=1)
-    history_item_ids: pl.List(pl.String)  # type: ignore[valid-type]
-    target_item_id: str
-    target_timestamp: pl.Int64 = pa.Field(nullable=True)
+    row_id: str = pa.Field(unique=True, description="names the sample")
+    user_id: str = pa.Field(description="the source's id of the user")
+    position: pl.Int32 = pa.Field(ge=1, description="place of the target in its user's history, from 1")
+    history_item_ids: pl.List(pl.String) = pa.Field(  # type: ignore[valid-type]
+        description="items before the target, oldest first"
+    )
+    target_item_id: str = pa.Field(description="the item to be predicted")
+    target_timestamp: pl.Int64 = pa.Field(nullable=True, description="when the target was reviewed, unix seconds")
 
 
 class Embeddings(Contract):
     """One vector per item; `text_digest` is the sha256 of the encoded text and of the encoder's settings."""
 
-    item_id: str = pa.Field(unique=True)
-    text_digest: str
-    vector: pl.List(pl.Float32)  # type: ignore[valid-type]
+    item_id: str = pa.Field(unique=True, description="the source's id of the item")
+    text_digest: str = pa.Field(description="sha256 of the encoded text and of the encoder's settings")
+    vector: pl.List(pl.Float32) = pa.Field(  # type: ignore[valid-type]
+        description="text vector, of one length for all items"
+    )
 
 
 class Codebook(Contract):
     """item -> SID; `codes` are 0-based, one per level; `text_digest` tells whether the item changed."""
 
-    item_id: str = pa.Field(unique=True)
-    sid: str
-    codes: pl.List(pl.Int32)  # type: ignore[valid-type]
-    text_digest: str
+    item_id: str = pa.Field(unique=True, description="the source's id of the item")
+    sid: str = pa.Field(description="Semantic ID, `<a_3><b_17><c_200>`")
+    codes: pl.List(pl.Int32) = pa.Field(description="the 0-based code of each level")  # type: ignore[valid-type]
+    text_digest: str = pa.Field(description="sha256 of the encoded text and of the encoder's settings")
 
 
 class RetiredSids(Contract):
     """A SID given since the codebook was fitted whose item left, or has another text, after `last_snapshot`."""
 
-    item_id: str
-    sid: str
-    codes: pl.List(pl.Int32)  # type: ignore[valid-type]
-    text_digest: str
-    last_snapshot: str
+    item_id: str = pa.Field(description="the source's id of the item")
+    sid: str = pa.Field(description="Semantic ID, `<a_3><b_17><c_200>`")
+    codes: pl.List(pl.Int32) = pa.Field(description="the 0-based code of each level")  # type: ignore[valid-type]
+    text_digest: str = pa.Field(description="sha256 of the encoded text and of the encoder's settings")
+    last_snapshot: str = pa.Field(description="the newest snapshot in which the item had this SID")
 
 
 class Corpus(Contract):
@@ -119,15 +134,17 @@ class Corpus(Contract):
     `task` is one of `settings.TASKS` or `settings.REASONING_TASK`.
     """
 
-    example_id: str = pa.Field(unique=True)
-    task: str
-    kind: str = pa.Field(isin=["chat", "text"])
-    prompt: str
-    thought: str = pa.Field(nullable=True)
-    completion: str
-    user_id: str = pa.Field(nullable=True)
-    position: pl.Int32 = pa.Field(nullable=True)
-    item_id: str = pa.Field(nullable=True)
+    example_id: str = pa.Field(unique=True, description="names the example")
+    task: str = pa.Field(description="alignment task or `reasoning`")
+    kind: str = pa.Field(
+        isin=["chat", "text"], description="`chat`: prompt, thought, completion; `text`: plain text in `completion`"
+    )
+    prompt: str = pa.Field(description="the user's turn")
+    thought: str = pa.Field(nullable=True, description="the thought before the answer; null where there is none")
+    completion: str = pa.Field(description="what the model is trained to write, or the whole text of a `text` example")
+    user_id: str = pa.Field(nullable=True, description="user the example is about; null where it is about an item")
+    position: pl.Int32 = pa.Field(nullable=True, description="position of the target; null where there is none")
+    item_id: str = pa.Field(nullable=True, description="item the example is about; null where it is about a user")
 
 
 class TeacherQuarantine(Contract):
@@ -137,89 +154,91 @@ class TeacherQuarantine(Contract):
     metrics count by; `text` is neutralised and cut at 500 characters, empty where no reply could be read.
     """
 
-    key: str
-    kind: str
-    item_id: str = pa.Field(nullable=True)
-    user_id: str = pa.Field(nullable=True)
-    reason: str
-    text: str = pa.Field(str_length={"max_value": 500})
+    key: str = pa.Field(description="key of the request in the ledger")
+    kind: str = pa.Field(description="kind of the request, or `general`")
+    item_id: str = pa.Field(nullable=True, description="item that was asked about; null where it was a user")
+    user_id: str = pa.Field(nullable=True, description="user that was asked about; null where it was an item")
+    reason: str = pa.Field(description="why it was refused; its first word is counted by")
+    text: str = pa.Field(str_length={"max_value": 500}, description="the reply, neutralised and cut at 500 characters")
 
 
 class Popularity(Contract):
     """Items by how often they are a train target, most popular first."""
 
-    item_id: str = pa.Field(unique=True)
-    score: float
+    item_id: str = pa.Field(unique=True, description="the source's id of the item")
+    score: float = pa.Field(description="number of train rows that have it as target")
 
 
 class ItemItem(Contract):
     """Weight of `neighbour_id` after `item_id`."""
 
-    item_id: str
-    neighbour_id: str
-    score: float
+    item_id: str = pa.Field(description="item that was reviewed")
+    neighbour_id: str = pa.Field(description="item that follows")
+    score: float = pa.Field(description="decayed co-occurrence in train")
 
 
 class BaselineLog(Contract):
     """One epoch of one setting that a trained baseline was tried with, measured on valid rows."""
 
-    trial: pl.Int32 = pa.Field(ge=1)
-    hidden_size: pl.Int32
-    dropout: float
-    learning_rate: float
-    epoch: pl.Int32 = pa.Field(ge=1)
-    loss: float
-    ndcg_10: float = pa.Field(ge=0, le=1)
-    hr_10: float = pa.Field(ge=0, le=1)
-    chosen: bool
+    trial: pl.Int32 = pa.Field(ge=1, description="number of the setting, from 1")
+    hidden_size: pl.Int32 = pa.Field(description="width of the model")
+    dropout: float = pa.Field(description="share of units left out in training")
+    learning_rate: float = pa.Field(description="of the optimizer, after its warm-up")
+    epoch: pl.Int32 = pa.Field(ge=1, description="passes over the training sequences")
+    loss: float = pa.Field(description="mean cross entropy of the epoch")
+    ndcg_10: float = pa.Field(ge=0, le=1, description="NDCG@10 on valid rows, item level")
+    hr_10: float = pa.Field(ge=0, le=1, description="HR@10 on valid rows, item level")
+    chosen: bool = pa.Field(description="whether these weights, or this setting, were kept")
 
 
 class TextKnnLog(Contract):
     """One setting that the text neighbours were tried with, measured on valid rows."""
 
-    trial: pl.Int32 = pa.Field(ge=1)
-    decay: float
-    repeats: bool
-    ndcg_10: float = pa.Field(ge=0, le=1)
-    hr_10: float = pa.Field(ge=0, le=1)
-    chosen: bool
+    trial: pl.Int32 = pa.Field(ge=1, description="number of the setting, from 1")
+    decay: float = pa.Field(description="weight of an item of the history over that of the one after it")
+    repeats: bool = pa.Field(description="whether items of the history may come back")
+    ndcg_10: float = pa.Field(ge=0, le=1, description="NDCG@10 on valid rows, item level")
+    hr_10: float = pa.Field(ge=0, le=1, description="HR@10 on valid rows, item level")
+    chosen: bool = pa.Field(description="whether these weights, or this setting, were kept")
 
 
 class BaselineItems(Contract):
     """The item of each row of a baseline's table of items, most popular first."""
 
-    item_id: str = pa.Field(unique=True)
+    item_id: str = pa.Field(unique=True, description="the source's id of the item")
 
 
 class Recommendations(Contract):
     """One place of one list."""
 
-    dataset: str
-    snapshot: str
-    split: str
-    row_id: str
-    user_id: str
-    model: str
-    mode: str = pa.Field(isin=["direct", "thinking"])
-    rank: pl.Int32 = pa.Field(ge=1)
-    item_id: str
-    sid: str
-    score: float
-    reasoning: str = pa.Field(nullable=True)
-    target_item_id: str
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    split: str = pa.Field(description="`train`, `valid` or `test`")
+    row_id: str = pa.Field(description="names the sample")
+    user_id: str = pa.Field(description="the source's id of the user")
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(isin=["direct", "thinking"], description="`direct`, or `thinking` before answering")
+    rank: pl.Int32 = pa.Field(ge=1, description="place in the list, from 1")
+    item_id: str = pa.Field(description="the source's id of the item")
+    sid: str = pa.Field(description="Semantic ID, `<a_3><b_17><c_200>`")
+    score: float = pa.Field(description="what the list is sorted by; comparable within a list only")
+    reasoning: str = pa.Field(nullable=True, description="the thought before the answer; null in direct mode")
+    target_item_id: str = pa.Field(description="the item to be predicted")
 
 
 class RecommendedModels(Contract):
     """What is behind each (model, mode) of the recommendations."""
 
-    model: str
-    mode: str
-    checkpoint: str  # content digest
-    seen_until: str  # ISO date of the newest train target, or "unknown"
-    beam_width: pl.Int32
-    seed: pl.Int64
-    close_rate: float = pa.Field(nullable=True)
-    mean_thought_tokens: float = pa.Field(nullable=True)
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
+    checkpoint: str = pa.Field(description="content digest of the checkpoint, or of the table behind a baseline")
+    seen_until: str = pa.Field(description="date of the newest train target, or `unknown`")
+    beam_width: pl.Int32 = pa.Field(description="width of the beam that made the lists")
+    seed: pl.Int64 = pa.Field(description="of the decoding")
+    close_rate: float = pa.Field(
+        nullable=True, description="share of thoughts that the model ended itself; null in direct mode"
+    )
+    mean_thought_tokens: float = pa.Field(nullable=True, description="null in direct mode")
 
 
 class Thoughts(Contract):
@@ -228,36 +247,63 @@ class Thoughts(Contract):
     A row with several thoughts has one line per thought; a row that an adaptive model did not think about, none.
     """
 
-    row_id: str
-    model: str
-    trace: pl.Int32 = pa.Field(ge=0)  # 0: the thought that gives the list's first item the most probability
-    closed: bool
-    n_tokens: pl.Int32 = pa.Field(ge=0)
+    row_id: str = pa.Field(description="names the sample")
+    model: str = pa.Field(description="stage or baseline that made the list")
+    trace: pl.Int32 = pa.Field(
+        ge=0, description="number of the thought, from 0: the one that gives the list's first item the most probability"
+    )
+    closed: bool = pa.Field(description="whether the model ended the thought itself")
+    n_tokens: pl.Int32 = pa.Field(ge=0, description="length of the thought")
 
 
 class Cases(Contract):
     """One thought before a list, where it led, and what it names."""
 
-    model: str
-    base: str  # the model whose direct list it is compared with
-    row_id: str
-    user_id: str
-    history_item_ids: pl.List(pl.String)  # type: ignore[valid-type]
-    target_item_id: str
-    top_item_id: str
-    reasoning: str = pa.Field(nullable=True)
-    closed: bool
-    n_tokens: pl.Int32 = pa.Field(ge=0)
-    place: float = pa.Field(nullable=True, ge=1)
-    direct_place: float = pa.Field(nullable=True, ge=1)
-    gain: float = pa.Field(nullable=True)
-    change: str = pa.Field(nullable=True, isin=["helped", "harmed", "same"])
-    hit: bool
-    names_top: str = pa.Field(isin=["sid", "title", "aspect", "no"])
-    names_target: str = pa.Field(isin=["sid", "title", "aspect", "no"])
-    names_history: str = pa.Field(isin=["sid", "title", "aspect", "no"])
-    names_random: str = pa.Field(isin=["sid", "title", "aspect", "no"])
-    shown: str = pa.Field(nullable=True)
+    model: str = pa.Field(description="stage or baseline that made the list")
+    base: str = pa.Field(description="checkpoint whose direct list the thinking one is compared with")
+    row_id: str = pa.Field(description="names the sample")
+    user_id: str = pa.Field(description="the source's id of the user")
+    history_item_ids: pl.List(pl.String) = pa.Field(  # type: ignore[valid-type]
+        description="items before the target, oldest first"
+    )
+    target_item_id: str = pa.Field(description="the item to be predicted")
+    top_item_id: str = pa.Field(description="first item of the list")
+    reasoning: str = pa.Field(nullable=True, description="the thought before the answer; null in direct mode")
+    closed: bool = pa.Field(description="whether the model ended the thought itself")
+    n_tokens: pl.Int32 = pa.Field(ge=0, description="length of the thought")
+    place: float = pa.Field(
+        nullable=True,
+        ge=1,
+        description="place of the target in the list, the mean where a SID is shared; null where it is not in it",
+    )
+    direct_place: float = pa.Field(
+        nullable=True, ge=1, description="place of the target in the direct list; null where it is not in it"
+    )
+    gain: float = pa.Field(
+        nullable=True,
+        description="places that the target moved up by thinking; where a list lacks it, one behind the end of "
+        "the longer list",
+    )
+    change: str = pa.Field(
+        nullable=True,
+        isin=["helped", "harmed", "same"],
+        description="what thinking did to the target's place: `helped`, `harmed` or `same`; null without a direct list",
+    )
+    hit: bool = pa.Field(description="whether the target is among the first 10")
+    names_top: str = pa.Field(
+        isin=["sid", "title", "aspect", "no"], description="how it names the first item of its list"
+    )
+    names_target: str = pa.Field(isin=["sid", "title", "aspect", "no"], description="how it names the target")
+    names_history: str = pa.Field(
+        isin=["sid", "title", "aspect", "no"],
+        description="how the thought names an item of the history: the strongest of `sid`, `title`, `aspect`, or `no`",
+    )
+    names_random: str = pa.Field(
+        isin=["sid", "title", "aspect", "no"], description="how it names an item drawn from the catalogue: the control"
+    )
+    shown: str = pa.Field(
+        nullable=True, description="why the row stands in the report: `random`, `helped`, `harmed`; null for most"
+    )
 
 
 class EvaluationTable(Contract):
@@ -266,11 +312,11 @@ class EvaluationTable(Contract):
     `hr`, `ndcg` and `mrr` are means over rows; what `coverage` and the ones after it say: docs/evaluation.md.
     """
 
-    dataset: str
-    snapshot: str
-    split: str
-    model: str
-    mode: str
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    split: str = pa.Field(description="`train`, `valid` or `test`")
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
     metric: str = pa.Field(
         isin=[
             "hr",
@@ -283,20 +329,21 @@ class EvaluationTable(Contract):
             "distinct_rate",
             "close_rate",
             "thought_tokens",
-        ]
+        ],
+        description="what is measured, see docs/evaluation.md",
     )
-    k: pl.Int32 = pa.Field(ge=0)
-    level: str = pa.Field(isin=["item", "sid"])
-    value: float = pa.Field(ge=0)
-    ci_low: float
-    ci_high: float
-    n_rows: pl.Int64
-    n_users: pl.Int64
-    beam_width: pl.Int32
-    seed: pl.Int64
-    checkpoint: str
-    seen_until: str
-    evaluated_at: str
+    k: pl.Int32 = pa.Field(ge=0, description="length of the list that counts; 0 where no list does")
+    level: str = pa.Field(isin=["item", "sid"], description="`item`: the target itself is hit; `sid`: its SID is")
+    value: float = pa.Field(ge=0, description="the metric")
+    ci_low: float = pa.Field(description="lower end of the 95 % interval, users resampled")
+    ci_high: float = pa.Field(description="upper end of the 95 % interval, users resampled")
+    n_rows: pl.Int64 = pa.Field(description="test rows behind the number")
+    n_users: pl.Int64 = pa.Field(description="users behind the number")
+    beam_width: pl.Int32 = pa.Field(description="width of the beam that made the lists")
+    seed: pl.Int64 = pa.Field(description="of the decoding, or of the training where there was one")
+    checkpoint: str = pa.Field(description="content digest of the checkpoint, or of the table behind a baseline")
+    seen_until: str = pa.Field(description="date of the newest train target, or `unknown`")
+    evaluated_at: str = pa.Field(description="UTC time at which the number was made")
 
 
 class Reevaluation(EvaluationTable):
@@ -305,11 +352,17 @@ class Reevaluation(EvaluationTable):
     A history: `snapshot` is the one that the rows are of, `split` is `newer`, and rows of earlier snapshots stay.
     """
 
-    base_snapshot: str
-    base_value: float = pa.Field(nullable=True)
-    base_ci_low: float = pa.Field(nullable=True)
-    base_ci_high: float = pa.Field(nullable=True)
-    unreachable: pl.Int64 = pa.Field(ge=0)
+    split: str = pa.Field(description="`newer`: rows behind all that the checkpoints were trained or judged on")
+    base_snapshot: str = pa.Field(description="the earlier snapshot that the checkpoints are of")
+    base_value: float = pa.Field(
+        nullable=True,
+        description="the same metric in the evaluation of `base_snapshot`; null where that has none of this beam width",
+    )
+    base_ci_low: float = pa.Field(nullable=True, description="lower end of that interval")
+    base_ci_high: float = pa.Field(nullable=True, description="upper end of that interval")
+    unreachable: pl.Int64 = pa.Field(
+        ge=0, description="rows whose target had no SID at `base_snapshot`; they count as misses"
+    )
 
 
 class Paired(Contract):
@@ -318,58 +371,71 @@ class Paired(Contract):
     Where the models know data of different periods, the verdict ends with "(different horizons)".
     """
 
-    dataset: str
-    snapshot: str
-    split: str
-    model_a: str
-    mode_a: str
-    model_b: str
-    mode_b: str
-    metric: str
-    k: pl.Int32
-    level: str
-    difference: float
-    ci_low: float
-    ci_high: float
-    helped: pl.Int64
-    harmed: pl.Int64
-    same: pl.Int64
-    p: float = pa.Field(gt=0, le=1)
-    p_holm: float = pa.Field(gt=0, le=1)
-    verdict: str
-    seen_until_a: str
-    seen_until_b: str
-    n_rows: pl.Int64
-    n_users: pl.Int64
-    seed: pl.Int64
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    split: str = pa.Field(description="`train`, `valid` or `test`")
+    model_a: str = pa.Field(description="model a")
+    mode_a: str = pa.Field(description="mode of a")
+    model_b: str = pa.Field(description="model b")
+    mode_b: str = pa.Field(description="mode of b")
+    metric: str = pa.Field(description="`hr` or `ndcg`")
+    k: pl.Int32 = pa.Field(description="length of the list that counts")
+    level: str = pa.Field(description="`item`: the target itself is hit; `sid`: its SID is")
+    difference: float = pa.Field(description="value of a less that of b")
+    ci_low: float = pa.Field(description="lower end of the 95 % interval, users resampled")
+    ci_high: float = pa.Field(description="upper end of the 95 % interval, users resampled")
+    helped: pl.Int64 = pa.Field(description="rows where a is better than b")
+    harmed: pl.Int64 = pa.Field(description="rows where a is worse than b")
+    same: pl.Int64 = pa.Field(description="rows where both are equal")
+    p: float = pa.Field(gt=0, le=1, description="two-sided p-value of no difference, from the draws of users")
+    p_holm: float = pa.Field(gt=0, le=1, description="p corrected for all differences of the table (Holm)")
+    verdict: str = pa.Field(
+        description="what the corrected p allows to say: `higher`, `lower` or `not distinguishable`"
+    )
+    seen_until_a: str = pa.Field(description="newest train target that a has seen")
+    seen_until_b: str = pa.Field(description="newest train target that b has seen")
+    n_rows: pl.Int64 = pa.Field(description="test rows behind the number")
+    n_users: pl.Int64 = pa.Field(description="users behind the number")
+    seed: pl.Int64 = pa.Field(description="of the resampling")
 
 
 class Slices(Contract):
     """One metric on a part of the test rows: of a list, or of it `minus` another (then paired, one family)."""
 
-    dataset: str
-    snapshot: str
-    split: str
-    slice: str
-    group: str
-    model: str
-    mode: str
-    minus: str = pa.Field(nullable=True)  # <model>/<mode>
-    metric: str = pa.Field(isin=["hr", "ndcg"])
-    k: pl.Int32
-    level: str
-    value: float
-    ci_low: float = pa.Field(nullable=True)
-    ci_high: float = pa.Field(nullable=True)
-    helped: pl.Int64 = pa.Field(nullable=True)
-    harmed: pl.Int64 = pa.Field(nullable=True)
-    same: pl.Int64 = pa.Field(nullable=True)
-    p: float = pa.Field(nullable=True, gt=0, le=1)
-    p_holm: float = pa.Field(nullable=True, gt=0, le=1)
-    verdict: str = pa.Field(nullable=True)
-    n_rows: pl.Int64 = pa.Field(ge=1)
-    n_users: pl.Int64 = pa.Field(ge=1)
-    seed: pl.Int64
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    split: str = pa.Field(description="`train`, `valid` or `test`")
+    slice: str = pa.Field(description="by what the rows are parted")
+    group: str = pa.Field(description="which part of the slice the rows are in")
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
+    minus: str = pa.Field(
+        nullable=True,
+        description="the list whose value is subtracted, `<model>/<mode>`; null where `value` is that of the "
+        "list itself",
+    )
+    metric: str = pa.Field(isin=["hr", "ndcg"], description="`hr` or `ndcg`")
+    k: pl.Int32 = pa.Field(description="length of the list that counts")
+    level: str = pa.Field(description="`item`: the target itself is hit; `sid`: its SID is")
+    value: float = pa.Field(description="the metric, or its difference where `minus` is set")
+    ci_low: float = pa.Field(nullable=True, description="lower end of the 95 % interval, users resampled")
+    ci_high: float = pa.Field(nullable=True, description="upper end of the 95 % interval, users resampled")
+    helped: pl.Int64 = pa.Field(nullable=True, description="rows where a is better than b")
+    harmed: pl.Int64 = pa.Field(nullable=True, description="rows where a is worse than b")
+    same: pl.Int64 = pa.Field(nullable=True, description="rows where both are equal")
+    p: float = pa.Field(
+        nullable=True, gt=0, le=1, description="two-sided p-value of no difference, from the draws of users"
+    )
+    p_holm: float = pa.Field(
+        nullable=True, gt=0, le=1, description="p corrected for all differences of the table (Holm)"
+    )
+    verdict: str = pa.Field(
+        nullable=True,
+        description="what the corrected p allows to say; null where `minus` is, or where all rows are of one user",
+    )
+    n_rows: pl.Int64 = pa.Field(ge=1, description="test rows behind the number")
+    n_users: pl.Int64 = pa.Field(ge=1, description="users behind the number")
+    seed: pl.Int64 = pa.Field(description="of the resampling")
 
 
 class Leaderboard(Contract):
@@ -378,23 +444,33 @@ class Leaderboard(Contract):
     Published figures have no interval, seed, checkpoint or place: they are not of this experiment.
     """
 
-    dataset: str
-    snapshot: str
-    split: str
-    origin: str = pa.Field(isin=["measured", "published"])
-    place: pl.Int32 = pa.Field(nullable=True, ge=1)  # by NDCG at the largest headline cut-off
-    model: str
-    mode: str = pa.Field(nullable=True)
-    metric: str = pa.Field(isin=["hr", "ndcg"])
-    k: pl.Int32
-    level: str = pa.Field(isin=["item", "sid"])  # published figures match SIDs
-    value: float = pa.Field(ge=0, le=1)
-    ci_low: float = pa.Field(nullable=True)
-    ci_high: float = pa.Field(nullable=True)
-    n_rows: pl.Int64
-    n_users: pl.Int64 = pa.Field(nullable=True)
-    beam_width: pl.Int32 = pa.Field(nullable=True)
-    seed: pl.Int64 = pa.Field(nullable=True)
-    checkpoint: str = pa.Field(nullable=True)
-    seen_until: str = pa.Field(nullable=True)
-    reference: str = pa.Field(nullable=True)
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    split: str = pa.Field(description="`train`, `valid` or `test`")
+    origin: str = pa.Field(
+        isin=["measured", "published"], description="`measured` by this pipeline, or `published` elsewhere"
+    )
+    place: pl.Int32 = pa.Field(
+        nullable=True,
+        ge=1,
+        description="rank by NDCG at the largest headline cut-off, among measured lists; null for published ones",
+    )
+    model: str = pa.Field(description="stage or baseline that made the list, or the name it was published under")
+    mode: str = pa.Field(
+        nullable=True, description="`direct`, or `thinking` before answering; null for published figures"
+    )
+    metric: str = pa.Field(isin=["hr", "ndcg"], description="`hr` or `ndcg`")
+    k: pl.Int32 = pa.Field(description="length of the list that counts")
+    level: str = pa.Field(isin=["item", "sid"], description="`item`: the target itself is hit; `sid`: its SID is")
+    value: float = pa.Field(ge=0, le=1, description="the metric")
+    ci_low: float = pa.Field(nullable=True, description="lower end of the 95 % interval, users resampled")
+    ci_high: float = pa.Field(nullable=True, description="upper end of the 95 % interval, users resampled")
+    n_rows: pl.Int64 = pa.Field(description="test rows behind the number")
+    n_users: pl.Int64 = pa.Field(nullable=True, description="users behind the number")
+    beam_width: pl.Int32 = pa.Field(nullable=True, description="width of the beam that made the lists")
+    seed: pl.Int64 = pa.Field(nullable=True, description="of the decoding, or of the training where there was one")
+    checkpoint: str = pa.Field(
+        nullable=True, description="content digest of the checkpoint, or of the table behind a baseline"
+    )
+    seen_until: str = pa.Field(nullable=True, description="date of the newest train target, or `unknown`")
+    reference: str = pa.Field(nullable=True, description="where a published figure stands; null for measured ones")
