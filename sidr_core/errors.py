@@ -2,12 +2,12 @@
 
 
 class SidrError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can correct.
 
     Args:
         what: one line naming the thing that went wrong, and where.
         expected: what the code needs.
-        found: what it met instead.
+        found: what it got instead.
         fix: the next action for the user.
     """
 

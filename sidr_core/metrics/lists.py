@@ -108,23 +108,23 @@ def measure(
     """
     lists = lists.sort(ROW_ID, RANK)  # sums of floats have an order
     rows = lists.select(ROW_ID, USER_ID).unique().sort(ROW_ID)
-    found = []
+    measured = []
     for k in ks:
         places = lists.filter(pl.col(RANK) <= k)
-        found += _spread(places, codebook, k, options)
-        told = places.join(bits, on=ITEM_ID, how="inner", maintain_order="left")
-        surprise = told.group_by(ROW_ID, maintain_order=True).agg(pl.col("bits").mean())
-        found.append(_mean(NOVELTY, k, rows.join(surprise, on=ROW_ID), "bits", options))
-    real = codebook.select(ITEM_ID, SID, pl.lit(False).alias("invalid"))
+        measured += _spread(places, codebook, k, options)
+        surprises = places.join(bits, on=ITEM_ID, how="inner", maintain_order="left")
+        surprise = surprises.group_by(ROW_ID, maintain_order=True).agg(pl.col("bits").mean())
+        measured.append(_mean(NOVELTY, k, rows.join(surprise, on=ROW_ID), "bits", options))
+    catalogue = codebook.select(ITEM_ID, SID, pl.lit(False).alias("invalid"))
     full = min(width, codebook[SID].n_unique())
-    sound = (
-        lists.join(real, on=[ITEM_ID, SID], how="left")
+    validity = (
+        lists.join(catalogue, on=[ITEM_ID, SID], how="left")
         .group_by(ROW_ID)
         .agg(pl.col("invalid").fill_null(True).mean(), (pl.col(SID).n_unique() / full).alias("distinct"))
     )
-    scored = rows.join(sound, on=ROW_ID)
-    found += [_mean(INVALID, width, scored, "invalid", options), _mean(DISTINCT, width, scored, "distinct", options)]
-    return found + (_thoughts(rows, thoughts, options) if thoughts is not None else [])
+    scored = rows.join(validity, on=ROW_ID)
+    measured += [_mean(INVALID, width, scored, "invalid", options), _mean(DISTINCT, width, scored, "distinct", options)]
+    return measured + (_thoughts(rows, thoughts, options) if thoughts is not None else [])
 
 
 def _thoughts(rows: pl.DataFrame, thoughts: pl.DataFrame, options: dict[str, Any]) -> list[Measured]:
@@ -132,8 +132,8 @@ def _thoughts(rows: pl.DataFrame, thoughts: pl.DataFrame, options: dict[str, Any
     per_row = thoughts.group_by(ROW_ID).agg(pl.col("closed").mean(), pl.col("n_tokens").sum())
     thought = rows.join(per_row, on=ROW_ID, how="inner")
     spent = rows.join(per_row, on=ROW_ID, how="left").with_columns(pl.col("n_tokens").fill_null(0))
-    found = [_mean(CLOSED_RATE, 0, thought, "closed", options)] if thought.height else []
-    return [*found, _mean(THOUGHT_TOKENS, 0, spent, "n_tokens", options)]
+    close_rate = [_mean(CLOSED_RATE, 0, thought, "closed", options)] if thought.height else []
+    return [*close_rate, _mean(THOUGHT_TOKENS, 0, spent, "n_tokens", options)]
 
 
 def _mean(metric: str, k: int, frame: pl.DataFrame, name: str, options: dict[str, Any]) -> Measured:
@@ -143,34 +143,29 @@ def _mean(metric: str, k: int, frame: pl.DataFrame, name: str, options: dict[str
     if frame[USER_ID].n_unique() < 2:
         value = float(values.mean())
         return Measured(metric, k, value, value, value)
-    found = bootstrap(values, frame[USER_ID].to_numpy(), **options)
-    return Measured(metric, k, *(float(part[0]) for part in (found.value, found.low, found.high)))
+    interval = bootstrap(values, frame[USER_ID].to_numpy(), **options)
+    return Measured(metric, k, *(float(part[0]) for part in (interval.value, interval.low, interval.high)))
 
 
 def _spread(places: pl.DataFrame, codebook: pl.DataFrame, k: int, options: dict[str, Any]) -> list[Measured]:
-    """Coverage and Gini over the catalogue, with moved intervals."""
+    """Coverage and Gini over the catalogue; intervals are the draws moved so that their mean is the value."""
     from scipy.sparse import csr_matrix
 
     items = codebook.select(ITEM_ID).sort(ITEM_ID).with_row_index("item")
     users = places.select(USER_ID).unique().sort(USER_ID).with_row_index("user")
     cells = places.join(items, on=ITEM_ID).join(users, on=USER_ID).group_by("user", "item").len("n")
     shape = (users.height, items.height)
-    shown = csr_matrix((cells["n"].to_numpy().astype(np.float64), (cells["user"], cells["item"])), shape=shape)
-    whole = np.asarray(shown.sum(axis=0))
+    exposure = csr_matrix((cells["n"].to_numpy().astype(np.float64), (cells["user"], cells["item"])), shape=shape)
+    total = np.asarray(exposure.sum(axis=0))
     drawn: list[tuple[Floats, Floats]] = []
     block = max(1, _BLOCK // max(shape)) * shape[0]
     for counts in weights(shape[0], min(options["draws"], _DRAWS), options["seed"], block):
-        exposed = np.asarray(counts @ shown)
+        exposed = np.asarray(counts @ exposure)
         drawn.append((coverage(exposed), gini(exposed)))
-    found = []
-    for place, (metric, function) in enumerate(((COVERAGE, coverage), (GINI, gini))):
-        value, draws = float(function(whole)[0]), np.concatenate([pair[place] for pair in drawn])
-        found.append(Measured(metric, k, value, *_moved(value, draws, options["confidence"])))
-    return found
-
-
-def _moved(value: float, draws: Floats, confidence: float) -> tuple[float, float]:
-    """The draws' percentiles, moved so that their mean is the value, within 0 to 1."""
-    tail = (1 - confidence) / 2
-    low, high = np.clip(np.quantile(draws, [tail, 1 - tail]) - draws.mean() + value, 0, 1)
-    return min(value, float(low)), max(value, float(high))
+    tail = (1 - options["confidence"]) / 2
+    measured = []
+    for number, (metric, function) in enumerate(((COVERAGE, coverage), (GINI, gini))):
+        value, draws = float(function(total)[0]), np.concatenate([pair[number] for pair in drawn])
+        low, high = np.clip(np.quantile(draws, [tail, 1 - tail]) - draws.mean() + value, 0, 1)
+        measured.append(Measured(metric, k, value, min(value, float(low)), max(value, float(high))))
+    return measured

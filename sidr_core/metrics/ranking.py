@@ -110,11 +110,11 @@ def _sid_level(places: pl.DataFrame, ks: Sequence[int]) -> pl.DataFrame:
 def _expected(level: str, ks: Sequence[int]) -> list[pl.Expr]:
     """Mean of each metric over the rows of a group; rows are the places the target may hold."""
     place = pl.col(_PLACE).cast(pl.Float64)
-    found = []
+    metrics = []
     for k in ks:
         inside = place <= k
         gain = pl.when(inside).then(float(np.log(2.0)) / (place + 1).log()).otherwise(0.0)
         inverse = pl.when(inside).then(1 / place).otherwise(0.0)
         values = (inside, gain, inverse)
-        found += [value.mean().alias(column(level, name, k)) for name, value in zip(RANKED, values, strict=True)]
-    return found
+        metrics += [value.mean().alias(column(level, name, k)) for name, value in zip(RANKED, values, strict=True)]
+    return metrics

@@ -25,10 +25,10 @@ def curves(frame: pl.DataFrame, x: str, ys: Sequence[str], path: Path, title: st
     `frame` has one row per measurement, in any order; `x` is a number such as the step. Columns that the
     frame lacks, and rows where a value is null, are left out.
     """
-    shown = [name for name in ys if name in frame.columns] or [""]
-    figure = _figure(7.0, 0.7 + 1.7 * len(shown))
-    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for panel, name, colour in zip(panels, shown, _COLOURS * len(shown), strict=False):
+    drawn = [name for name in ys if name in frame.columns] or [""]
+    figure = _figure(7.0, 0.7 + 1.7 * len(drawn))
+    panels = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, name, colour in zip(panels, drawn, _COLOURS * len(drawn), strict=False):
         if name:
             points = frame.select(pl.col(x).cast(pl.Float64), pl.col(name).cast(pl.Float64)).drop_nulls().sort(x)
             marker = "o" if points.height < 40 else ""

@@ -38,7 +38,7 @@ class _AmazonSource(Section):
 
     PATHS: ClassVar[tuple[str, ...]] = ("reviews", "items")  # fields that name files
     reviews: tuple[str, ...] = Field(min_length=1)
-    """Files of reviews: paths, globs or http(s) URLs, each with an optional `#sha256=<hex>` that the file must match."""
+    """Files of reviews: paths, globs or URLs, each with an optional `#sha256=<hex>` that the file must match."""
     items: tuple[str, ...] = ()
     """Files of metadata, likewise; without any see `filters.items_without_text`."""
 

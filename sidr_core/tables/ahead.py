@@ -1,4 +1,4 @@
-"""Reading ahead: the next item is made in a thread while the caller works on this one."""
+"""Reading ahead in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, the next one being made in a thread of its own while the caller works on this one."""
+    """Yield `items` unchanged; a thread makes the next one while the caller works on this one."""
     source = iter(items)
     end = object()
     with ThreadPoolExecutor(1) as pool:

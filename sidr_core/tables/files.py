@@ -51,7 +51,7 @@ def sound(path: Path) -> Iterator[None]:
             raise
         raise StoreError(
             f"the table {path} cannot be read",
-            expected="a whole Parquet file, as it was written here",
+            expected="a complete Parquet file, as this project writes them",
             found=str(error).splitlines()[0][:200],
             fix="materialize the asset that it belongs to again",
         ) from None

@@ -60,8 +60,8 @@ def write(tables: Iterable[pa.Table], path: Path, contract: type[DataFrameModel]
     Returns:
         The number of rows.
     """
-    wanted = {name: column.dtype.type for name, column in contract.to_schema().columns.items()}
-    schema = pl.DataFrame(schema=wanted).to_arrow().schema
+    types = {name: column.dtype.type for name, column in contract.to_schema().columns.items()}
+    schema = pl.DataFrame(schema=types).to_arrow().schema
     rows = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for table in ahead(_regrouped(tables, schema)):

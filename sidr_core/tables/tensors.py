@@ -16,7 +16,7 @@ def read_tensors(path: Path, kind: Literal["np", "pt"]) -> tuple[dict[str, Any],
 
     Raises:
         StoreError: the file is absent, damaged, or of another format. A header that promises more than the file
-            holds is one of these: nothing is made room for that does not lie there.
+            holds is one of these: no memory is allocated for what is not there.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -27,11 +27,11 @@ def read_tensors(path: Path, kind: Literal["np", "pt"]) -> tuple[dict[str, Any],
         raise unreadable(path, str(error)) from None
 
 
-def unreadable(path: Path, found: str) -> StoreError:
+def unreadable(path: Path, problem: str) -> StoreError:
     """The error for a file of tensors that is not what its reader needs."""
     return StoreError(
         f"the tensors in {path} cannot be read",
-        expected="a whole safetensors file, as it was written here",
-        found=found.strip().splitlines()[0][:200] if found.strip() else "no content",
+        expected="a complete safetensors file, as this project writes them",
+        found=problem.strip().splitlines()[0][:200] if problem.strip() else "no content",
         fix="materialize the asset that this file belongs to again; a training starts anew once the file is removed",
     )

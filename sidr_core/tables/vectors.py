@@ -68,14 +68,14 @@ def read_vectors(path: Path, column: str = VECTOR) -> np.ndarray:
     """
     with sound(path), pq.ParquetFile(path) as file:
         rows = file.metadata.num_rows
-    found = np.zeros((0, 0), dtype=np.float32)
+    matrix = np.zeros((0, 0), dtype=np.float32)
     start = 0
     for block in iter_vectors(path, column):
         if start == 0:
-            found = np.empty((rows, block.shape[1]), dtype=np.float32)
-        found[start : start + len(block)] = block
+            matrix = np.empty((rows, block.shape[1]), dtype=np.float32)
+        matrix[start : start + len(block)] = block
         start += len(block)
-    return found
+    return matrix
 
 
 class VectorTable:
