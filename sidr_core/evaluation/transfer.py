@@ -18,7 +18,7 @@ from sidr_core.evaluation.pages import too_few
 from sidr_core.evaluation.protocol import with_horizons
 from sidr_core.metrics.intervals import judge
 from sidr_core.render.grid import SYNTHETIC_LABEL, Grid
-from sidr_core.reviews.domains import of_members
+from sidr_core.reviews.domains import of_domains
 from sidr_core.tables.columns import DATASET, MODE, MODEL
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ _GAP = ("difference", "difference_low", "difference_high", "helped", "harmed", "
 
 
 def _inside(entry: Scored, domain: str) -> Scored:
-    return replace(entry, rows=of_members(entry.rows, [domain]))
+    return replace(entry, rows=of_domains(entry.rows, [domain]))
 
 
 def _judged(found: pl.DataFrame, confidence: float) -> pl.DataFrame:

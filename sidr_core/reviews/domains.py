@@ -1,32 +1,30 @@
-"""Members of a mix: ids are `<member>:<id>`, so that nothing of two sources collides."""
+"""Domains of a dataset of several sources (`kind: mix`): ids are `<domain>:<id>`, so that nothing of two collides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sidr_core.tables.columns import USER_ID
+
 if TYPE_CHECKING:
     import polars as pl
 
-_MARK = ":"
+
+def prefix_of(domain: str) -> str:
+    """What stands before every id of a domain; no domain's prefix begins another's."""
+    return f"{domain}:"
 
 
-def prefix_of(member: str) -> str:
-    """What stands before every id of a member; no member's prefix begins another's."""
-    return member + _MARK
-
-
-def of_members(samples: pl.DataFrame, members: Sequence[str]) -> pl.DataFrame:
-    """The rows of users of these members, in their order; all rows where none is named.
+def of_domains(samples: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
+    """The rows of users of these domains, in their order; all rows where none is named.
 
     Args:
-        samples: any table with a `user_id` of a mix.
-        members: names in `source.sources`.
+        samples: any table with a `user_id`.
+        domains: names in `source.sources`.
     """
     import polars as pl
 
-    from sidr_core.tables.columns import USER_ID
-
-    if not members:
+    if not domains:
         return samples
-    return samples.filter(pl.any_horizontal([pl.col(USER_ID).str.starts_with(prefix_of(member)) for member in members]))
+    return samples.filter(pl.any_horizontal([pl.col(USER_ID).str.starts_with(prefix_of(domain)) for domain in domains]))

@@ -114,8 +114,8 @@ class _Copy:
             first = "make room below SIDR_HOME" if error.errno in _NO_ROOM else "mend what the system refuses"
             raise self._failed(str(error), f"{first} and run again: what came is resumed") from None
 
-    def _failed(self, found: str, do: str) -> InputError:
-        return InputError(f"cannot download {self._url}", expected="the whole file", found=found, fix=do)
+    def _failed(self, reason: str, fix: str) -> InputError:
+        return InputError(f"cannot download {self._url}", expected="the whole file", found=reason, fix=fix)
 
     async def _fetch(self) -> None:
         from sidr_core.remote.retry import CallFailed, call_with_retries
@@ -181,7 +181,11 @@ class _Copy:
             if self._is_whole(response, done):
                 return
             self._require_body(response, done)
-            done = done if response.status_code == 206 else self._begin(response)
+            if response.status_code == 200:  # another version is forgotten before the new one is noted: never glued
+                done = 0
+                self.forget()
+                if version := _version_in(response.headers):
+                    self._version.write_text(version)
             length = response.headers.get("Content-Length", "")
             total = done + int(length) if length.isdecimal() else 0
             recent = 0
@@ -217,13 +221,6 @@ class _Copy:
         if status not in (200, 206):
             reason = f"HTTP {status} {response.reason_phrase}".strip()
             raise CallFailed(reason, free=True, wait=retry_after(headers)) if may_pass(status) else _Refused(reason)
-
-    def _begin(self, response: httpx2.Response) -> int:
-        """Forget what came of another version, before the new version is noted: they are never glued together."""
-        self.forget()
-        if version := _version_in(response.headers):
-            self._version.write_text(version)
-        return 0
 
 
 def _version_in(headers: httpx2.Headers) -> str:

@@ -30,11 +30,11 @@ def resolve(patterns: Iterable[str], what: str, suffixes: tuple[str, ...] = ()) 
     """
     paths: list[Path] = []
     for pattern in patterns:
-        place, checksum = _split_checksum(pattern, what)
-        found = [download(place)] if _is_url(place) else _local(place, what, suffixes)
+        location, checksum = _split_checksum(pattern, what)
+        matches = [download(location)] if _is_url(location) else _local(location, what, suffixes)
         if checksum:
-            _verify(found, checksum, what, pattern)
-        paths += [path for path in found if path not in paths]
+            _verify(matches, checksum, what, pattern)
+        paths += [path for path in matches if path not in paths]
     # Names are part of the output, so no folder of this machine may show in them; files of one name
     # (train/x.csv, test/x.csv) are told apart by the last folder, or by number.
     for name in (lambda i: paths[i].name, lambda i: f"{paths[i].parent.name}/{paths[i].name}"):
@@ -46,21 +46,21 @@ def resolve(patterns: Iterable[str], what: str, suffixes: tuple[str, ...] = ()) 
 
 def one(pattern: str, what: str) -> Path:
     """Local path of the one file that `pattern` names. Raises InputError like :func:`resolve`."""
-    found = list(resolve([pattern], what).values())
-    if len(found) > 1:
+    paths = list(resolve([pattern], what).values())
+    if len(paths) > 1:
         raise InputError(
-            f"{what}: {pattern!r} names {len(found)} files",
+            f"{what}: {pattern!r} names {len(paths)} files",
             expected="one file",
-            found=", ".join(path.name for path in found[:3]),
+            found=", ".join(path.name for path in paths[:3]),
             fix="write the path so that it names one file",
         )
-    return found[0]
+    return paths[0]
 
 
 def located(pattern: str, what: str, suffixes: tuple[str, ...] = ()) -> list[Path]:
     """Local files that a pattern names, neither read nor fetched; none for a URL. Raises InputError like `resolve`."""
-    place, _ = _split_checksum(pattern, what)
-    return [] if _is_url(place) else _local(place, what, suffixes)
+    location, _ = _split_checksum(pattern, what)
+    return [] if _is_url(location) else _local(location, what, suffixes)
 
 
 def _is_url(pattern: str) -> bool:
@@ -69,15 +69,15 @@ def _is_url(pattern: str) -> bool:
 
 def _split_checksum(pattern: str, what: str) -> tuple[str, str]:
     """The path or URL, and the sha256 after it ("" if there is none)."""
-    place, mark, checksum = pattern.partition("#sha256=")
+    location, mark, checksum = pattern.partition("#sha256=")
     if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", checksum):
         raise InputError(
-            f"{what}: the checksum of {place!r} is none",
+            f"{what}: the checksum of {location!r} is none",
             expected="#sha256= and 64 hexadecimal digits",
             found=repr(mark + checksum),
             fix="write what `sha256sum` prints for the file",
         )
-    return place, checksum.lower()
+    return location, checksum.lower()
 
 
 def _verify(paths: list[Path], checksum: str, what: str, pattern: str) -> None:
@@ -88,48 +88,36 @@ def _verify(paths: list[Path], checksum: str, what: str, pattern: str) -> None:
             found=pattern,
             fix="name the files one by one, each with its own checksum",
         )
-    found = digest(paths[0])
-    if found != checksum:
+    actual = digest(paths[0])
+    if actual != checksum:
         raise InputError(
             f"{what}: {paths[0]} is not the file that the profile names",
             expected=f"sha256 {checksum}",
-            found=f"sha256 {found}",
+            found=f"sha256 {actual}",
             fix="fetch the file again (delete it first if it is a download in the cache), or correct `#sha256=`",
         )
 
 
 def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files that a path, a glob or, where there are suffixes, a folder names. Raises InputError for none."""
     path = Path(pattern).expanduser()
-    if suffixes and path.is_dir():
-        return [_present(match, what) for match in _below(path, what, suffixes)]
-    if path.exists() or not glob.has_magic(pattern):
+    is_folder = bool(suffixes) and path.is_dir()
+    if not is_folder and (path.exists() or not glob.has_magic(pattern)):
         return [_present(path, what)]
-    found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-    if not found:
+    matches = path.rglob("*") if is_folder else map(Path, glob.glob(str(path), recursive=True))
+    files = sorted(match for match in matches if match.is_file())
+    if is_folder:  # what writers leave beside data (`_SUCCESS`, `.crc`) is no data
+        files = [file for file in files if file.name.endswith(suffixes) and not file.name.startswith((".", "_"))]
+    if not files:
+        nothing = f"none below {Path.cwd() if not path.is_absolute() else path.anchor}"
+        entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) if is_folder else nothing
         raise InputError(
-            f"{what}: no file matches {pattern!r}",
-            expected="at least one file",
-            found=f"none below {Path.cwd() if not path.is_absolute() else path.anchor}",
+            f"{what}: the folder {path} holds no table" if is_folder else f"{what}: no file matches {pattern!r}",
+            expected=f"files that end in {', '.join(suffixes)}" if is_folder else "at least one file",
+            found=entries or "an empty folder",
             fix="correct the path in the profile's `source`, or put the files there",
         )
-    return [_present(match, what) for match in found]
-
-
-def _below(folder: Path, what: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below a folder by their names; those that writers leave beside data (`_SUCCESS`, `.crc`) are not data."""
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.name.endswith(suffixes) and not path.name.startswith((".", "_"))
-    )
-    if not found:
-        raise InputError(
-            f"{what}: the folder {folder} holds no table",
-            expected=f"files that end in {', '.join(suffixes)}",
-            found=", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "an empty folder",
-            fix="correct the path in the profile's `source`, or put the files there",
-        )
-    return found
+    return [_present(file, what) for file in files]
 
 
 def _present(path: Path, what: str) -> Path:

@@ -1,10 +1,10 @@
 """`interactions`: k-core users and items, ordered histories, and samples cut by the time of their target.
 
-METHOD 1.2 and 1.3 in DuckDB SQL over numbered ids. Order: a user's reviews by time, equal times in file
-order; samples by target time, equal times by the user's first line in the files, then by position. The
+The rules of docs/method.md, "Data", in DuckDB SQL over numbered ids. Order: a user's reviews by time, equal times
+in file order; samples by target time, equal times by the user's first line in the files, then by position. The
 window is not widened when few items survive (MiniOneRec does so): it is what the profile says. Rows of a
 published split keep their split, order and history; `position` then counts the user's rows from 1. With
-`split.train_only`, train and valid rows of other members of a mix are left out; test rows and items stay whole.
+`split.train_only`, train and valid rows of other domains are left out; test rows and items stay whole.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews.domains import prefix_of
+from sidr_core.reviews.quarantine import counts_table
 from sidr_core.reviews.samples import Log, Samples
 from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
@@ -31,7 +32,7 @@ from sidr_core.tables.columns import TEST, TRAIN, VALID
 from sidr_core.tables.sql import BATCH, batches, connect, frame, quoted, write
 
 if TYPE_CHECKING:
-    from sidr_core.settings import DatasetConfig, Filters, Split
+    from sidr_core.settings import DatasetConfig, Filters
 
 _SPLITS = (TRAIN, VALID, TEST)
 
@@ -69,7 +70,7 @@ CREATE TABLE samples AS
 
 _SET_ASIDE = """
 UPDATE samples SET split = 'none'
-WHERE split <> 'test' AND NOT list_bool_or(list_transform($members, lambda prefix: starts_with(user_id, prefix)))
+WHERE split <> 'test' AND NOT list_bool_or(list_transform($prefixes, lambda prefix: starts_with(user_id, prefix)))
 """
 
 
@@ -101,7 +102,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         made = make(db, config, out_dir, inputs.synthetic, progress)
     progress.say(", ".join(f"{name} {size:,}" for name, size in made.sizes.items()) + " rows")
     metrics = {**made.metrics, **{f"{name}_rows": size for name, size in made.sizes.items()}}
-    return Report(metrics=metrics, checks=made.checks, markdown={"Dataset": _card(metrics, inputs.synthetic)})
+    note = "Synthetic data, made by the built-in generator.\n\n" if inputs.synthetic else ""
+    card = note + counts_table(("measure", "value"), metrics)
+    return Report(metrics=metrics, checks=made.checks, markdown={"Dataset": card})
 
 
 def _run(db: duckdb.DuckDBPyConnection, script: str, **values: Any) -> None:
@@ -119,8 +122,8 @@ def _counts(db: duckdb.DuckDBPyConnection, table: str, user: str = "user_id", it
     return "{:,} reviews of {:,} users and {:,} items".format(*db.execute(query).fetchall()[0])
 
 
-def _write_items(db: duckdb.DuckDBPyConnection, kept: str, path: Path, synthetic: bool) -> None:
-    query = f"SELECT *, $synthetic AS synthetic FROM {kept} ORDER BY item_id"
+def _write_items(db: duckdb.DuckDBPyConnection, items: str, path: Path, synthetic: bool) -> None:
+    query = f"SELECT *, $synthetic AS synthetic FROM {items} ORDER BY item_id"
     write(batches(db, query, {"synthetic": synthetic}), path, contracts.Items)
 
 
@@ -143,23 +146,25 @@ def _timed(
     rounds = _k_core(db, config.filters, progress)
     _run(db, _TIMED)
     total = _one(db, "SELECT count(*) FROM interactions WHERE position >= 1")
-    bounds = _bounds(total, config.split)
+    train, valid, _ = config.split.ratios
+    # The tiny addend keeps a product such as 0.29 * 100 = 28.999… from losing a row.
+    bounds = 0, int(total * train + 1e-9), int(total * (train + valid) + 1e-9), total
     spans = {name: slice(*span) for name, span in zip(_SPLITS, pairwise(bounds), strict=True)}
     log = _write_log(db, out_dir / "interactions.parquet", synthetic)
     query = "SELECT place FROM interactions WHERE position >= 1 ORDER BY timestamp, user_order, position"
     places = _column(db, query).to_numpy()
     parts = {name: places[span] for name, span in spans.items()}
-    if members := config.split.train_only:
-        mine = log.of_members(members)
-        parts |= {name: parts[name][mine[parts[name]]] for name in (TRAIN, VALID)}
-    sizes = {name: len(here) for name, here in parts.items()}
+    if domains := config.split.train_only:
+        chosen = log.of_domains(domains)
+        parts |= {name: parts[name][chosen[parts[name]]] for name in (TRAIN, VALID)}
+    sizes = {name: len(of_split) for name, of_split in parts.items()}
     _require_rows(sizes, _counts(db, "log", "user", "item"))
     samples = Samples(log, config.split.max_history)
-    for name, here in parts.items():
-        chunks = (here[start : start + BATCH] for start in range(0, len(here), BATCH))
+    for name, of_split in parts.items():
+        chunks = (of_split[start : start + BATCH] for start in range(0, len(of_split), BATCH))
         write(samples.tables(chunks), out_dir / f"{name}.parquet", contracts.Samples)
-    kept = "(SELECT catalogue.* FROM catalogue SEMI JOIN (FROM things SEMI JOIN log USING (item)) USING (item_id))"
-    _write_items(db, kept, out_dir / "items.parquet", synthetic)
+    in_core = "(SELECT catalogue.* FROM catalogue SEMI JOIN (FROM things SEMI JOIN log USING (item)) USING (item_id))"
+    _write_items(db, in_core, out_dir / "items.parquet", synthetic)
     metrics = {**_timed_metrics(log, samples, parts), "k_core_rounds": rounds}
     return _Made(sizes, metrics, _timed_checks(log, samples, parts, config.filters.k_core))
 
@@ -167,10 +172,11 @@ def _timed(
 def _k_core(db: duckdb.DuckDBPyConnection, filters: Filters, progress: Progress) -> int:
     """Make `log`: the filtered reviews in which users and items have at least k each. Returns the rounds.
 
-    Users and items are counted and dropped together until nothing is dropped any more (METHOD 1.2).
+    Users and items are counted and dropped together until nothing is dropped any more (docs/method.md, "Data").
     """
     repeats = "" if filters.keep_repeats else _FIRST_OF_EACH
-    _run(db, _NUMBERED + repeats, since=_first_second(filters.since), min_rating=filters.min_rating)
+    since = int(datetime.strptime(filters.since, "%Y-%m").replace(tzinfo=UTC).timestamp()) if filters.since else 0
+    _run(db, _NUMBERED + repeats, since=since, min_rating=filters.min_rating)
     filtered, rounds, before = _counts(db, "log", "user", "item"), 0, -1
     while (size := _one(db, "SELECT count(*) FROM log")) not in (before, 0):
         before = size
@@ -189,28 +195,17 @@ def _k_core(db: duckdb.DuckDBPyConnection, filters: Filters, progress: Progress)
     return rounds
 
 
-def _first_second(since: str | None) -> int:
-    return int(datetime.strptime(since, "%Y-%m").replace(tzinfo=UTC).timestamp()) if since else 0
-
-
-def _bounds(total: int, split: Split) -> tuple[int, int, int, int]:
-    """Where the splits begin and end, of `total` samples: floor(0.8 N) and floor(0.9 N) for the default ratios."""
-    train, valid, _ = split.ratios
-    # The tiny addend keeps a product such as 0.29 * 100 = 28.999… from losing a row.
-    return 0, int(total * train + 1e-9), int(total * (train + valid) + 1e-9), total
-
-
 def _write_log(db: duckdb.DuckDBPyConnection, path: Path, synthetic: bool) -> Log:
     """Write `interactions.parquet`, sorted by user and position, and keep its numbers."""
     users, items = (
         _column(db, query).cast(pa.large_string()).combine_chunks()
         for query in ("SELECT user_id FROM people ORDER BY user", "SELECT item_id FROM things ORDER BY item")
     )
-    kept: dict[str, list[np.ndarray]] = {"user": [], "item": [], "timestamp": []}
+    numbers: dict[str, list[np.ndarray]] = {"user": [], "item": [], "timestamp": []}
 
     def named() -> Iterator[pa.Table]:
         for table in batches(db, "SELECT user, item, rating, timestamp, position FROM interactions ORDER BY place"):
-            for name, arrays in kept.items():
+            for name, arrays in numbers.items():
                 arrays.append(table[name].to_numpy())
             yield pa.table(
                 {
@@ -222,7 +217,7 @@ def _write_log(db: duckdb.DuckDBPyConnection, path: Path, synthetic: bool) -> Lo
             )
 
     write(named(), path, contracts.Interactions)
-    user, item, time = (np.concatenate(arrays) for arrays in kept.values())
+    user, item, time = (np.concatenate(arrays) for arrays in numbers.values())
     return Log(user, item, time, users, items)
 
 
@@ -279,10 +274,10 @@ def _published(
 ) -> _Made:
     _require_known_items(db)
     _run(db, _PUBLISHED, max_history=config.split.max_history)
-    if members := config.split.train_only:
-        _run(db, _SET_ASIDE, members=[prefix_of(member) for member in members])
-    found = frame(db, "SELECT split, count(*) AS n FROM samples WHERE split <> 'none' GROUP BY split")
-    sizes: dict[str, int] = dict.fromkeys(_SPLITS, 0) | dict(found.iter_rows())
+    if domains := config.split.train_only:
+        _run(db, _SET_ASIDE, prefixes=list(map(prefix_of, domains)))
+    rows = frame(db, "SELECT split, count(*) AS n FROM samples WHERE split <> 'none' GROUP BY split")
+    sizes: dict[str, int] = dict.fromkeys(_SPLITS, 0) | dict(rows.iter_rows())
     _require_rows(sizes, _counts(db, "reviews"))
     for name in _SPLITS:
         query = (
@@ -342,12 +337,3 @@ SELECT count(DISTINCT user_id) AS users, (SELECT count(*) FROM catalogue) AS ite
              FILTER (split = 'test'), 4) AS cold_target_share
 FROM samples
 """
-
-
-def _card(metrics: Mapping[str, Any], synthetic: bool) -> str:
-    rows = "\n".join(
-        f"| {name} | {value:,} |" if isinstance(value, int) else f"| {name} | {value} |"
-        for name, value in metrics.items()
-    )
-    note = "Synthetic data, made by the built-in generator.\n\n" if synthetic else ""
-    return f"{note}| measure | value |\n| --- | ---: |\n{rows}"

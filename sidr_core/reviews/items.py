@@ -1,7 +1,7 @@
 """`raw_items`: one typed, cleaned record per item, and every refused one.
 
 Records that cannot be read count against `filters.max_quarantine_share`. Items whose title is no name
-(METHOD 1.2: none, markup, too long) are quarantined with their reason and never fatal; or, with
+(missing, markup, too long; docs/method.md, "Data") are quarantined with their reason and never fatal; or, with
 `filters.items_without_text: keep`, stay under the best text they have. Of a repeated id the first
 usable record stays. A source without metadata has the items that its reviews name.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import polars as pl
@@ -18,9 +18,11 @@ import polars as pl
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.render.grid import markdown_table
 from sidr_core.reviews import text
-from sidr_core.reviews.parsed import QUARANTINE_SCHEMA, Parsed, reason_counts
-from sidr_core.reviews.sources import module_of
+from sidr_core.reviews.quarantine import QUARANTINE_SCHEMA, counts_table, listed, reason_counts, require_clean
+from sidr_core.reviews.sources import reader_of
+from sidr_core.reviews.sources.item_records import ItemRecords
 from sidr_core.tables import files as tables
 from sidr_core.tables.contracts import Quarantine, RawItems
 from sidr_core.tables.sql import frame
@@ -45,8 +47,8 @@ def item_files(source: Source) -> dict[str, Path]:
     Raises:
         InputError: a file is missing or empty, a glob matches nothing, a download fails.
     """
-    module = module_of(source.kind)
-    return module.review_files(source) if _without_metadata(source) else module.item_files(source)
+    reader = reader_of(source.kind)
+    return reader.review_files(source) if _without_metadata(source) else reader.item_files(source)
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -58,15 +60,16 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         InputError: another layout, too many unreadable records, or no item left.
     """
     source, filters = config.source, config.filters
-    found = parsed(inputs, source, filters, progress)
-    _require_clean(found, filters.max_quarantine_share)
-    records, refused, outcomes = _chosen(found, filters)
+    read = parsed(inputs, source, filters, progress)
+    first = next(iter(read.refused.rows(named=True)), None)
+    require_clean("items", reason_counts(read.refused), read.lines, filters.max_quarantine_share, first)
+    records, refused, outcomes = _chosen(read, filters)
     counts = reason_counts(refused)
     if records.is_empty():
         raise InputError(
             "no item is left",
             expected="item records with a title",
-            found=f"{found.lines} records, refused: {_listed(counts)}",
+            found=f"{read.lines} records, refused: {listed(counts)}",
             fix="look at the metadata file; `filters.max_title_words` bounds the length of titles, "
             "`filters.items_without_text: keep` takes items without one",
         )
@@ -74,9 +77,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     records = records.with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
     tables.write(records, out_dir / "raw_items.parquet", RawItems)
     tables.write(refused, out_dir / "quarantine.parquet", Quarantine)
-    cleaned = _by_rule(found.metrics)
+    values = {
+        rule: {field: int(read.metrics.get(f"cleaned_{field}_{rule}", 0)) for field in _FIELDS} for rule in text.RULES
+    }
+    cleaned = {rule: fields for rule, fields in values.items() if any(fields.values())}
     metrics = {
-        "lines": found.lines,
+        "lines": read.lines,
         "rows": len(records),
         "quarantined": len(refused),
         "described_share": round((records["description"] != "").mean(), 4),  # type: ignore[call-overload]
@@ -86,11 +92,14 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     }
     unique = records["item_id"].n_unique()
     check = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records")
-    markdown = {"Refused records": _table(counts), "Cleaning": _cleaning(cleaned, outcomes)}
+    markdown = {
+        "Refused records": counts_table(("reason", "records"), counts),
+        "Cleaning": _cleaning(cleaned, outcomes),
+    }
     return Report(metrics=metrics, checks=(check,), markdown=markdown)
 
 
-def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> Parsed:
+def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> ItemRecords:
     """The item records of a source; without metadata, one for every item that its reviews name.
 
     Raises:
@@ -98,14 +107,14 @@ def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress)
     """
     if _without_metadata(source):
         return _named_by_reviews(inputs, source, filters, progress)
-    return module_of(source.kind).items(inputs, source, filters, progress)
+    return reader_of(source.kind).items(inputs, source, filters, progress)
 
 
 def _without_metadata(source: Source) -> bool:
     return getattr(source, "items", None) == ()
 
 
-def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> Parsed:
+def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> ItemRecords:
     """A record without text for every item that the reviews name, by id."""
     if filters.items_without_text == "drop":
         raise InputError(
@@ -114,7 +123,7 @@ def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress
             found="`source.items` is empty and `filters.items_without_text` is `drop`",
             fix="name a metadata file, or set `keep`: items are then known by their ids alone",
         )
-    parts = module_of(source.kind).reviews(inputs, source, filters, progress).parts
+    parts = reader_of(source.kind).reviews(inputs, source, filters, progress).parts
     paths = [str(part.artifact.path("records.parquet")) for part in parts]
     with duckdb.connect() as db:
         query = "SELECT DISTINCT item_id FROM read_parquet($paths) ORDER BY item_id"
@@ -128,12 +137,12 @@ def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress
         pl.lit("title_missing").alias("unusable"),
         pl.lit("reviews").alias("file"),
     )
-    return Parsed(records, pl.DataFrame(schema=QUARANTINE_SCHEMA), len(records))
+    return ItemRecords(records, pl.DataFrame(schema=QUARANTINE_SCHEMA), len(records))
 
 
-def _chosen(parsed: Parsed, filters: Filters) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+def _chosen(read: ItemRecords, filters: Filters) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
     """Records that stay, records that are refused with their reason, and what became of titles."""
-    records, refused, outcomes = parsed.records, parsed.refused.select(list(QUARANTINE_SCHEMA)), {}
+    records, refused, outcomes = read.records, read.refused.select(list(QUARANTINE_SCHEMA)), {}
     if "published_sid" not in records.columns:
         records = records.with_columns(pl.lit(None, dtype=pl.String).alias("published_sid"))
         too_long = pl.col("unusable").is_null() & (pl.col("title_words") > filters.max_title_words)
@@ -154,11 +163,11 @@ def _titled(records: pl.DataFrame, words: int) -> tuple[pl.DataFrame, dict[str, 
     other = pl.coalesce(pl.col(name).replace("", None) for name in ("description", "brand", "category"))
     usable = pl.col("unusable").is_null()
     marked = records.with_columns(
-        pl.when(usable).then("title").otherwise(pl.coalesce(other, pl.format("Item {}", "item_id"))).alias("whole"),
+        pl.when(usable).then("title").otherwise(pl.coalesce(other, pl.format("Item {}", "item_id"))).alias("uncut"),
         (~usable & other.is_not_null()).alias("titles_from_text"),
         (~usable & other.is_null()).alias("titles_placeholder"),
-    ).with_columns(pl.col("whole").str.split(" ").list.head(words).list.join(" ").alias("title"))
-    marked = marked.with_columns((usable & (pl.col("title") != pl.col("whole"))).alias("titles_shortened"))
+    ).with_columns(pl.col("uncut").str.split(" ").list.head(words).list.join(" ").alias("title"))
+    marked = marked.with_columns((usable & (pl.col("title") != pl.col("uncut"))).alias("titles_shortened"))
     return marked, {name: int(marked[name].sum()) for name in _OUTCOMES}
 
 
@@ -169,43 +178,8 @@ def _refuse(records: pl.DataFrame, refused: pl.DataFrame, reason: pl.Expr) -> tu
     return marked.filter(pl.col("reason").is_null()).drop("reason"), pl.concat([refused, gone])
 
 
-def _require_clean(parsed: Parsed, allowed: float) -> None:
-    share = len(parsed.refused) / max(parsed.lines, 1)
-    if share > allowed:
-        first = parsed.refused.row(0, named=True)
-        raise InputError(
-            f"too many items cannot be read: {len(parsed.refused):,} of {parsed.lines:,} ({share:.1%})",
-            expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
-            found=f"{_listed(reason_counts(parsed.refused))}; first in {first['file']}, line {first['line']} "
-            f"({first['reason']}): {first['text'][:120]!r}",
-            fix="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
-        )
-
-
-def _by_rule(metrics: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Rule -> field -> how many values it changed, of the sources' `cleaned_<field>_<rule>`."""
-    counts = {rule: {field: int(metrics.get(f"cleaned_{field}_{rule}", 0)) for field in _FIELDS} for rule in text.RULES}
-    return {rule: fields for rule, fields in counts.items() if any(fields.values())}
-
-
 def _cleaning(cleaned: Mapping[str, Mapping[str, int]], outcomes: Mapping[str, int]) -> str:
     """Markdown: how many values of each field each rule changed, refused records included."""
-    rows = [
-        f"| {text.RULES[rule]} | " + " | ".join(f"{fields[field]:,}" for field in _FIELDS) + " |"
-        for rule, fields in cleaned.items()
-    ]
-    rows += [f"| {_OUTCOMES[name]} | {count:,} | | | |" for name, count in outcomes.items() if count]
-    if not rows:
-        return "Nothing was changed."
-    return "\n".join([f"| values changed | {' | '.join(_FIELDS)} |", "| --- |" + " ---: |" * len(_FIELDS), *rows])
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"
-
-
-def _table(counts: Mapping[str, int]) -> str:
-    if not counts:
-        return "None."
-    rows = "\n".join(f"| {reason} | {count:,} |" for reason, count in counts.items())
-    return f"| reason | records |\n| --- | ---: |\n{rows}"
+    rows = [(text.RULES[rule], *(f"{fields[field]:,}" for field in _FIELDS)) for rule, fields in cleaned.items()]
+    rows += [(_OUTCOMES[name], f"{count:,}", "", "", "") for name, count in outcomes.items() if count]
+    return markdown_table(("values changed", *_FIELDS), rows) if rows else "Nothing was changed."

@@ -1,6 +1,6 @@
 """Names the layout of a file from its beginning, so that a wrong file is refused by name.
 
-A JSON layout is told by the keys of its records. The 2014 and 2018 releases share the keys that SIDR
+A JSON layout is recognized by the keys of its records. The 2014 and 2018 releases share the keys that SIDR
 reads, so files that keep only those are good for both; any key of one release alone names it.
 """
 
@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import filterfalse
 from pathlib import Path
-from typing import Literal
 
 from sidr_core.errors import InputError
 from sidr_core.reviews import text
+from sidr_core.reviews.csv_rows import CsvForm
 from sidr_core.reviews.lines import DamagedFile, blocks
 
 # How many non-blank lines are looked at (CSV columns need more than JSON keys), read in pieces of so many bytes.
@@ -97,15 +97,17 @@ _ITEM_JSON = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
 
 
 @dataclass(frozen=True)
-class Found:
+class Detected:
     """What a file looks like: the name of a layout, or in words what it holds.
 
     Args:
         columns: of a table with a header, else empty.
+        form: of a CSV.
     """
 
     name: str
     columns: tuple[str, ...] = ()
+    form: CsvForm | None = None
 
     def __str__(self) -> str:
         return f"{self.name} with the columns {', '.join(self.columns)}" if self.columns else self.name
@@ -125,40 +127,41 @@ def head(path: Path) -> list[str]:
     return lines
 
 
-def detect(path: Path) -> Found:
+def detect(path: Path) -> Detected:
     """What the file at `path` is, by its beginning."""
     with path.open("rb") as handle:
         if handle.read(4) == b"PAR1":
             import pyarrow.parquet as pq
 
             try:
-                return Found(PARQUET, tuple(pq.read_schema(path).names))
+                return Detected(PARQUET, tuple(pq.read_schema(path).names))
             except (OSError, ValueError):
-                return Found("a damaged Parquet file")
+                return Detected("a damaged Parquet file")
     return identify(head(path))
 
 
-def identify(lines: Iterable[str]) -> Found:
+def identify(lines: Iterable[str]) -> Detected:
     """What a file that begins with these lines is."""
     some = [line.rstrip("\r") for line in lines if line.strip()][:_LINES]
     if not some:
-        return Found(EMPTY)
+        return Detected(EMPTY)
     records = [keys for line in some[:_RECORDS] if (keys := _keys(line)) is not None]
     python = 2 * sum(is_python for _, is_python in records) > len(records)
     sets = [keys for keys, is_python in records if is_python == python]
     layout = _json_layout(sets)
     if layout and not python:
-        return Found(layout)
+        return Detected(layout)
     if layout in (ITEMS_2014_JSON, ITEMS_2018, ITEMS_2014_2018):
-        return Found(ITEMS_2014)
+        return Detected(ITEMS_2014)
     if any(map(_SID_LINE.match, some[:_RECORDS])):
-        return Found(MINIONEREC_INFO)
-    if _is_item_json(some, sets):
-        return Found(MINIONEREC_ITEMS)
+        return Detected(MINIONEREC_INFO)
+    # One JSON object of items, over one line or many, and no record per line; item ids are row numbers.
+    if all(key.isdecimal() for key in sets[0] or "-") if records else _ITEM_JSON.match("\n".join(some)):
+        return Detected(MINIONEREC_ITEMS)
     if records:
         syntax = "Python-dict lines" if python else "JSON objects"
-        return Found(f"{syntax} with the keys {', '.join(sorted(sets[0])[:8]) or '(none)'}")
-    return _csv_layout(some) or Found(f"a first line that begins with {some[0].strip()[:60]!r}")
+        return Detected(f"{syntax} with the keys {', '.join(sorted(sets[0])[:8]) or '(none)'}")
+    return _csv_layout(some) or Detected(f"a first line that begins with {some[0].strip()[:60]!r}")
 
 
 def _keys(line: str) -> tuple[frozenset[str], bool] | None:
@@ -183,18 +186,6 @@ def _json_layout(records: Sequence[frozenset[str]]) -> str | None:
     return None
 
 
-def _is_item_json(lines: Sequence[str], records: Sequence[frozenset[str]]) -> bool:
-    """Whether the file is one JSON object of items (over one line or many) and no record per line."""
-    if records:
-        return bool(records[0]) and all(key.isdecimal() for key in records[0])  # item ids are row numbers
-    return _ITEM_JSON.match("\n".join(lines)) is not None
-
-
-def delimiter(header: str) -> str:
-    """What separates the columns of a CSV: the comma, semicolon or tab that its header holds most of."""
-    return max(",;\t", key=header.count)
-
-
 def cells_of(line: str, separator: str = ",") -> list[str]:
     """The cells of a header, without blanks around them; none where it cannot be read."""
     try:
@@ -203,33 +194,35 @@ def cells_of(line: str, separator: str = ",") -> list[str]:
         return []
 
 
-def _csv_layout(lines: Sequence[str]) -> Found | None:
+def _csv_layout(lines: Sequence[str]) -> Detected | None:
     header = cells_of(lines[0])
     if header[:2] == ["user_id", "history_item_title"]:
-        return Found(MINIONEREC)
+        return Detected(MINIONEREC, tuple(header), CsvForm(",", len(header), header=True))
     if header == ["user_id", "parent_asin", "rating", "timestamp", "history"]:
-        return Found(BENCHMARK_HISTORY)
-    sound = map(cells_of, filterfalse(_DAMAGED.search, lines))
-    rows = [cells for cells in sound if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
+        return Detected(BENCHMARK_HISTORY)
+    undamaged = map(cells_of, filterfalse(_DAMAGED.search, lines))
+    rows = [cells for cells in undamaged if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
     if len(header) == 4 and rows:
         named = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
         has_header = not (_NUMBER.fullmatch(header[2]) or _NUMBER.fullmatch(header[3]))
-        if not has_header or (named[2] in _RATING_NAMES and named[3] in _TIME_NAMES):
-            return Found(_order(named if has_header else None, rows), tuple(header) if has_header else ())
+        if not has_header:
+            return Detected(_order(None, rows), (), CsvForm(",", 4, header=False))
+        if named[2] in _RATING_NAMES and named[3] in _TIME_NAMES:
+            return Detected(_order(named, rows), tuple(header), CsvForm(",", 4, header=True))
     if len(header) != 4 and 4 * sum(_NUMBER.fullmatch(cells[2]) is not None for cells in rows) > len(lines):
-        return Found(_order(None, rows))  # ratings without a header, behind a damaged first line
+        return Detected(_order(None, rows), (), CsvForm(",", 4, header=False))  # behind a damaged first line
     return _table(lines)
 
 
-def _table(lines: Sequence[str]) -> Found | None:
+def _table(lines: Sequence[str]) -> Detected | None:
     """A header of distinct names over rows of as many cells."""
-    separator = delimiter(lines[0])
+    separator = max(",;\t", key=lines[0].count)
     header, *rows = (cells_of(line, separator) for line in lines)
     names = all(_NAME.fullmatch(cell) and not _NUMBER.fullmatch(cell) for cell in header)
     if len(header) < 2 or not names or len(set(header)) < len(header):
         return None
     fits = not rows or any(len(row) == len(header) for row in rows) or '"' in "".join(lines[1:])
-    return Found(TABLE_CSV, tuple(header)) if fits else None
+    return Detected(TABLE_CSV, tuple(header), CsvForm(separator, len(header), header=True)) if fits else None
 
 
 def _order(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
@@ -245,38 +238,23 @@ def _order(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
     return RATINGS
 
 
-def require(path: Path, found: Found, accepted: Collection[str], role: str) -> None:
+def require(path: Path, detected: Detected, accepted: Collection[str], role: str) -> None:
     """Refuse a file that is none of the accepted layouts.
 
     Args:
-        found: what :func:`detect` says of it.
+        detected: what :func:`detect` says of it.
         accepted: names of layouts.
         role: the field of `source` that names the file.
 
     Raises:
         InputError: it is of another layout, which is named together with where such a file belongs.
     """
-    if found.name in accepted:
+    if detected.name in accepted:
         return
-    if found.name == EMPTY:
-        what, do = f"{path} holds no records", "fetch the file again"
+    if detected.name == EMPTY:
+        what, fix = f"{path} holds no records", "fetch the file again"
     else:
         what = f"{path} is of another layout than `{role}` of this source"
-        do = f"name the right file under `source.{role}`, or the right `source.kind`"
-        do += f"; this file belongs to {BELONGS[found.name]}" if found.name in BELONGS else ""
-    raise InputError(what, expected=" or ".join(dict.fromkeys(accepted)), found=str(found), fix=do)
-
-
-def time_unit(paths: Iterable[Path]) -> Literal["s", "ms"]:
-    """Unit of the fourth column of ratings CSVs: milliseconds if most times are too large for seconds."""
-    times = [
-        float(cells[3])
-        for path in paths
-        for cells in map(cells_of, head(path))
-        if len(cells) == 4 and _NUMBER.fullmatch(cells[3])
-    ]
-    return "ms" if 2 * sum(time >= MILLIS for time in times) > len(times) else "s"
-
-
-#: Where unix times in milliseconds begin: as seconds this would be the year 5138.
-MILLIS = 100_000_000_000
+        fix = f"name the right file under `source.{role}`, or the right `source.kind`"
+        fix += f"; this file belongs to {BELONGS[detected.name]}" if detected.name in BELONGS else ""
+    raise InputError(what, expected=" or ".join(dict.fromkeys(accepted)), found=str(detected), fix=fix)

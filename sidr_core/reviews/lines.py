@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
-import polars as pl
 from isal import isal_zlib
 
 from sidr_core.errors import InputError
@@ -32,11 +31,25 @@ _WITH_GZIP_HEADER = 31
 
 _CORRUPT: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]  # its stub says: an instance
 
-T = TypeVar("T")
-
 
 class DamagedFile(InputError):
     """A gzip file that ends too early or is corrupt; raised after all that could be read was given out."""
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the file."""
+        return self.found
+
+
+def damaged_file(name: Path | str, damage: str, came: str = "") -> DamagedFile:
+    """The error for a gzip file that cannot be unpacked to its end; `came` says what came before the damage."""
+    return DamagedFile(
+        f"{name} is damaged",
+        expected="a whole gzip file",
+        found=f"{damage}; {came}" if came else damage,
+        fix="fetch the file again: the download or copy was probably cut short; "
+        "`filters.allow_truncated: true` uses it as far as it goes",
+    )
 
 
 @dataclass(frozen=True)
@@ -68,9 +81,9 @@ def blocks(
     for piece in _until_damage(_pieces(path, min(chunk, max_line), progress), damage):
         if len(carry) > max_line and b"\n" not in piece:
             continue  # more of a line of which enough is known: to join it again and again would take long
-        whole, newline, carry = (carry + piece).rpartition(b"\n")
+        complete, newline, carry = (carry + piece).rpartition(b"\n")
         if newline:
-            for block in _whole_lines(first, whole, max_line):
+            for block in _whole_lines(first, complete, max_line):
                 yield block
                 first = block.first + block.data.count(b"\n") + 1
         if len(carry) > max_line:
@@ -82,16 +95,6 @@ def blocks(
         )
     if damage:
         raise damage[0]
-
-
-def undamaged(source: Iterator[T], allowed: bool, progress: Progress) -> Iterator[T]:
-    """What comes before the damage of a file, if that is allowed, else all and then :class:`DamagedFile`."""
-    try:
-        yield from source
-    except DamagedFile as error:
-        if not allowed:
-            raise
-        progress.say(f"the file is damaged and used as far as it goes: {error.found}")
 
 
 def _until_damage(pieces: Iterator[bytes], damage: list[DamagedFile]) -> Iterator[bytes]:
@@ -135,9 +138,9 @@ def _unpacked(path: Path, raw: IO[bytes], size: int) -> Iterator[bytes]:
             given += len(piece)
         return
     except EOFError as error:
-        raise _damaged(path, error) from None
+        raise damaged_file(path, str(error)) from None
     except _CORRUPT as error:
-        damage = _damaged(path, error)
+        damage = damaged_file(path, str(error) or type(error).__name__)
         failed = raw.tell()
     # A call that fails gives nothing of the bytes it was fed: unpack again, one byte at a time where it failed.
     raw.seek(0)
@@ -201,42 +204,22 @@ def read_whole(path: Path) -> bytes:
     return b"".join(pieces)
 
 
-def line_batches(
-    path: Path, progress: Progress | None = None, chunk: int = CHUNK, max_line: int = MAX_LINE
-) -> Iterator[pl.DataFrame]:
-    """Yield frames (line: Int64 from 1, text: String, fault: String or null) covering the file.
-
-    `fault` is `bad_encoding`, `nul_byte`, or one of :class:`Block`; a line of `line_too_long` is cut short.
+def numbered_lines(path: Path, progress: Progress | None = None) -> Iterator[tuple[int, str, str | None]]:
+    """(number, text, fault) of every line of a file, see :func:`lines_of`.
 
     Raises:
-        DamagedFile: after the last frame, if the gzip stream ends too early or is corrupt.
+        DamagedFile: after the last line, if the gzip stream ends too early or is corrupt.
     """
-    for block in blocks(path, progress, chunk, max_line):
-        yield _frame(block)
+    for block in blocks(path, progress):
+        yield from lines_of(block)
 
 
-def _frame(block: Block) -> pl.DataFrame:
-    faults: list[str | None] | None = None
-    try:
-        texts = block.data.decode().split("\n")
-    except UnicodeDecodeError:
-        raw = block.data.split(b"\n")
-        texts = [line.decode(errors="replace") for line in raw]
-        faults = [None if decodes(line) else "bad_encoding" for line in raw]
-    text = pl.col("text")
-    return (
-        pl.DataFrame({"text": texts, "fault": faults}, schema={"text": pl.String, "fault": pl.String})
-        .with_row_index("line", offset=block.first)
-        .select(
-            pl.col("line").cast(pl.Int64),
-            text,
-            pl.coalesce(
-                pl.lit(block.fault, dtype=pl.String),
-                pl.when(text.str.contains("\0", literal=True)).then(pl.lit("nul_byte")),
-                pl.col("fault"),
-            ).alias("fault"),
-        )
-    )
+def lines_of(block: Block) -> Iterator[tuple[int, str, str | None]]:
+    """(number, text, fault) of every line of a block; `fault` is `bad_encoding`, `nul_byte`, the block's, or None."""
+    is_utf8, has_nul = decodes(block.data), b"\0" in block.data
+    for number, line in enumerate(block.data.split(b"\n"), block.first):
+        fault = block.fault or ("nul_byte" if has_nul and b"\0" in line else None)
+        yield number, line.decode(errors="replace"), fault or (None if is_utf8 or decodes(line) else "bad_encoding")
 
 
 def decodes(data: bytes) -> bool:
@@ -245,14 +228,3 @@ def decodes(data: bytes) -> bool:
         return data.isascii() or data.decode() is not None
     except UnicodeDecodeError:
         return False
-
-
-def _damaged(path: Path, error: Exception) -> DamagedFile:
-    """The error for a gzip file that cannot be unpacked to its end."""
-    return DamagedFile(
-        f"{path} is damaged",
-        expected="a whole gzip file",
-        found=str(error) or type(error).__name__,
-        fix="fetch the file again: the download or copy was probably cut short; "
-        "`filters.allow_truncated` uses it as far as it goes",
-    )

@@ -7,9 +7,8 @@ copies Parquet row groups with their ids still encoded, so that it costs little 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +21,12 @@ import pyarrow.parquet as pq
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.reviews.records import ENCODING, ReviewPart, ReviewParts
-from sidr_core.reviews.sources import module_of
+from sidr_core.reviews.quarantine import counts_table, require_clean
+from sidr_core.reviews.records import ENCODING, ReviewParts
+from sidr_core.reviews.sources import reader_of
 from sidr_core.tables.ahead import ahead
 from sidr_core.tables.contracts import Quarantine
+from sidr_core.tables.files import iso_date
 from sidr_core.tables.sql import batches, connect, frame, quoted, write
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class _Counts:
-    """What the pass met; times of the rows that stay, in unix seconds, None if none has one."""
+    """Rows that stay, repeats, rows later than the snapshot; times of those that stay, None if none has one."""
 
     rows: int = 0
     repeats: int = 0
@@ -64,7 +65,7 @@ def review_files(source: Source) -> dict[str, Path]:
     Raises:
         InputError: a file is missing or empty, a glob matches nothing, a download fails.
     """
-    return module_of(source.kind).review_files(source)
+    return reader_of(source.kind).review_files(source)
 
 
 def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -75,41 +76,47 @@ def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress
             snapshot's end.
     """
     filters, window = config.filters, config.snapshot  # type: ignore[attr-defined]
-    parts: ReviewParts = module_of(config.source.kind).reviews(inputs, config.source, filters, progress)
+    parts: ReviewParts = reader_of(config.source.kind).reviews(inputs, config.source, filters, progress)
     with connect(out_dir) as db:
         db.execute("CREATE VIEW refused AS " + _union(parts, "quarantine.parquet"))
         reasons = frame(db, "SELECT reason, count(*) AS n FROM refused GROUP BY reason ORDER BY n DESC, reason")
         counts: dict[str, int] = dict(reasons.iter_rows())
-        share = _require_clean(db, counts, parts.lines, filters.max_quarantine_share)
+        examples = frame(db, "SELECT file, line, reason, text FROM refused LIMIT 1").rows(named=True)
+        allowed = filters.max_quarantine_share
+        share = require_clean("reviews", counts, parts.lines, allowed, next(iter(examples), None))
         refused = batches(db, "SELECT file, line, reason, text FROM refused")
         write(refused, out_dir / "quarantine.parquet", Quarantine)
         repeats = _repeats(db, parts)
-    dropped = [found[:0] for found in repeats] if filters.keep_duplicates else repeats
-    met = _copy(parts, dropped, window.cutoff, inputs.synthetic, out_dir / "raw_reviews.parquet")
-    if met.rows == 0:
+    dropped = [lines[:0] for lines in repeats] if filters.keep_duplicates else repeats
+    passed = _copy(parts, dropped, window.cutoff, inputs.synthetic, out_dir / "raw_reviews.parquet")
+    if passed.rows == 0:
         raise _empty(parts, window.key, window.cutoff)
     damaged = {part.name: part.damage for part in parts.parts if part.damage}
     for name, damage in damaged.items():
         progress.say(f"{name} is damaged ({damage}): used as far as it goes, as `filters.allow_truncated` says")
     metrics = {
         "lines": parts.lines,
-        "rows": met.rows,
-        "later_than_snapshot": met.later,
-        "exact_duplicates": sum(map(len, repeats)) if filters.keep_duplicates else met.repeats,
+        "rows": passed.rows,
+        "later_than_snapshot": passed.later,
+        "exact_duplicates": sum(map(len, repeats)) if filters.keep_duplicates else passed.repeats,
         "quarantined": sum(counts.values()),
         "quarantine_share": round(share, 6),
         "damaged_files": len(damaged),
         **{f"refused_{reason}": count for reason, count in counts.items()},
-        **({"first_date": _date(met.first), "last_date": _date(met.last)} if met.first is not None else {}),
+        **(
+            {"first_date": iso_date(passed.first), "last_date": iso_date(passed.last)}
+            if passed.first is not None
+            else {}
+        ),
     }
     check = Check(
         "quarantine_share",
-        share <= filters.max_quarantine_share,
-        f"{sum(counts.values()):,} of {parts.lines:,} refused, {filters.max_quarantine_share:.2%} allowed",
+        share <= allowed,
+        f"{sum(counts.values()):,} of {parts.lines:,} refused, {allowed:.2%} allowed",
     )
-    markdown = {"Refused lines": _table("reason", "records", counts)}
+    markdown = {"Refused lines": counts_table(("reason", "records"), counts)}
     if damaged:
-        markdown["Damaged files"] = _table("file", "damage", damaged)
+        markdown["Damaged files"] = counts_table(("file", "damage"), damaged)
     return Report(metrics=metrics, checks=(check,), markdown=markdown)
 
 
@@ -122,24 +129,7 @@ def _union(parts: ReviewParts, name: str, columns: str = "*") -> str:
     )
 
 
-def _require_clean(db: duckdb.DuckDBPyConnection, counts: Mapping[str, int], lines: int, allowed: float) -> float:
-    """Share of unreadable lines. Raises InputError if it is above `allowed`."""
-    broken = sum(counts.values())
-    share = broken / max(lines, 1)
-    if share > allowed:
-        first = frame(db, "SELECT file, line, reason, text FROM refused LIMIT 1").row(0, named=True)
-        listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
-        raise InputError(
-            f"too many reviews cannot be read: {broken:,} of {lines:,} ({share:.1%})",
-            expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
-            found=f"{listed}; first in {first['file']}, line {first['line']} "
-            f"({first['reason']}): {first['text'][:120]!r}",
-            fix="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
-        )
-    return share
-
-
-# Repeats inside a file were found when it was parsed. Across files, what the largest holds is looked up in
+# Repeats inside a file are known since it was parsed. Across files, what the largest holds is looked up in
 # all others together, so that a small new file costs one reading of the digests.
 _SHARED = """
 CREATE TABLE shared AS
@@ -152,43 +142,40 @@ GROUP BY digest HAVING min(part) <> max(part)
 
 def _repeats(db: duckdb.DuckDBPyConnection, parts: ReviewParts) -> list[np.ndarray]:
     """Per part the numbers of the lines that repeat an earlier one, of this part or of one before; sorted."""
-    found = [pq.read_table(part.artifact.path("repeats.parquet"))["line"].to_numpy() for part in parts.parts]
+    repeats = [pq.read_table(part.artifact.path("repeats.parquet"))["line"].to_numpy() for part in parts.parts]
     if len(parts.parts) == 1:
-        return found
+        return repeats
     db.execute("CREATE VIEW records AS " + _union(parts, "records.parquet", "line, digest"))
     rows = [part.artifact.manifest["files"]["records.parquet"]["rows"] for part in parts.parts]
     db.execute(_SHARED, {"largest": int(np.argmax(rows))})
     if not db.execute("SELECT count(*) FROM shared").fetchall()[0][0]:
-        return found
+        return repeats
     later = frame(db, "SELECT part, line FROM records JOIN shared USING (digest) WHERE part > first")
-    return [np.union1d(lines, later.filter(part=number)["line"].to_numpy()) for number, lines in enumerate(found)]
+    return [np.union1d(lines, later.filter(part=number)["line"].to_numpy()) for number, lines in enumerate(repeats)]
 
 
 def _copy(parts: ReviewParts, repeats: Sequence[np.ndarray], cutoff: int, synthetic: bool, path: Path) -> _Counts:
-    """Write what stays of each part, in order; returns what was met."""
-    met = _Counts()
+    """Write what stays of each part, in order; returns what was passed."""
+    passed = _Counts()
 
     def tables() -> Iterator[pa.Table]:
         for part, lines in zip(parts.parts, repeats, strict=True):
-            for table in ahead(_row_groups(part)):
-                yield _labelled(_known(table, lines, cutoff, met), part.name, synthetic)
+            path = part.artifact.path("records.parquet")
+            file = pq.ParquetFile(path, read_dictionary=["user_id", "item_id"])
+            columns = [name for name in file.schema_arrow.names if name != "digest"]
+            groups = (file.read_row_group(number, columns=columns) for number in range(file.num_row_groups))
+            for table in ahead(groups):
+                yield _labelled(_known(table, lines, cutoff, passed), part.name, synthetic)
 
     # Dictionary-typed columns are an encoding here; without the stored schema readers see plain strings.
     with pq.ParquetWriter(path, _SCHEMA, store_schema=False, **ENCODING) as writer:
         for table in tables():
             if len(table):
                 writer.write_table(table)
-    return met
+    return passed
 
 
-def _row_groups(part: ReviewPart) -> Iterator[pa.Table]:
-    file = pq.ParquetFile(part.artifact.path("records.parquet"), read_dictionary=["user_id", "item_id"])
-    columns = [name for name in file.schema_arrow.names if name != "digest"]
-    for number in range(file.num_row_groups):
-        yield file.read_row_group(number, columns=columns)
-
-
-def _known(table: pa.Table, repeats: np.ndarray, cutoff: int, met: _Counts) -> pa.Table:
+def _known(table: pa.Table, repeats: np.ndarray, cutoff: int, passed: _Counts) -> pa.Table:
     """The rows that are no repeats and were known at `cutoff`; a published row has no time and always counts."""
     if len(table) == 0:
         return table
@@ -196,16 +183,16 @@ def _known(table: pa.Table, repeats: np.ndarray, cutoff: int, met: _Counts) -> p
     here = repeats[np.searchsorted(repeats, lines[0]) : np.searchsorted(repeats, lines[-1], "right")]
     if len(here):
         table = table.filter(pa.array(~np.isin(lines, here)))
-        met.repeats += len(here)
+        passed.repeats += len(here)
     times = pl.Series(table["timestamp"])
     known = (times < cutoff).fill_null(True)
     if not known.all():
         table, times = table.filter(known.to_arrow()), times.filter(known)
-        met.later += len(known) - len(table)
+        passed.later += len(known) - len(table)
     if (stays := times.drop_nulls().to_numpy()).size:
-        met.first = min(int(stays.min()), met.first or int(stays.min()))
-        met.last = max(int(stays.max()), met.last or 0)
-    met.rows += len(table)
+        passed.first = min(int(stays.min()), passed.first or int(stays.min()))
+        passed.last = max(int(stays.max()), passed.last or 0)
+    passed.rows += len(table)
     return table
 
 
@@ -223,23 +210,10 @@ def _empty(parts: ReviewParts, key: str, cutoff: int) -> InputError:
     paths = [str(part.artifact.path("records.parquet")) for part in parts.parts]
     query = "SELECT count(*), min(timestamp), max(timestamp) FROM read_parquet($paths)"
     rows, first, last = duckdb.execute(query, {"paths": paths}).fetchall()[0]
-    span = "no accepted review" if first is None else f"{_date(first)} … {_date(last)}"
+    span = "no accepted review" if first is None else f"{iso_date(first)} … {iso_date(last)}"
     return InputError(
         f"snapshot {key} holds no review",
-        expected=f"reviews before {_date(cutoff)}",
+        expected=f"reviews before {iso_date(cutoff)}",
         found=f"{rows:,} reviews, {span}",
         fix="choose a later snapshot, or correct `snapshots` in the profile",
     )
-
-
-def _date(seconds: int | None) -> str:
-    return datetime.fromtimestamp(seconds or 0, UTC).date().isoformat()
-
-
-def _table(name: str, value: str, rows: Mapping[str, int | str]) -> str:
-    if not rows:
-        return "None."
-    lines = [
-        f"| {key} | {entry:,} |" if isinstance(entry, int) else f"| {key} | {entry} |" for key, entry in rows.items()
-    ]
-    return "\n".join([f"| {name} | {value} |", "| --- | ---: |", *lines])

@@ -9,31 +9,25 @@ ever whole in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidr_core.errors import InputError
 from sidr_core.pipeline.digest import digest
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import Artifact
-from sidr_core.reviews.decode import Judged, digests, judge_csv, judge_json
-from sidr_core.reviews.lines import Block, DamagedFile, blocks
-from sidr_core.reviews.parsed import Parsed
-from sidr_core.reviews.review_layout import ReviewLayout
+from sidr_core.reviews.judge import Judged
+from sidr_core.reviews.lines import DamagedFile, damaged_file
 from sidr_core.tables.ahead import ahead
 from sidr_core.tables.sql import connect, frame
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters
-
-#: Raise it when the same file should be parsed to other records.
-PARSER_VERSION = "2"
 
 #: How records are stored, in parts and in `raw_reviews`: ids by dictionary, which is passed on without being
 #: unpacked; lines and times by their differences.
@@ -90,108 +84,50 @@ class ReviewParts:
     def lines(self) -> int:
         return sum(part.lines for part in self.parts)
 
-    def __add__(self, other: ReviewParts) -> ReviewParts:
-        return ReviewParts(self.parts + other.parts)
-
-
-def parse_reviews(
-    inputs: Inputs, files: Mapping[str, Path], layout: ReviewLayout, filters: Filters, progress: Progress
-) -> ReviewParts:
-    """Parse JSON lines, or take over what was parsed from the same bytes before. The caller has checked the layout.
-
-    Raises:
-        InputError: a file is damaged, unless `filters.allow_truncated`.
-    """
-    how = asdict(layout) | {"format": "json"}
-    del how["name"]
-    return _parsed(inputs, files, how, lambda: judge_json(layout), filters, progress)
-
-
-def parse_ratings(
-    inputs: Inputs,
-    files: Mapping[str, Path],
-    order: Literal["user_item", "item_user"],
-    filters: Filters,
-    progress: Progress,
-    time_unit: Literal["s", "ms"] = "s",
-) -> ReviewParts:
-    """Parse CSV of four columns (ids in `order`, rating, time), like :func:`parse_reviews`.
-
-    A first line whose last two cells are no numbers is a header. The caller has resolved `auto` and the unit.
-    """
-    how = {"format": "csv", "order": order, "time_unit": time_unit}
-    return _parsed(inputs, files, how, lambda: judge_csv(order == "user_item", time_unit), filters, progress)
-
 
 def stored_part(
     inputs: Inputs,
     name: str,
+    path: Path,
     version: str,
     key: Mapping[str, Any],
-    parse: Callable[[], Iterable[Parsed]],
-    *,
-    distinct: bool,
-) -> ReviewPart:
-    """The part of a source that comes as frames (tables, published CSV); `parse` runs only if it is not stored.
-
-    Args:
-        key: with `version`, all that determines the rows, the file's sha256 among it.
-        parse: batches in line order; `records` has `line`, `user_id`, `item_id` and any of `rating`,
-            `timestamp`, `split`, `history_item_ids` (the last two come together); `refused` as ever.
-        distinct: whether rows that are equal in all these fields are exact duplicates, of which
-            `raw_reviews` keeps the first. A published split keeps every row: False.
-    """
-
-    def build(folder: Path) -> Report:
-        batches = (Judged(_with_digest(b.records, distinct), b.refused, b.lines) for b in parse())
-        return Report(metrics=_write(batches, folder))
-
-    return ReviewPart(name, inputs.part("parsed_reviews", version, {**key, "distinct": distinct}, build))
-
-
-def _parsed(
-    inputs: Inputs,
-    files: Mapping[str, Path],
-    how: Mapping[str, Any],
-    judge: Callable[[], Callable[[Block], Judged]],
+    parse: Callable[[Progress], Iterable[Judged]],
     filters: Filters,
     progress: Progress,
-) -> ReviewParts:
-    """Parts of files that are read in blocks. What damaged files gave is stored too: allowing it costs no reading."""
-    parts = []
-    for name, path in files.items():
+) -> ReviewPart:
+    """The part of one source file; `parse` runs only if the same bytes were not parsed in the same way before.
 
-        def build(folder: Path, name: str = name, path: Path = path) -> Report:
-            return _parse(path, judge(), folder, progress.named(name))
+    What a damaged file gave is stored too: to allow it later costs no reading.
 
-        key = {**how, "sha256": digest(path)}
-        part = ReviewPart(name, inputs.part("parsed_reviews", PARSER_VERSION, key, build))
-        if part.damage and not filters.allow_truncated:
-            raise InputError(
-                f"{path} is damaged",
-                expected="a whole gzip file",
-                found=f"{part.damage}; {part.lines:,} records before that",
-                fix="fetch the file again: the download or copy was probably cut short; "
-                "`filters.allow_truncated: true` uses it as far as it goes",
-            )
-        parts.append(part)
-    return ReviewParts(tuple(parts))
+    Args:
+        name: of the file in the tables.
+        key: with `version` and the file's sha256, all that determines the records.
+        parse: given where to report progress, the file's records in line order.
 
+    Raises:
+        InputError: the file is damaged, unless `filters.allow_truncated`.
+    """
+    named = progress.named(name)
 
-def _parse(path: Path, judge: Callable[[Block], Judged], folder: Path, progress: Progress) -> Report:
-    damage = ""
+    def build(folder: Path) -> Report:
+        damage = ""
 
-    def judged() -> Iterator[Judged]:
-        nonlocal damage
-        try:
-            yield from map(judge, ahead(blocks(path, progress)))
-        except DamagedFile as error:
-            damage = error.found
+        def until_damage() -> Iterator[Judged]:
+            nonlocal damage
+            try:
+                yield from parse(named)
+            except DamagedFile as error:
+                damage = error.damage
 
-    # Three threads: one unpacks, one decodes (the only one that holds the interpreter long), one writes.
-    metrics = _write(ahead(judged()), folder)
-    progress.say(f"{metrics['lines']:,} lines parsed" + (f"; then the file is damaged: {damage}" if damage else ""))
-    return Report(metrics=metrics | ({"damage": damage} if damage else {}))
+        # Three threads: one unpacks, one decodes (the only one that holds the interpreter long), one writes.
+        metrics = _write(ahead(until_damage()), folder)
+        named.say(f"{metrics['lines']:,} lines parsed" + (f"; then the file is damaged: {damage}" if damage else ""))
+        return Report(metrics=metrics | ({"damage": damage} if damage else {}))
+
+    part = ReviewPart(name, inputs.part("parsed_reviews", version, {**key, "sha256": digest(path)}, build))
+    if part.damage and not filters.allow_truncated:
+        raise damaged_file(path, part.damage, f"{part.lines:,} records before that")
+    return part
 
 
 _REPEATS = """
@@ -254,14 +190,3 @@ class _Writer:
             self._flush()
         if self._writer:
             self._writer.close()
-
-
-def _with_digest(records: pl.DataFrame, distinct: bool) -> pl.DataFrame:
-    """Frames of a table in the form of a part: absent columns are null, and so is `digest` if every row counts."""
-    absent = [pl.lit(None, dtype=kind).alias(name) for name, kind in _ABSENT.items() if name not in records.columns]
-    whole = records.with_columns(*absent)
-    found = digests(whole, "timestamp") if distinct else pl.lit(None, dtype=pl.UInt64)
-    return whole.with_columns(found.alias("digest"))
-
-
-_ABSENT = {"rating": pl.Float64, "timestamp": pl.Int64}

@@ -1,4 +1,4 @@
-"""Samples of a log: one per position, the history before it and the next item (METHOD 1.3), written in time order.
+"""Samples of a log (docs/method.md, "Data"): one per position, the history before it and the next item, by time.
 
 The log lies in three arrays of numbers, 16 bytes an interaction, sorted by user and position; histories
 are slices of it and become text only in the batch that is being written.
@@ -37,13 +37,13 @@ class Log:
         """(U,) place of each user's first interaction, for a user without any where it would be."""
         return np.searchsorted(self.user, np.arange(len(self.users)))
 
-    def of_members(self, members: Sequence[str]) -> np.ndarray:
-        """(N,) bool: which interactions are of users of these members of a mix."""
+    def of_domains(self, domains: Sequence[str]) -> np.ndarray:
+        """(N,) bool: which interactions are of users of these domains."""
         users = pl.Series(self.users)
-        mine = np.zeros(len(users), dtype=bool)
-        for member in members:
-            mine |= users.str.starts_with(prefix_of(member)).to_numpy()
-        return mine[self.user]
+        chosen = np.zeros(len(users), dtype=bool)
+        for domain in domains:
+            chosen |= users.str.starts_with(prefix_of(domain)).to_numpy()
+        return chosen[self.user]
 
 
 class Samples:

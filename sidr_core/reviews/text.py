@@ -60,7 +60,7 @@ def looks_like_markup(title: str) -> bool:
 
 
 def clean_title(title: str, changed: set[str] | None = None) -> str:
-    """Entities unescaped, blanks collapsed, surrounding blanks, quotes and a stray `" />` removed (METHOD 1.2)."""
+    """Entities unescaped, blanks collapsed, surrounding blanks, quotes and a stray `" />` removed."""
     flat = _collapse(_cut(title, changed), changed)
     bare = flat.removesuffix("/>")
     plain = _unescape(bare, changed)

@@ -25,7 +25,7 @@ from sidr_core.models.quiet import quiet
 from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.reviews.domains import of_members
+from sidr_core.reviews.domains import of_domains
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
@@ -91,7 +91,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
 def _rows_of(inputs: Inputs, split: str, settings: Grpo) -> pl.DataFrame:
     """The rows of a split, of the members of `grpo.train_only` alone where it names some. Raises SidrError."""
-    rows = of_members(tables.read(inputs["interactions"].path(f"{split}.parquet")), settings.train_only)
+    rows = of_domains(tables.read(inputs["interactions"].path(f"{split}.parquet")), settings.train_only)
     if rows.is_empty():
         raise SidrError(
             f"GRPO has no {split} row",

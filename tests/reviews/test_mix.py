@@ -10,7 +10,7 @@ from sidr_core.errors import InputError, ProfileError, SealedInput, SidrError
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import parse_profile
 from sidr_core.pipeline.stage import Inputs, StageInput
-from sidr_core.reviews.domains import of_members
+from sidr_core.reviews.domains import of_domains
 from sidr_core.settings import Grpo
 
 ITEMS = [item(f"I{n}") for n in range(5)]
@@ -131,7 +131,7 @@ def test_the_core_of_a_mix_is_the_union_of_the_members_cores(tmp_path):
     assert joined.synthetic
 
 
-def test_the_order_of_members_in_the_profile_is_of_no_account(tmp_path):
+def test_the_order_of_domains_in_the_profile_is_of_no_account(tmp_path):
     sources = {name: amazon(tmp_path / name, walk(), ITEMS) for name in ("a", "b")}
     one = Bench(tmp_path, {"kind": "mix", "sources": sources}, **OPEN).run("raw_reviews")
     other = Bench(tmp_path, {"kind": "mix", "sources": dict(reversed(sources.items()))}, **OPEN).run("raw_reviews")
@@ -198,8 +198,8 @@ def test_grpo_sees_train_and_valid_rows_of_its_members_alone(tmp_path):
         _rows_of(inputs, "test", Grpo(train_only=("tools",)))
 
 
-def test_rows_of_members_keep_their_order_and_no_prefix_is_another():
+def test_rows_of_domains_keep_their_order_and_no_prefix_is_another():
     frame = pl.DataFrame({"user_id": ["b:1", "a:1", "ab:1", "a:0"], "n": [0, 1, 2, 3]})
-    assert of_members(frame, ["a"])["n"].to_list() == [1, 3]
-    assert of_members(frame, ["ab", "b"])["n"].to_list() == [0, 2]
-    assert of_members(frame, [])["n"].to_list() == [0, 1, 2, 3]
+    assert of_domains(frame, ["a"])["n"].to_list() == [1, 3]
+    assert of_domains(frame, ["ab", "b"])["n"].to_list() == [0, 2]
+    assert of_domains(frame, [])["n"].to_list() == [0, 1, 2, 3]

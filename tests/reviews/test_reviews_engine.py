@@ -2,6 +2,7 @@
 
 import gzip
 import tracemalloc
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,12 +11,12 @@ from hypothesis import strategies as st
 
 from builders.reviews import DAY, JUNE_2018, Bench, amazon, item, review, rows, write
 from sidr_core.errors import InputError
-from sidr_core.pipeline.stage import Inputs
+from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import Store
-from sidr_core.reviews.decode import digests
+from sidr_core.reviews.judge import Judged, digests
 from sidr_core.reviews.lines import DamagedFile, blocks
-from sidr_core.reviews.parsed import Parsed
 from sidr_core.reviews.records import stored_part
+from sidr_core.settings import Filters
 from sidr_core.tables.ahead import ahead
 
 ITEMS = [item("I1"), item("I2")]
@@ -220,19 +221,21 @@ def test_order_of_the_files_decides_which_one_stays(tmp_path):
 
 
 @pytest.mark.parametrize("distinct", [True, False])
-def test_rows_of_tables_count_once_or_each(tmp_path, distinct):
-    frame = pl.DataFrame(
-        {"line": [1, 2, 3, 4], "user_id": list("uuuv"), "item_id": list("iiji"), "timestamp": [5, 5, 5, 5]}
-    )
+def test_rows_of_a_part_count_once_or_each(tmp_path, distinct):
+    rows = {"line": [1, 2, 3, 4], "user_id": list("uuuv"), "item_id": list("iiji"), "timestamp": [5] * 4}
+    frame = pl.DataFrame(rows | {"rating": [None] * 4}, schema_overrides={"rating": pl.Float64})
+    digest = digests(frame, "timestamp") if distinct else pl.repeat(None, 4, dtype=pl.UInt64, eager=True)
+    frame = frame.with_columns(digest.alias("digest"))
     refused = pl.DataFrame(schema={"line": pl.Int64, "reason": pl.String, "text": pl.String})
+    path = Path(write(tmp_path / "x", "four lines"))
     calls = []
 
-    def parse():
+    def parse(_):
         calls.append(1)
-        return [Parsed(frame[:1], refused, 1), Parsed(frame[1:], refused, 3)]
+        return [Judged(frame[:1], refused, 1), Judged(frame[1:], refused, 3)]
 
-    inputs = Inputs({}, Store(tmp_path))
-    parts = [stored_part(inputs, "x", "1", {"sha256": "0"}, parse, distinct=distinct) for _ in range(2)]
+    arguments = ("x", path, "1", {"kind": "test"}, parse, Filters(), Progress(lambda _: None))
+    parts = [stored_part(Inputs({}, Store(tmp_path)), *arguments) for _ in range(2)]
     assert parts[0].lines == 4
     assert len(calls) == 1
     repeats = pl.read_parquet(parts[1].artifact.path("repeats.parquet"))["line"].to_list()

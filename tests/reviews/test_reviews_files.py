@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sidr_core.errors import InputError
 from sidr_core.reviews import downloads, text
 from sidr_core.reviews.files import download, one, resolve
-from sidr_core.reviews.lines import line_batches
+from sidr_core.reviews.lines import blocks, lines_of, numbered_lines
 
 BODY = bytes(range(256)) * 40
 
@@ -152,7 +152,7 @@ def test_checksums_are_verified_and_remembered(server, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="not the file"):
         resolve([f"{url}#sha256={other}"], "reviews")
     assert one(f"{path}#sha256={good}", "train") == path
-    monkeypatch.setattr("sidr_core.reviews.files.sha256_file", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("sidr_core.pipeline.digest.sha256_file", lambda _: pytest.fail("read again"))
     resolve([f"{path}#sha256={good}", f"{url}#sha256={good}"], "reviews")
 
 
@@ -191,7 +191,7 @@ def test_folders_stand_for_their_tables_only_where_asked(tmp_path):
 def test_batches_cover_every_line(tmp_path_factory, lines, chunk):
     path = tmp_path_factory.mktemp("lines") / "x"
     path.write_bytes("\n".join(lines).encode())
-    got = [row for batch in line_batches(path, chunk=chunk) for row in batch.iter_rows()]
+    got = [line for block in blocks(path, chunk=chunk) for line in lines_of(block)]
     expected = [(number, line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
     if lines and lines[-1] == "":
         expected.pop()
@@ -204,7 +204,8 @@ def test_batches_cover_every_line(tmp_path_factory, lines, chunk):
 def test_bad_lines_are_marked(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"good\n\xff\xfe\na\0b\n" + b"x" * 5000 + b"\nlast")
-    got = {n: (line[:4], fault) for b in line_batches(path, chunk=64, max_line=100) for n, line, fault in b.iter_rows()}
+    lines = [line for block in blocks(path, chunk=64, max_line=100) for line in lines_of(block)]
+    got = {number: (line[:4], fault) for number, line, fault in lines}
     assert got[1] == ("good", None) and got[5] == ("last", None)
     assert [got[n][1] for n in (2, 3, 4)] == ["bad_encoding", "nul_byte", "line_too_long"]
 
@@ -217,7 +218,7 @@ def test_damaged_gzip_is_named(tmp_path, damage):
     path = Path(tmp_path / "x.json.gz")
     path.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
     with pytest.raises(InputError, match=r"x\.json\.gz is damaged"):
-        list(line_batches(path))
+        list(numbered_lines(path))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import http.server
 import os
 import sys
 import threading
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -14,39 +15,49 @@ import pytest
 
 from sidr_core.errors import InputError
 from sidr_core.remote import retry
-from sidr_core.reviews import downloads, files
-from sidr_core.reviews.sources import parquet_rows, table_rows
+from sidr_core.reviews import csv_rows, downloads, files
+from sidr_core.reviews.csv_rows import CsvForm, csv_batches
+from sidr_core.reviews.sources import parquet_rows
+from sidr_core.reviews.sources.table_rows import batches, table_of
 
 # -- CSV -------------------------------------------------------------------------------------------
 
 HEADER = "user_id,item_id,title"
 
 
+class Record(NamedTuple):
+    line: int
+    cells: list[str]
+    fault: str | None
+
+
 @pytest.fixture
 def takes(monkeypatch):
     """How often a line was handed to the CSV reader, and the most lines that were kept at once."""
     counted = {"lines": 0, "kept": 0}
-    real = table_rows._Lines.__next__
+    real = csv_rows._Lines.__next__
 
     def counting(self):
         line = real(self)
         counted["lines"] += 1
-        counted["kept"] = max(counted["kept"], len(self.taken) + len(self._waiting))
+        counted["kept"] = max(counted["kept"], len(self.taken) + len(self._put_back))
         return line
 
-    monkeypatch.setattr(table_rows._Lines, "__next__", counting)
+    monkeypatch.setattr(csv_rows._Lines, "__next__", counting)
     return counted
 
 
 def records(tmp_path, *lines):
     (tmp_path / "t.csv").write_text("\n".join((HEADER, *lines)) + "\n")
-    return list(table_rows.csv_records(tmp_path / "t.csv"))[1:]
+    columns = {name: place for place, name in enumerate(HEADER.split(","))}
+    rows = pl.concat(csv_batches(tmp_path / "t.csv", CsvForm(",", 3, header=True), columns))
+    return [Record(line, list(cells), fault) for line, fault, _, *cells in rows.iter_rows()]
 
 
 HOSTILE = {
     "each closes and opens": lambda number: 'a","',
     "each opens": lambda number: 'a,"b' if number % 2 else '",a,"b',
-    "ended just below the limit": lambda number: 'a","' if number % (table_rows.RECORD_LINES - 10) else 'a"',
+    "ended just below the limit": lambda number: 'a","' if number % (csv_rows.RECORD_LINES - 10) else 'a"',
 }
 
 
@@ -57,7 +68,7 @@ def test_quotes_without_end_cost_no_more_than_their_lines(tmp_path, takes, kind)
     assert [record.line for record in found] == list(range(2, count + 2))
     assert {record.fault for record in found} == {"wrong_columns"}
     assert takes["lines"] <= 12 * count
-    assert takes["kept"] <= table_rows.RECORD_LINES + 1
+    assert takes["kept"] <= csv_rows.RECORD_LINES + 1
 
 
 def test_a_record_ends_after_so_many_characters(tmp_path, takes):
@@ -123,7 +134,7 @@ def test_loose_quotes_that_could_mean_more_are_refused(tmp_path, line):
 def test_a_header_with_a_quote_without_end_swallows_no_rows(tmp_path, last, count):
     path = tmp_path / "t.csv"
     path.write_text(f"user_id,item_id,{last}\n" + "u,i,t\n" * count)
-    assert sum(map(len, table_rows.batches(path, {"user_id": "user_id"}))) == count
+    assert sum(map(len, batches(table_of(path, {"user_id": "user_id"}, (), "reviews")))) == count
 
 
 def test_loose_quotes_do_not_hide_a_damaged_line(tmp_path):
@@ -149,7 +160,7 @@ def test_loose_quotes_do_not_hide_a_damaged_line(tmp_path):
 def test_nested_view_types_are_read(tmp_path, kind, value, read):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"x": pa.array([value, None] * 20, kind)}), path)
-    rows = pl.concat(list(table_rows.batches(path, {"x": "x"})))["x"].to_list()
+    rows = pl.concat(batches(table_of(path, {"x": "x"}, (), "reviews")))["x"].to_list()
     assert [row if row is None else _plain(row) for row in rows] == [read, None] * 20
 
 

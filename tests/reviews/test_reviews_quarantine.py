@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidr_core.reviews.decode import judge_csv, judge_json, read_json
+from sidr_core.pipeline.stage import Progress
+from sidr_core.reviews.csv_rows import CsvForm
+from sidr_core.reviews.json_lines import ReviewLayout, json_judge, read_json
 from sidr_core.reviews.lines import Block
-from sidr_core.reviews.review_layout import ReviewLayout
+from sidr_core.reviews.sources.table_rows import Table, judged_reviews
 
-IN_2018 = ReviewLayout("2018", ("reviewerID",), ("asin",), "overall", "unixReviewTime", "s")
-IN_2023 = ReviewLayout("2023", ("user_id",), ("parent_asin", "asin"), "rating", "timestamp", "ms")
+IN_2018 = ReviewLayout(("reviewerID",), ("asin",), "overall", "unixReviewTime", "s")
+IN_2023 = ReviewLayout(("user_id",), ("parent_asin", "asin"), "rating", "timestamp", "ms")
 NOON = 1_527_854_400  # 2018-06-01 12:00 UTC
 
 
@@ -58,7 +60,7 @@ TIMES = [
 
 @pytest.mark.parametrize(("time", "expected"), TIMES)
 def test_times_in_seconds(time, expected):
-    assert reason(judge_json(IN_2018), line(unixReviewTime=time)) == expected
+    assert reason(json_judge(IN_2018), line(unixReviewTime=time)) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,16 +76,16 @@ def test_times_in_seconds(time, expected):
     ],
 )
 def test_times_in_milliseconds(time, expected):
-    assert reason(judge_json(IN_2023), line_2023(timestamp=time)) == expected
+    assert reason(json_judge(IN_2023), line_2023(timestamp=time)) == expected
 
 
 def test_milliseconds_become_whole_seconds():
-    accepted, _, _ = judged(judge_json(IN_2023), line_2023(timestamp=NOON * 1000 + 999))
+    accepted, _, _ = judged(json_judge(IN_2023), line_2023(timestamp=NOON * 1000 + 999))
     assert accepted == [(1, "U", "P", 4.0, NOON)]
 
 
 def test_first_present_key_wins():
-    judge = judge_json(IN_2023)
+    judge = json_judge(IN_2023)
     without = json.loads(line_2023())
     del without["parent_asin"]
     accepted, refused, _ = judged(
@@ -133,9 +135,9 @@ SAME_AS_LAX = {
 @pytest.mark.parametrize("number", range(len(SAME_AS_LAX)))
 def test_edge_cases(number):
     text, expected = list(SAME_AS_LAX.items())[number]
-    assert reason(judge_json(IN_2018), text) == expected
+    assert reason(json_judge(IN_2018), text) == expected
     sound = [line(reviewerID=f"U{n}") for n in range(3)]
-    accepted, refused, lines = judged(judge_json(IN_2018), *sound, text, *sound, first=10)
+    accepted, refused, lines = judged(json_judge(IN_2018), *sound, text, *sound, first=10)
     assert lines == 7
     assert [row[0] for row in accepted if row[0] != 13] == [10, 11, 12, 14, 15, 16]
     assert refused == ({13: expected} if expected else {})
@@ -143,14 +145,14 @@ def test_edge_cases(number):
 
 def test_bytes_that_are_no_text():
     bad = line().encode().replace(b'"I"', b'"\xff"')
-    accepted, refused, lines = judged(judge_json(IN_2018), line(), bad, b"", b" \t\r", line().encode() + b"\0", line())
+    accepted, refused, lines = judged(json_judge(IN_2018), line(), bad, b"", b" \t\r", line().encode() + b"\0", line())
     assert [row[0] for row in accepted] == [1, 6]
     assert refused == {2: "bad_encoding", 5: "nul_byte"}
     assert lines == 4
 
 
 def test_quoted_text_is_cut():
-    found = judge_json(IN_2018)(Block(1, b"{" + b"x" * 5_000)).refused
+    found = json_judge(IN_2018)(Block(1, b"{" + b"x" * 5_000)).refused
     assert found["text"].item() == "{" + "x" * 499
 
 
@@ -191,7 +193,7 @@ LINES = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LINES, min_size=1, max_size=8), st.sampled_from([IN_2018, IN_2023]))
 def test_a_block_is_judged_like_its_lines(lines, layout):
-    judge = judge_json(layout)
+    judge = json_judge(layout)
     whole = judge(Block(5, b"\n".join(lines)))
     alone = [judge(Block(number, text)) for number, text in enumerate(lines, 5)]
     assert whole.accepted.equals(pl.concat([one.accepted for one in alone]))
@@ -202,7 +204,7 @@ def test_a_block_is_judged_like_its_lines(lines, layout):
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(SOUND, RECORDS.map(lambda record: json.dumps(record).encode())))
 def test_the_lax_parser_agrees_where_the_strict_one_accepts(text):
-    accepted, _, _ = judged(judge_json(IN_2018), text)
+    accepted, _, _ = judged(json_judge(IN_2018), text)
     if accepted:
         fields = read_json(text, IN_2018)
         assert fields[:2] == accepted[0][1:3]
@@ -229,9 +231,22 @@ CSV = [
 ]
 
 
+def judged_csv(folder, *lines, items_first=False, header=False):
+    """Accepted rows, reason by line, and the number of records of a ratings CSV of these lines."""
+    path = folder / "ratings.csv"
+    path.write_bytes(b"\n".join(text.encode(errors="surrogatepass") for text in lines))
+    places = {"user_id": int(items_first), "item_id": int(not items_first), "rating": 2, "timestamp": 3}
+    table = Table(path, CsvForm(",", 4, header), {name: name for name in places}, places)
+    pieces = list(judged_reviews(table, Progress(lambda _: None), ratings_csv=True))
+    accepted = [row[:5] for piece in pieces for row in piece.accepted.rows()]
+    refused = {line: reason for piece in pieces for line, reason, _ in piece.refused.iter_rows()}
+    return accepted, refused, sum(piece.lines for piece in pieces)
+
+
+@pytest.mark.parametrize("neighbour", ["", '"W","K",2,1527854400'], ids=["at once", "line by line"])
 @pytest.mark.parametrize(("text", "expected"), CSV)
-def test_ratings(text, expected):
-    accepted, refused, _ = judged(judge_csv(True, "s"), "V,J,1,1527854400", text, "", "W,K,2,1527854400")
+def test_ratings(tmp_path, text, expected, neighbour):
+    accepted, refused, _ = judged_csv(tmp_path, "V,J,1,1527854400", text, neighbour, "W,K,2,1527854400")
     assert accepted[0] == (1, "V", "J", 1.0, NOON)
     assert accepted[-1] == (4, "W", "K", 2.0, NOON)
     assert refused == ({2: expected} if expected else {})
@@ -239,24 +254,21 @@ def test_ratings(text, expected):
         assert accepted[1] == (2, "U", "I", 4.0, NOON)
 
 
-def test_ratings_with_a_header_and_items_first():
-    judge = judge_csv(False, "ms")
-    accepted, refused, lines = judged(judge, "item,user,rating,timestamp", f"I,U,4.0,{NOON * 1000}")
-    assert (accepted, refused, lines) == ([(2, "U", "I", 4.0, NOON)], {}, 1)
-    _, refused, _ = judged(judge, f"I,U,4.0,{NOON * 1000}", "item,user,rating,timestamp")
+def test_ratings_with_a_header_and_items_first(tmp_path):
+    lines = "item,user,rating,timestamp", f"I,U,4.0,{NOON * 1000}"
+    outcome = judged_csv(tmp_path, *lines, items_first=True, header=True)
+    assert outcome == ([(2, "U", "I", 4.0, NOON)], {}, 1)
+    _, refused, _ = judged_csv(tmp_path, *reversed(lines), items_first=True)
     assert refused == {2: "wrong_type"}
 
 
+UNQUOTED = st.text(max_size=8).filter(lambda text: not set(text) & set('\n"'))
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from([text for text, _ in CSV]) | st.text(max_size=8).filter(lambda t: "\n" not in t), min_size=1
-    )
-)
-def test_a_block_of_ratings_is_judged_like_its_lines(lines):
-    judge = judge_csv(True, "s")
-    encoded = [text.encode(errors="surrogatepass") for text in lines]
-    whole = judge(Block(5, b"\n".join(encoded)))
-    alone = [judge(Block(number, text)) for number, text in enumerate(encoded, 5)]
-    assert whole.accepted.equals(pl.concat([one.accepted for one in alone]))
-    assert whole.refused.equals(pl.concat([one.refused for one in alone]))
+@given(st.lists(st.sampled_from([text for text, _ in CSV if '"' not in text]) | UNQUOTED, min_size=1))
+def test_ratings_are_judged_alike_at_once_and_line_by_line(tmp_path_factory, lines):
+    folder = tmp_path_factory.mktemp("ratings")
+    quoted = f'"V","J","1","{NOON}"'  # one quote in a block, and its lines are read one by one
+    at_once, one_by_one = (judged_csv(folder, first, *lines) for first in (quoted.replace('"', ""), quoted))
+    assert at_once == one_by_one

@@ -50,7 +50,7 @@ def test_published_office_split(tmp_path, real_data):
     sizes = {name: len(rows(out, name)) for name in ("train", "valid", "test", "items")}
     assert sizes == {"train": 7_648, "valid": 4_866, "test": 4_866, "items": 3_459}
     test = rows(out, "test")
-    assert test["user_id"].n_unique() == 2_024  # METHOD 1.3
+    assert test["user_id"].n_unique() == 2_024  # docs/method.md, "Data"
     histories = test["history_item_ids"]
     assert histories.list.len().max() == 10
     assert round(histories.list.len().mean(), 2) == 4.97
@@ -59,7 +59,9 @@ def test_published_office_split(tmp_path, real_data):
     sid = dict(items.select("item_id", "published_sid").iter_rows())
     lasts = list(zip(histories.list.last(), test["target_item_id"], strict=True))
     assert sum(last == target for last, target in lasts) == 76
-    assert round(sum(sid[last] == sid[target] for last, target in lasts) / 4_866, 3) == 0.020  # METHOD counts SIDs
+    assert (
+        round(sum(sid[last] == sid[target] for last, target in lasts) / 4_866, 3) == 0.020
+    )  # docs/method.md counts SIDs
 
 
 HISTORY = {"snapshots": {"start": "2001-01", "end": "2023-12", "cadence": "monthly"}}

@@ -21,7 +21,7 @@ from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store
 from sidr_core.reviews import layouts
-from sidr_core.reviews.layouts import Found, detect, identify, require
+from sidr_core.reviews.layouts import Detected, detect, identify, require
 
 LENIENT = {"filters": {"max_quarantine_share": 1.0}}
 SID = "<a_1><b_2><c_3>"
@@ -181,7 +181,7 @@ def test_damaged_files_still_get_a_name(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + b"x" * 40)
     assert detect(tmp_path / "x.parquet").name == "a damaged Parquet file"
     with pytest.raises(InputError, match="another layout"):
-        require(tmp_path / "x", Found("something"), (layouts.PARQUET,), "reviews")
+        require(tmp_path / "x", Detected("something"), (layouts.PARQUET,), "reviews")
 
 
 # -- ratings CSV -----------------------------------------------------------------------------------

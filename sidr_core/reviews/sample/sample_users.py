@@ -31,16 +31,16 @@ def owned_anchor(history: Sequence[Thing]) -> str:
 def successors(world: World, history: Sequence[Thing]) -> Weighted:
     """The few things that the history makes likely next, with weights; empty if it decides nothing."""
     last, anchor = history[-1], owned_anchor(history)
-    found: Weighted = []
+    likely: Weighted = []
     if last.kind in ("anchor", "accessory"):
         kit = world.kits[anchor] if world.repeats else [t for t in world.kits[anchor] if t not in history]
-        found += zip(kit, (3.0, 1.0), strict=False)
+        likely += zip(kit, (3.0, 1.0), strict=False)
         if world.repeats and last.kind == "accessory":
-            found.append((last, 2.0))  # the same cartridge again
+            likely.append((last, 2.0))  # the same cartridge again
     if last.kind != "anchor":
         family = last.family or next((t.family for t in reversed(history) if t.family), "")
-        found += _next_in_series(world, history, family, anchor)
-    return [(thing, weight) for thing, weight in found if thing not in history or thing.kind == "accessory"]
+        likely += _next_in_series(world, history, family, anchor)
+    return [(thing, weight) for thing, weight in likely if thing not in history or thing.kind == "accessory"]
 
 
 def _next_in_series(world: World, history: Sequence[Thing], family: str, anchor: str) -> Weighted:
@@ -49,12 +49,12 @@ def _next_in_series(world: World, history: Sequence[Thing], family: str, anchor:
     reached = max((t.order for t in history if t.family == family and t.kind == "main"), default=0)
     following = [t for t in world.mains(family, anchor) if t.order > reached][:1]
     extras = [t for t in (*world.extras[family, anchor], *world.extras[family, ""]) if t.order == reached]
-    found: Weighted = [(t, 5.0) for t in following]
-    found += [(t, 3.0) for t in extras]
-    found += [(t, 1.5) for t in world.companions[family] if reached]
+    likely: Weighted = [(t, 5.0) for t in following]
+    likely += [(t, 3.0) for t in extras]
+    likely += [(t, 1.5) for t in world.companions[family] if reached]
     if not following:  # the series is over: on to the kindred one
-        found += [(t, 5.0) for t in world.mains(world.sibling[family], anchor)[:1]]
-    return found
+        likely += [(t, 5.0) for t in world.mains(world.sibling[family], anchor)[:1]]
+    return likely
 
 
 class Crowd:

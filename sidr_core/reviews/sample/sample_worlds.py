@@ -202,13 +202,9 @@ _LINES = (
 _OFFICE_BRANDS = _names("Birch Calder Dovetail Elmstead Fennick Garnet Hobbin", "Works Papers Supply Hill")
 
 
-def _printers(items: int) -> list[str]:
-    return _PRINTERS[: max(2, min(len(_PRINTERS), items // 66))]
-
-
 def _office_basis(items: int) -> list[Thing]:
     things = []
-    printers = _printers(items)
+    printers = _PRINTERS[: max(2, min(len(_PRINTERS), items // 66))]
     for printer in printers:
         brand = printer.split()[0]
         text = f"{printer} all-in-one printer, scanner and copier. Uses {printer} ink cartridges only."

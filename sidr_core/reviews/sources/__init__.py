@@ -1,4 +1,4 @@
-"""One module per `source.kind`, all with the same four functions.
+"""One reader per `source.kind`, all with the same four functions.
 
 `review_files(source)` and `item_files(source)` give name -> local path; `reviews(inputs, source, filters,
 progress)` the stored parts of the reviews; `items(inputs, source, filters, progress)` the item records.
@@ -7,9 +7,13 @@ progress)` the stored parts of the reviews; `items(inputs, source, filters, prog
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 
-def module_of(kind: str) -> ModuleType:
-    """The module that reads sources of a kind (one of `sidr_core.settings.Source`)."""
+def reader_of(kind: str) -> Any:
+    """What reads sources of a kind (one of `sidr_core.settings.Source`): a module, or a release of Amazon's."""
+    if kind.startswith("amazon_"):
+        from sidr_core.reviews.sources.amazon import RELEASES
+
+        return RELEASES[kind]
     return importlib.import_module(f"sidr_core.reviews.sources.{kind}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidr_core.errors import InputError
 from sidr_core.pipeline.digest import digest
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import Artifact
 from sidr_core.reviews import layouts, text
-from sidr_core.reviews.lines import DamagedFile, line_batches
-from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
+from sidr_core.reviews.lines import DamagedFile, damaged_file, numbered_lines
+from sidr_core.reviews.quarantine import quotable
+from sidr_core.reviews.records import REFUSED
 from sidr_core.tables import files as tables
 
 if TYPE_CHECKING:
@@ -42,8 +42,24 @@ RECORDS = pa.schema(
         ("unusable", pa.string()),  # why the title is no name: `title_missing`, `title_html`; else null
     ]
 )
-REFUSED = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 _BATCH = 20_000
+
+
+@dataclass(frozen=True)
+class ItemRecords:
+    """Item records of one or more files.
+
+    Args:
+        records: accepted ones, in file and line order, with columns `file` and `line`.
+        refused: columns of :class:`sidr_core.tables.contracts.Quarantine`.
+        lines: records read, blank lines not counted.
+        metrics: further numbers for the report.
+    """
+
+    records: pl.DataFrame
+    refused: pl.DataFrame
+    lines: int
+    metrics: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,12 +160,12 @@ class ItemWriter:
         brand = self._cleaner.first("brand", _values(record, layout.brand))
         category = self._cleaner.path(_values(record, layout.category))
         words = text.title_words(title)
-        self._rows.append((line, item_id, name, description, brand, category, _shown(raw), words, unusable))
+        self._rows.append((line, item_id, name, description, brand, category, quotable(raw), words, unusable))
         self._count()
 
     def refuse(self, line: int, reason: str, raw: str) -> None:
         """Put a record into the quarantine."""
-        self._bad.append((line, reason, _shown(raw)))
+        self._bad.append((line, reason, quotable(raw)))
         self._count()
 
     def report(self) -> Report:
@@ -171,7 +187,7 @@ class ItemWriter:
 
 def parse_metadata(
     inputs: Inputs, files: Mapping[str, Path], accepted: Collection[str], filters: Filters, progress: Progress
-) -> Parsed:
+) -> ItemRecords:
     """Records (:data:`RECORDS` and `file`) of Amazon metadata files, in file and line order.
 
     Args:
@@ -182,12 +198,12 @@ def parse_metadata(
     """
     parts = {}
     for name, path in files.items():
-        found = layouts.detect(path)
-        layouts.require(path, found, accepted, "items")
+        detected = layouts.detect(path)
+        layouts.require(path, detected, accepted, "items")
         parts[name] = stored_items(
             inputs,
-            {"layout": found.name, "sha256": digest(path)},
-            lambda out, path=path, found=found: _parse(path, out, found.name, progress.named(path.name)),
+            {"layout": detected.name, "sha256": digest(path)},
+            lambda out, path=path, layout=detected.name: _parse(path, out, layout, progress.named(path.name)),
         )
     return load_items(parts, filters)
 
@@ -203,85 +219,74 @@ def stored_items(inputs: Inputs, key: Mapping[str, Any], parse: Callable[[ItemWr
     return inputs.part("parsed_items", PARSER_VERSION, key, build)
 
 
-def load_items(parts: Mapping[str, Artifact], filters: Filters) -> Parsed:
+def load_items(parts: Mapping[str, Artifact], filters: Filters) -> ItemRecords:
     """The records of parts, each labelled with its file's name. Raises InputError like :func:`parse_metadata`."""
     metrics: Counter[str] = Counter()
     for name, part in parts.items():
         numbers = dict(part.manifest["metrics"])
         damage = numbers.pop("damage", "")
         if damage and not filters.allow_truncated:
-            raise InputError(
-                f"{name} is damaged",
-                expected="a whole gzip file",
-                found=f"{damage}; {numbers['lines']:,} lines came before",
-                fix="fetch the file again: the download or copy was probably cut short; "
-                "`filters.allow_truncated` uses it as far as it goes",
-            )
+            raise damaged_file(name, damage, f"{numbers['lines']:,} lines came before")
         metrics.update(numbers)
         metrics["damaged_files"] += bool(damage)
-    lines = metrics.pop("lines", 0)
-    return Parsed(_together(parts, "records"), _together(parts, "quarantine"), lines, dict(metrics))
-
-
-def _together(parts: Mapping[str, Artifact], table: str) -> pl.DataFrame:
-    return pl.concat(
-        tables.read(part.path(f"{table}.parquet")).with_columns(pl.lit(name, dtype=pl.String).alias("file"))
-        for name, part in parts.items()
+    records, refused = (
+        pl.concat(
+            tables.read(part.path(f"{table}.parquet")).with_columns(pl.lit(name, dtype=pl.String).alias("file"))
+            for name, part in parts.items()
+        )
+        for table in ("records", "quarantine")
     )
+    return ItemRecords(records, refused, metrics.pop("lines", 0), dict(metrics))
 
 
 def _parse(path: Path, out: ItemWriter, layout: str, progress: Progress) -> None:
     decode = _python if layout == layouts.ITEMS_2014 else _json
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of unknown escapes in the literals of others
-        for line, raw, fault in _lines(path, out, progress):
-            reason, record = (fault, {}) if fault else decode(raw)
-            if reason:
-                out.refuse(line, reason, raw)
-            else:
-                out.add(line, raw, record, AMAZON[layout])
+        try:
+            for line, raw, fault in numbered_lines(path, progress):
+                if not raw.strip():
+                    continue
+                record = fault or decode(raw)
+                if isinstance(record, str):
+                    out.refuse(line, record, raw)
+                else:
+                    out.add(line, raw, record, AMAZON[layout])
+        except DamagedFile as error:
+            out.damage = error.damage
     progress.say(f"{out.lines:,} lines parsed")
 
 
-def _lines(path: Path, out: ItemWriter, progress: Progress) -> Iterator[tuple[int, str, str | None]]:
-    """(number, text, fault) of every line that is not blank; damage ends them and is noted."""
-    try:
-        for batch in line_batches(path, progress):
-            for line, raw, fault in batch.iter_rows():
-                if raw.strip():
-                    yield line, raw, fault
-    except DamagedFile as error:
-        out.damage = error.found
-
-
-def _json(raw: str) -> tuple[str | None, dict[str, Any]]:
+def _json(raw: str) -> dict[str, Any] | str:
+    """The record on a line, or why there is none."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError):
-        return "bad_json", {}
-    return (None, value) if isinstance(value, dict) else ("bad_json", {})
+        return "bad_json"
+    return value if isinstance(value, dict) else "bad_json"
 
 
-def _python(raw: str) -> tuple[str | None, dict[str, Any]]:
+def _python(raw: str) -> dict[str, Any] | str:
+    """The same of a line in Python's syntax."""
     if len(raw) > text.MAX_LITERAL:
-        return "line_too_long", {}
+        return "line_too_long"
     try:
         value = text.literal(raw)
     except ValueError:
-        return "bad_literal", {}
-    return (None, value) if isinstance(value, dict) else ("bad_literal", {})
+        return "bad_literal"
+    return value if isinstance(value, dict) else "bad_literal"
 
 
 def _values(record: Mapping[str, Any], keys: Sequence[str]) -> list[object]:
     """The values of the keys that are present and not null."""
-    found = []
+    values: list[object] = []
     for key in keys:
         value: object = record
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
-            found.append(value)
-    return found
+            values.append(value)
+    return values
 
 
 def _refusal(item_id: object, title: object) -> str | None:
@@ -302,11 +307,6 @@ def _path(category: object, changed: set[str]) -> str:
         category = category[0]
     parts = category if isinstance(category, list) else [category]
     return " > ".join(filter(None, (text.clean_text(part, changed) for part in parts if isinstance(part, str))))
-
-
-def _shown(raw: str) -> str:
-    """The raw text as far as it is kept; lone surrogates, which cannot be written, become `?`."""
-    return raw[:TEXT_LIMIT].encode(errors="replace").decode()
 
 
 def _table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:

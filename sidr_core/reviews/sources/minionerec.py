@@ -19,18 +19,19 @@ from sidr_core.errors import InputError
 from sidr_core.pipeline.digest import digest
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts, text
+from sidr_core.reviews.csv_rows import csv_batches
 from sidr_core.reviews.files import one
-from sidr_core.reviews.lines import line_batches, read_whole, undamaged
-from sidr_core.reviews.parsed import TEXT_LIMIT, Parsed
+from sidr_core.reviews.judge import Judged
+from sidr_core.reviews.lines import DamagedFile, numbered_lines, read_whole
+from sidr_core.reviews.quarantine import REFUSED_SCHEMA, TEXT_LIMIT
 from sidr_core.reviews.records import ReviewParts, stored_part
-from sidr_core.reviews.sources.item_records import Cleaner
-from sidr_core.reviews.sources.table_rows import CsvRecord, csv_records
+from sidr_core.reviews.sources.item_records import Cleaner, ItemRecords
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, MiniOneRecSource
 
 #: Raise it when the same files should parse to other rows.
-PARSER_VERSION = "3"
+PARSER_VERSION = "4"
 
 _SPLITS = ("train", "valid", "test")
 _COLUMNS = ("user_id", "history_item_id", "item_id", "history_item_sid", "item_sid")
@@ -39,7 +40,8 @@ _SID = re.compile(r"(<[a-z]_\d{1,6}>)+")
 _MAX_CELL, _MAX_ITEMS = 100_000, 1_000
 
 _ROWS = {"line": pl.Int64, "user_id": pl.String, "item_id": pl.String, "history_item_ids": pl.List(pl.String)}
-_REFUSED = {"line": pl.Int64, "reason": pl.String, "text": pl.String}
+#: What a published row does not have: a digest, as each row counts.
+_NULL = {"rating": pl.Float64, "timestamp": pl.Int64, "digest": pl.UInt64}
 
 
 def review_files(source: MiniOneRecSource) -> dict[str, Path]:
@@ -57,45 +59,47 @@ def _files(roles: Mapping[str, str]) -> dict[str, Path]:
     return {f"{role}/{path.name}": path for role, path in paths.items()}
 
 
-def _require_layouts(files: Mapping[str, Path]) -> None:
-    wanted = dict.fromkeys(_SPLITS, layouts.MINIONEREC) | {
+def _require_layouts(files: Mapping[str, Path]) -> dict[str, layouts.Detected]:
+    """What each file is. Raises InputError if one is of another layout than its role asks for."""
+    expected = dict.fromkeys(_SPLITS, layouts.MINIONEREC) | {
         "info": layouts.MINIONEREC_INFO,
         "items": layouts.MINIONEREC_ITEMS,
     }
+    detected = {name: layouts.detect(path) for name, path in files.items()}
     for name, path in files.items():
         role = name.partition("/")[0]
-        layouts.require(path, layouts.detect(path), (wanted[role],), role)
+        layouts.require(path, detected[name], (expected[role],), role)
+    return detected
 
 
 def reviews(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: Progress) -> ReviewParts:
     """Rows with `history_item_ids` and `split`, train first, in file order."""
     files = review_files(source)
-    _require_layouts(files)
+    detected = _require_layouts(files)
     info = _by_role(files, "info")[1]
     known = _info(info, Cleaner(), filters, progress).records
     sids: dict[str, str] = dict(known.select("item_id", "published_sid").iter_rows())
     parts = []
     for split in _SPLITS:
         name, path = _by_role(files, split)
-        key: dict[str, Any] = {"layout": "minionerec", "split": split, "sha256": digest(path), "info": digest(info)}
-        key["cut"] = filters.allow_truncated  # what was allowed to end early must not serve where that is not
-        parse = partial(_rows, path, sids, split, filters, progress.named(name))
-        parts.append(stored_part(inputs, name, PARSER_VERSION, key, parse, distinct=False))
+        key = {"layout": "minionerec", "split": split, "info": digest(info)}
+        parse = partial(_rows, path, detected[name], sids, split)
+        parts.append(stored_part(inputs, name, path, PARSER_VERSION, key, parse, filters, progress))
         progress.say(f"{name}: {parts[-1].lines:,} rows")
     return ReviewParts(tuple(parts))
 
 
-def items(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: Progress) -> Parsed:
+def items(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: Progress) -> ItemRecords:
     """Records (line, item_id, title, description, brand, category, published_sid, text, file) in info order."""
     files, cleaner = item_files(source), Cleaner()
     _require_layouts(files)
     name, path = _by_role(files, "info")
-    parsed = _info(path, cleaner, filters, progress)
+    info = _info(path, cleaner, filters, progress)
     details = {key: p for key, p in files.items() if key.startswith("items/")}
     described = _details(next(iter(details.values()))) if details else {}
-    fields = [described.get(item, {}) for item in parsed.records["item_id"]]
+    fields = [described.get(item, {}) for item in info.records["item_id"]]
     columns = {"description": "description", "brand": "brand", "category": "categories"}
-    records = parsed.records.with_columns(
+    records = info.records.with_columns(
         pl.lit(name).alias("file"),
         *(
             pl.Series(ours, [cleaner.first(ours, [f.get(theirs)]) for f in fields], dtype=pl.String)
@@ -103,20 +107,20 @@ def items(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress: 
         ),
     )
     progress.say(f"{name}: {len(records):,} items, {len(described):,} described")
-    refused = parsed.refused.with_columns(pl.lit(name).alias("file"))
-    return Parsed(records, refused, parsed.lines, dict(cleaner.counts))
+    refused = info.refused.with_columns(pl.lit(name).alias("file"))
+    return ItemRecords(records, refused, info.lines, dict(cleaner.counts))
 
 
 def _by_role(files: Mapping[str, Path], role: str) -> tuple[str, Path]:
     return next((name, path) for name, path in files.items() if name.startswith(f"{role}/"))
 
 
-def _info(path: Path, cleaner: Cleaner, filters: Filters, progress: Progress) -> Parsed:
+def _info(path: Path, cleaner: Cleaner, filters: Filters, progress: Progress) -> ItemRecords:
     """The info file: SID, title and item id per line, separated by tabs."""
     rows: list[tuple[int, str, str, str, str]] = []
     refused: list[tuple[int, str, str]] = []
-    for batch in undamaged(line_batches(path), filters.allow_truncated, progress):
-        for line, raw, fault in batch.iter_rows():
+    try:
+        for line, raw, fault in numbered_lines(path):
             if not raw.strip():
                 continue
             cells = [cell.strip() for cell in raw.split("\t")]
@@ -127,6 +131,10 @@ def _info(path: Path, cleaner: Cleaner, filters: Filters, progress: Progress) ->
                 refused.append((line, reason, raw[:TEXT_LIMIT]))
             else:
                 rows.append((line, cells[2], cleaner.title(cells[1]), cells[0], raw[:TEXT_LIMIT]))
+    except DamagedFile as error:
+        if not filters.allow_truncated:
+            raise
+        progress.say(f"{path.name} is damaged and used as far as it goes: {error.damage}")
     if not rows:
         raise InputError(
             f"{path} is no info file of MiniOneRec",
@@ -135,9 +143,9 @@ def _info(path: Path, cleaner: Cleaner, filters: Filters, progress: Progress) ->
             fix="name <category>.txt of the published `info` folder under `source.info`",
         )
     schema = {"line": pl.Int64, "item_id": pl.String, "title": pl.String, "published_sid": pl.String, "text": pl.String}
-    return Parsed(
+    return ItemRecords(
         pl.DataFrame(rows, schema=schema, orient="row"),
-        pl.DataFrame(refused, schema=_REFUSED, orient="row"),
+        pl.DataFrame(refused, schema=REFUSED_SCHEMA, orient="row"),
         lines=len(rows) + len(refused),
     )
 
@@ -158,33 +166,30 @@ def _details(path: Path) -> dict[str, dict[str, Any]]:
     return value
 
 
-def _rows(path: Path, sids: Mapping[str, str], split: str, filters: Filters, progress: Progress) -> Iterator[Parsed]:
-    rows: list[tuple[int, str, str, list[str]]] = []
-    refused: list[tuple[int, str, str]] = []
-    records = undamaged(csv_records(path), filters.allow_truncated, progress)
-    header = _header(path, next(records, None))
-    for record in records:
-        cells = dict(zip(header, record.cells, strict=False))
-        reason, row = (record.fault, None) if record.fault else _row(cells, sids)
-        if row is None:
-            refused.append((record.line, str(reason), record.raw))
-        else:
-            rows.append((record.line, *row))
-    found = pl.DataFrame(rows, schema=_ROWS, orient="row").with_columns(pl.lit(split).alias("split"))
-    yield Parsed(found, pl.DataFrame(refused, schema=_REFUSED, orient="row"), len(rows) + len(refused))
-
-
-def _header(path: Path, first: CsvRecord | None) -> list[str]:
-    """The names of the columns."""
-    header = first.cells if first else []
-    if not set(_COLUMNS) <= set(header):
+def _rows(
+    path: Path, detected: layouts.Detected, sids: Mapping[str, str], split: str, progress: Progress
+) -> Iterator[Judged]:
+    """The rows of one split. Raises InputError if a column is missing."""
+    header, form = detected.columns, detected.form
+    if form is None or not set(_COLUMNS) <= set(header):
         raise InputError(
             f"{path} lacks columns of MiniOneRec's published split",
             expected=f"a CSV with the columns {', '.join(_COLUMNS)}",
             found=", ".join(header) or "no header",
             fix="fetch the file again",
         )
-    return header
+    for batch in csv_batches(path, form, {name: header.index(name) for name in _COLUMNS}, progress):
+        rows: list[tuple[int, str, str, list[str]]] = []
+        refused: list[tuple[int, str, str]] = []
+        for cells in batch.iter_rows(named=True):
+            reason, row = (cells["fault"], None) if cells["fault"] else _row(cells, sids)
+            if row is None:
+                refused.append((cells["line"], str(reason), cells["raw"][:TEXT_LIMIT]))
+            else:
+                rows.append((cells["line"], *row))
+        nulls = [pl.lit(None, dtype=kind).alias(name) for name, kind in _NULL.items()]
+        accepted = pl.DataFrame(rows, schema=_ROWS, orient="row").with_columns(pl.lit(split).alias("split"), *nulls)
+        yield Judged(accepted, pl.DataFrame(refused, schema=REFUSED_SCHEMA, orient="row"), len(batch))
 
 
 def _row(cells: Mapping[str, str], sids: Mapping[str, str]) -> tuple[str | None, tuple[str, str, list[str]] | None]:

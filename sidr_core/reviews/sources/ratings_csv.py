@@ -7,20 +7,26 @@ both are told per file. Metadata is optional and may be of any Amazon release.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sidr_core.errors import InputError
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts
 from sidr_core.reviews.files import resolve
-from sidr_core.reviews.parsed import Parsed
-from sidr_core.reviews.records import ReviewParts, parse_ratings
-from sidr_core.reviews.sources.item_records import AMAZON, parse_metadata
+from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.sources.item_records import AMAZON, ItemRecords, parse_metadata
+from sidr_core.reviews.sources.table_rows import Table, judged_reviews
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, RatingsCsvSource
 
-_LAYOUTS = (layouts.RATINGS_USER_ITEM, layouts.RATINGS_ITEM_USER, layouts.RATINGS)
+#: Raise it when the same file should be parsed to other records.
+PARSER_VERSION = "3"
+
+_COLUMNS = {
+    "user_item": ("user_id", "item_id", "rating", "timestamp"),
+    "item_user": ("item_id", "user_id", "rating", "timestamp"),
+}
 
 
 def review_files(source: RatingsCsvSource) -> dict[str, Path]:
@@ -39,28 +45,31 @@ def reviews(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress
     Raises:
         InputError: a file is of another layout, its column order cannot be told, or it is damaged.
     """
-    parts = ReviewParts(())
+    parts = []
     for name, path in review_files(source).items():
-        order, unit = _order(path, source.order), layouts.time_unit([path])
-        parts += parse_ratings(inputs, {name: path}, order, filters, progress, unit)
-    return parts
+        detected = layouts.detect(path)
+        layouts.require(path, detected, layouts.RATINGS_LAYOUTS, "ratings")
+        order = source.order if source.order != "auto" else _order(path, detected.name)
+        columns = {name: name for name in ("user_id", "item_id", "rating", "timestamp")}
+        places = {name: _COLUMNS[order].index(name) for name in columns}
+        table = Table(path, detected.form, columns, places)
+        parse = lambda named, table=table: judged_reviews(table, named, ratings_csv=True)  # noqa: E731
+        key = {"format": "csv", "order": order}
+        parts.append(stored_part(inputs, name, path, PARSER_VERSION, key, parse, filters, progress))
+    return ReviewParts(tuple(parts))
 
 
-def items(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress: Progress) -> Parsed:
+def items(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress: Progress) -> ItemRecords:
     """Records of the metadata files, of any Amazon layout."""
     return parse_metadata(inputs, item_files(source), tuple(AMAZON), filters, progress)
 
 
-def _order(path: Path, order: Literal["auto", "user_item", "item_user"]) -> Literal["user_item", "item_user"]:
-    found = layouts.detect(path)
-    layouts.require(path, found, _LAYOUTS, "ratings")
-    if order != "auto":
-        return order
-    if found.name == layouts.RATINGS:
+def _order(path: Path, layout: str) -> str:
+    if layout == layouts.RATINGS:
         raise InputError(
             f"{path}: which of the first two columns is the user?",
             expected="a header that names them (user_id, item_id), or ids of Amazon's form",
             found="ids that could be either",
             fix="set `source.order` to `user_item` or `item_user`",
         )
-    return "user_item" if found.name == layouts.RATINGS_USER_ITEM else "item_user"
+    return "user_item" if layout == layouts.RATINGS_USER_ITEM else "item_user"

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import Artifact
-from sidr_core.reviews.parsed import Parsed
-from sidr_core.reviews.records import ReviewParts, parse_reviews
+from sidr_core.reviews.records import ReviewParts
 from sidr_core.reviews.sample.sample_users import Crowd, walk
 from sidr_core.reviews.sample.sample_worlds import Thing, build_world
-from sidr_core.reviews.sources import amazon_2018
-from sidr_core.reviews.sources.item_records import parse_metadata
+from sidr_core.reviews.sources.amazon import RELEASES, parse_reviews
+from sidr_core.reviews.sources.item_records import ItemRecords, parse_metadata
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, SampleSource
@@ -44,13 +43,13 @@ item_files = review_files
 def reviews(inputs: Inputs, source: SampleSource, filters: Filters, progress: Progress) -> ReviewParts:
     """The generated reviews as stored parts, parsed like those of Amazon 2018."""
     files = {REVIEWS: _files(inputs, source).path(REVIEWS)}
-    return parse_reviews(inputs, files, amazon_2018.RELEASE.layout, filters, progress)
+    return parse_reviews(inputs, files, RELEASES["amazon_2018"].layout, filters, progress)
 
 
-def items(inputs: Inputs, source: SampleSource, filters: Filters, progress: Progress) -> Parsed:
+def items(inputs: Inputs, source: SampleSource, filters: Filters, progress: Progress) -> ItemRecords:
     """Records of the generated items, parsed like those of Amazon 2018."""
     files = {ITEMS: _files(inputs, source).path(ITEMS)}
-    return parse_metadata(inputs, files, amazon_2018.RELEASE.item_names, filters, progress)
+    return parse_metadata(inputs, files, RELEASES["amazon_2018"].item_names, filters, progress)
 
 
 def _files(inputs: Inputs, source: SampleSource) -> Artifact:

@@ -1,16 +1,15 @@
 """Reads Parquet and CSV tables of any origin in batches of the mapped columns, without trusting a row.
 
 A Parquet row's number counts from 1. A CSV row's number is that of its first line in the file, where the
-header is line 1. The separator of a CSV is the comma, semicolon or tab that its header holds most of.
+header is line 1. Times are unix times in one unit per file (told by their size), ISO 8601 dates, or Parquet
+timestamps; a date without an offset is UTC.
 """
 
 from __future__ import annotations
 
-import csv
-import re
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -18,23 +17,36 @@ import polars as pl
 from sidr_core.errors import InputError
 from sidr_core.pipeline.stage import Progress
 from sidr_core.reviews import layouts
-from sidr_core.reviews.lines import DamagedFile, line_batches
-from sidr_core.reviews.parsed import TEXT_LIMIT
+from sidr_core.reviews.csv_rows import CsvForm, csv_batches
+from sidr_core.reviews.judge import UNITS, Judged, Unit, digests, judge
+from sidr_core.reviews.quarantine import TEXT_LIMIT
 
 #: Ends of names of the files that stand for a folder.
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _BATCH = 100_000
-_MARK = "\ufeff"
-#: What a record may take before it is held to have no end, which bounds what is kept of a file.
-RECORD_LINES = 1000
-_RECORD_CHARS = 1 << 20
-#: How often a line is read again on average, at most, so that quotes that never match cost no more than their lines.
-_AGAIN = 8
 _TABLES = (layouts.PARQUET, layouts.TABLE_CSV, *layouts.RATINGS_LAYOUTS)
+#: Smallest plausible median time, 1973: below are dates like 20180601, or counters.
+_LEAST_TIME = 10**8
 
 
-def columns_of(path: Path, mapped: Mapping[str, str], optional: tuple[str, ...], role: str) -> dict[str, str]:
-    """Our name -> the file's name of each mapped column; an optional one may be absent.
+@dataclass(frozen=True)
+class Table:
+    """A file and the columns of it that are read.
+
+    Args:
+        form: of a CSV; None for Parquet.
+        columns: our name -> the file's.
+        places: our name -> the column's place in a CSV, from 0.
+    """
+
+    path: Path
+    form: CsvForm | None
+    columns: Mapping[str, str]
+    places: Mapping[str, int]
+
+
+def table_of(path: Path, mapped: Mapping[str, str], optional: tuple[str, ...], role: str) -> Table:
+    """The table at `path` with its mapped columns.
 
     Args:
         mapped: our names -> the file's; see :class:`sidr_core.settings.TablesSource`.
@@ -43,33 +55,34 @@ def columns_of(path: Path, mapped: Mapping[str, str], optional: tuple[str, ...],
     Raises:
         InputError: the file is no table with a header, or a mapped column is not in it.
     """
-    found = layouts.detect(path)
-    header = found.columns
-    if found.name not in _TABLES or not header:
-        layouts.require(path, found, (layouts.PARQUET, layouts.TABLE_CSV), role)
+    detected = layouts.detect(path)
+    header = detected.columns
+    if detected.name not in _TABLES or not header:
+        layouts.require(path, detected, (layouts.PARQUET, layouts.TABLE_CSV), role)
     if missing := [theirs for theirs in mapped.values() if theirs not in header]:
         raise InputError(
             f"{path} has no column {missing[0]!r}",
             expected=", ".join(f"{theirs} (as {ours})" for ours, theirs in mapped.items()),
-            found=str(found),
+            found=str(detected),
             fix=f"map our names to this file's columns under `source.{role.removesuffix('s')}_columns`; "
-            f"this file looks like {layouts.BELONGS[found.name]}",
+            f"this file looks like {layouts.BELONGS[detected.name]}",
         )
-    return dict(mapped) | {name: name for name in optional if name in header}
+    columns = dict(mapped) | {name: name for name in optional if name in header}
+    return Table(path, detected.form, columns, {ours: header.index(theirs) for ours, theirs in columns.items()})
 
 
-def batches(path: Path, columns: Mapping[str, str], progress: Progress | None = None) -> Iterator[pl.DataFrame]:
-    """Frames with `line`, `fault` (why the row cannot be read, or null), `raw` (its text, then) and our columns.
+def batches(table: Table, progress: Progress | None = None) -> Iterator[pl.DataFrame]:
+    """Frames with `line`, `fault` (why the row cannot be read, or null), `raw` (a CSV row's text) and our columns.
 
     CSV columns are strings, Parquet columns of whatever type they are.
 
     Raises:
         InputError: a Parquet file is damaged; DamagedFile: a gzip file is, after its last whole row.
     """
-    if layouts.detect(path).name == layouts.PARQUET:
-        yield from _parquet(path, columns, progress)
+    if table.form:
+        yield from csv_batches(table.path, table.form, table.places, progress)
     else:
-        yield from _csv(path, columns, progress)
+        yield from _parquet(table.path, table.columns, progress)
 
 
 def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) -> Iterator[pl.DataFrame]:
@@ -98,150 +111,118 @@ def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) 
         ) from None
 
 
-def _csv(path: Path, columns: Mapping[str, str], progress: Progress | None) -> Iterator[pl.DataFrame]:
-    records = csv_records(path, layouts.delimiter(layouts.head(path)[0]), progress)
-    header = next(records).cells
-    places = [header.index(theirs) for theirs in columns.values()]
-    schema = {"line": pl.Int64, "fault": pl.String, "raw": pl.String} | dict.fromkeys(columns, pl.String)
-    rows: list[tuple[int | str | None, ...]] = []
-    try:
-        for record in records:
-            values = [None] * len(places) if record.fault else [record.cells[place] for place in places]
-            rows.append((record.line, record.fault, record.raw if record.fault else None, *values))
-            if len(rows) == _BATCH:
-                yield pl.DataFrame(rows, schema=schema, orient="row")
-                rows = []
-    except DamagedFile:
-        yield pl.DataFrame(rows, schema=schema, orient="row")
-        raise
-    yield pl.DataFrame(rows, schema=schema, orient="row")
+def require_ids(table: Table, batch: pl.DataFrame, names: tuple[str, ...]) -> None:
+    """Raise InputError unless the columns of these names of ours hold text or whole numbers."""
+    for name in names:
+        kind = batch.schema[name]
+        if not (kind.is_integer() or kind in (pl.String, pl.Null) or isinstance(kind, pl.Categorical | pl.Enum)):
+            raise _wrong_type(table, name, "text or whole numbers", kind)
 
 
-@dataclass(frozen=True)
-class CsvRecord:
-    """One record of a CSV; the first is the header.
+def _wrong_type(table: Table, name: str, expected: str, kind: object) -> InputError:
+    return InputError(
+        f"{table.path}: column {table.columns[name]!r} cannot be read",
+        expected=expected,
+        found=f"values of type {kind}",
+        fix="write the column in one of these forms, or correct the map of columns in the profile",
+    )
+
+
+def judged_reviews(table: Table, progress: Progress, *, ratings_csv: bool = False) -> Iterator[Judged]:
+    """The reviews of a table.
 
     Args:
-        line: number of its first line. cells: none where it cannot be read.
-        fault: why it cannot be used: the fault of one of its lines, or `wrong_columns`; else null.
-        raw: its text, cut to what the quarantine keeps.
-    """
-
-    line: int
-    cells: list[str]
-    fault: str | None
-    raw: str
-
-
-def csv_records(path: Path, separator: str = ",", progress: Progress | None = None) -> Iterator[CsvRecord]:
-    """The records of a CSV with a header; blank lines are none.
-
-    A quoted cell may hold line breaks, so a stray quote would swallow the records behind it. Where what several
-    lines give is no record, its first line alone is refused, and reading goes on with the second. A line whose quotes
-    are not doubled is taken where they can be understood in one way only.
+        ratings_csv: whether it has nothing but the four columns: then a rating is needed, and a refused line is
+            quoted as it stands.
 
     Raises:
-        DamagedFile: after the last record, if the gzip stream ends too early or is corrupt.
+        InputError: a column is of a type that cannot be read, or times are no times; see :func:`batches`.
     """
-    lines = _Lines(_numbered(path, progress))
-    width = 0
-    while (first := lines.next_record()) is not None:
-        try:
-            cells = next(csv.reader(lines, delimiter=separator, strict=True), [])
-            fault = "wrong_columns" if cells and width not in (0, len(cells)) else None
-        except csv.Error:
-            cells, fault = [], "wrong_columns"
-        if fault and len(lines.taken) > 1:
-            lines.put_back_all_but_one()
-            cells = []
-        if fault and not width:  # read as where the layout was detected
-            cells, fault = layouts.cells_of(lines.taken[0][1], separator), None
-        if fault and (understood := _with_loose_quotes(lines.taken[0][1], separator, width)):
-            cells, fault = understood, None
-        taken = lines.taken
-        # A byte order mark that is not the file's first is no part of a name: two files were joined.
-        marked = "bad_encoding" if cells and cells[0].startswith(_MARK) else None
-        fault = next((line_fault for _, _, line_fault in taken if line_fault), None) or marked or fault
-        if cells or fault:
-            raw = "\n".join(text for _, text, _ in taken)[:TEXT_LIMIT].encode(errors="replace").decode()
-            yield CsvRecord(first, [cell.strip() for cell in cells] if not width else cells, fault, raw)
-            width = width or len(cells)
+    unit: Unit | None = None
+    for batch in batches(table, progress):
+        require_ids(table, batch, ("user_id", "item_id"))
+        rating = batch["rating"] if "rating" in batch.columns else pl.repeat(None, len(batch), eager=True)
+        if rating.dtype.is_nested():
+            raise _wrong_type(table, "rating", "numbers", rating.dtype)
+        number, date = _times(table, batch)
+        unit = unit or _unit(table.path, number)
+        rows = batch.select(
+            "line",
+            pl.col("user_id", "item_id").cast(pl.String),
+            _filled(rating).alias("raw_rating"),
+            _filled(batch["timestamp"]).alias("raw_time"),
+            pl.coalesce(number, date * UNITS[unit or "s"][1]).alias("time"),
+            "fault",
+            "raw",
+        ).with_columns(pl.col("raw_rating").cast(pl.Float64, strict=False).alias("rating"))
+        unread = (pl.col("raw_rating").is_not_null() & pl.col("rating").is_null()) | (
+            pl.col("raw_time").is_not_null() & pl.col("time").is_null()
+        )
+        reason = pl.coalesce("fault", pl.when(unread).then(pl.lit("wrong_type"))).alias("reason")
+        verdicts = judge(rows.with_columns(reason), unit or "s", needs_rating=ratings_csv)
+        accepted = verdicts.filter(pl.col("reason").is_null())
+        mapped = pl.concat_str("user_id", "item_id", "raw_rating", "raw_time", separator=",", ignore_nulls=True)
+        text = pl.when(pl.lit(ratings_csv) | pl.col("fault").is_not_null()).then("raw").otherwise(mapped)
+        yield Judged(
+            accepted.select(
+                "line",
+                "user_id",
+                "item_id",
+                "rating",
+                "timestamp",
+                digests(accepted, "time" if ratings_csv else "timestamp"),
+            ),
+            verdicts.filter(pl.col("reason").is_not_null()).select(
+                "line", "reason", text.str.slice(0, TEXT_LIMIT).alias("text")
+            ),
+            len(rows),
+        )
 
 
-def _with_loose_quotes(text: str, separator: str, width: int) -> list[str]:
-    """The cells of a line in which quotes are not doubled (`"19" Monitor"`) or have blanks behind them.
-
-    A quote closes a cell where a separator or the end follows; none are given unless that makes `width` cells, or
-    where a cell begins with two quotes, of which one is astray.
-    """
-    end = rf"(?:{re.escape(separator)}|\Z)"
-    cell = re.compile(
-        rf"""(?:"(?!"(?!"|\x20*{end}))((?:[^"]|""|"(?!"|\x20*{end}))*)"\x20*"""
-        rf"""|([^"\r{re.escape(separator)}][^\r{re.escape(separator)}]*)?)"""
-        rf"(?={end})"
-    )
-    cells: list[str] = []
-    text, place = text.removesuffix("\r"), 0
-    while place <= len(text) and len(cells) <= width and (found := cell.match(text, place)):
-        cells.append((found[2] or "") if found[1] is None else found[1].replace('""', '"'))
-        place = found.end() + 1
-    whole = place > len(text) and len(cells) == width
-    return cells if whole and max(map(len, cells)) <= csv.field_size_limit() else []
+def _filled(column: pl.Series) -> pl.Series:
+    """The values as text, null where they are blank."""
+    return column.cast(pl.String).str.strip_chars().replace("", None)
 
 
-class _Lines:
-    """The lines of a file for a CSV reader, which can be put back; `taken` are those of the record at hand."""
-
-    def __init__(self, source: Iterator[tuple[int, str, str | None]]) -> None:
-        self._source = self._held(source)
-        self._damage: DamagedFile | None = None
-        self._waiting: deque[tuple[int, str, str | None]] = deque()
-        self.taken: list[tuple[int, str, str | None]] = []
-        self._chars = 0
-        self._again = 0
-
-    def next_record(self) -> int | None:
-        """Begin a record: the number of its first line, None at the end of the file."""
-        self.taken, self._chars = [], 0
-        if not self._waiting:
-            found = next(self._source, None)
-            if found is None and self._damage is not None:
-                raise self._damage
-            if found is None:
-                return None
-            self._waiting.append(found)
-        return self._waiting[0][0]
-
-    def _held(self, source: Iterator[tuple[int, str, str | None]]) -> Iterator[tuple[int, str, str | None]]:
-        """The lines; the damage that ends them is kept until each of them was judged."""
-        try:
-            for line in source:
-                self._again += _AGAIN
-                yield line
-        except DamagedFile as error:
-            self._damage = error
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        if self.taken:
-            put_back = bool(self._waiting)
-            if len(self.taken) >= RECORD_LINES or self._chars >= _RECORD_CHARS or (put_back and not self._again):
-                raise csv.Error("the record has no end")
-            self._again -= put_back
-        line = self._waiting.popleft() if self._waiting else next(self._source)
-        self.taken.append(line)
-        self._chars += len(line[1])
-        return line[1] + "\n"
-
-    def put_back_all_but_one(self) -> None:
-        """Only the first line belongs to the record at hand."""
-        self._waiting.extendleft(reversed(self.taken[1:]))
-        del self.taken[1:]
+def _times(table: Table, batch: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    """Of each row a unix time in some unit, and the unix seconds of a date; null where there is none."""
+    time = batch["timestamp"]
+    none = pl.repeat(None, len(time), dtype=pl.Float64, eager=True)
+    if time.dtype.is_temporal() and time.dtype in (pl.Date, pl.Datetime):
+        return none, (time.cast(pl.Datetime("us")).dt.epoch("us") // 10**6).cast(pl.Float64)
+    if time.dtype.is_numeric():
+        return time.cast(pl.Float64), none
+    if time.dtype not in (pl.String, pl.Null):
+        raise _wrong_type(table, "timestamp", "unix times, ISO dates or timestamps", time.dtype)
+    text = time.cast(pl.String).str.strip_chars()
+    number = text.cast(pl.Float64, strict=False)
+    if number.null_count() == text.null_count():
+        return number, none
+    dates = [_date(t) if n is None and t else None for t, n in zip(text, number, strict=True)]
+    return number, pl.Series(dates, dtype=pl.Float64)
 
 
-def _numbered(path: Path, progress: Progress | None) -> Iterator[tuple[int, str, str | None]]:
-    """(number, text, fault) of every line."""
-    for batch in line_batches(path, progress):
-        yield from batch.iter_rows()
+def _date(text: str) -> float | None:
+    """Unix seconds of an ISO 8601 date or time."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() // 1
+
+
+def _unit(path: Path, numbers: pl.Series) -> Unit | None:
+    """The unit of a file's unix times: that of the median of those that can be one; None where there are none."""
+    numbers = numbers.drop_nulls()
+    plausible = numbers.filter(numbers.is_between(_LEAST_TIME, 10**17, closed="left"))
+    median = plausible.quantile(0.5, interpolation="lower")  # a value of the file, not one between two units
+    if numbers.is_empty():
+        return None
+    if median is None:
+        raise InputError(
+            f"{path}: the times are no unix times in seconds, milliseconds or microseconds",
+            expected="numbers from 1973 on in one of these units, or ISO dates (2018-06-01)",
+            found=f"numbers such as {numbers[0]:.0f}",
+            fix="write the times in one of these forms",
+        )
+    return next(unit for unit in reversed(UNITS) if UNITS[unit][2] <= median)
