@@ -1,12 +1,12 @@
-"""The `synthetic_corpus` stage: everything that ties SIDs to language, from train rows only.
+"""The stage `synthetic_corpus`: everything that ties SIDs to language, from train rows only.
 
 With `teacher.kind: rules` the output is a function of the stage's inputs. With `openai` it also depends on
 the replies in `$SIDR_HOME/ledger.sqlite`: the fingerprint covers what is asked (rows, items, settings), not
 what was answered. One ledger gives one corpus, byte for byte, whether its replies are paid for now or were
-reused; another ledger gives another corpus under the same fingerprint, told apart by the metric
+reused; another ledger gives another corpus under the same fingerprint, distinguished by the metric
 `replies_digest` and by the content digest that the stages below use.
 
-Deviations from the paper are told in `tasks`, `general`, `teacher/rules`, `teacher/requests` and `teacher/language`.
+Deviations from the paper: see `tasks`, `general`, `teacher/rules`, `teacher/requests` and `teacher/language`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sidr_core.corpus import general, guards, quality, refused, tasks
-from sidr_core.corpus.card import card, sizes_by_task
+from sidr_core.corpus import general, guards, quality, tasks
 from sidr_core.corpus.catalogue import Catalogue
-from sidr_core.corpus.picture import draw
+from sidr_core.corpus.data_card import data_card, sizes_by_task
+from sidr_core.corpus.estimate import teacher_client
+from sidr_core.corpus.figure import draw
+from sidr_core.corpus.quarantine import quarantine_table
 from sidr_core.corpus.teacher import language
 from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.base import Teacher
@@ -60,7 +62,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             fix="choose a later snapshot or weaker `filters`",
         )
     settings = config.teacher
-    mixed = _general(settings, progress)  # before the teacher: a wrong file should cost nothing
+    # Before the teacher: a wrong file should cost nothing.
+    chat = general.read(settings.general, settings.seed, progress) if settings.general else general.NONE
     rows = tasks.read_rows(train, catalogue)
     facts = learn_facts(catalogue, zip(train[HISTORY].to_list(), train[TARGET].to_list(), strict=True))
     progress.say(f"{len(facts.weight):,} aspects in {len(catalogue):,} items, {len(rows):,} train rows")
@@ -74,18 +77,18 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         traced=tasks.newest(rows, settings.traces_per_user),
         narrated=tasks.newest(rows, 1) if settings.user_narratives else [],
         narrate_items=settings.item_narratives,
-        general=mixed.examples,
+        general=chat.examples,
         progress=progress,
     )
     tables.write(corpus, out_dir / "synthetic_corpus.parquet", Corpus)
-    out = [*(written.refused if written else ()), *mixed.refused]
-    tables.write(refused.table(out), out_dir / "teacher_quarantine.parquet", TeacherQuarantine)
+    quarantined = [*(written.quarantined if written else ()), *chat.quarantined]
+    tables.write(quarantine_table(quarantined), out_dir / "teacher_quarantine.parquet", TeacherQuarantine)
     lengths, counts, figures = measure(corpus, rows, catalogue, codebook, teacher.frame_words)
-    figures.update(mixed.counts)
+    figures.update(chat.counts)
     figures.update(_of_teacher(written, corpus.height) if written else {})
     draw(lengths, counts, out_dir / "corpus.png")
-    reasons = Counter(one.reason.partition(":")[0] for one in out)
-    text = card(corpus, figures, _name(settings), inputs.synthetic, dict(sorted(reasons.items())))
+    reasons = Counter(entry.reason.partition(":")[0] for entry in quarantined)
+    text = data_card(corpus, figures, _teacher_name(settings), inputs.synthetic, dict(sorted(reasons.items())))
     (out_dir / "card.md").write_text(text, encoding="utf-8")
     checks = (
         _check("train_rows_only", corpus, guards.not_from_train(corpus, rows, catalogue)),
@@ -94,39 +97,23 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     )
     metrics: dict[str, float | int | str] = {**figures}
     metrics |= {f"quarantined_{reason}": count for reason, count in sorted(reasons.items())}
-    if written:  # the calls of this run are the one thing in which a rerun differs, so no file tells them
+    if written:  # the calls of this run are the one thing in which a rerun differs, so no file holds them
         metrics |= {**written.calls, "replies_digest": written.digest}
     return Report(metrics=metrics, checks=checks, markdown={"card": text})
-
-
-def _general(settings: TeacherSettings, progress: Progress) -> general.Mixed:
-    path = general.files(settings).get("general")
-    if path is None or settings.general is None:
-        return general.Mixed((), (), {})
-    return general.read(path, settings.general, settings.seed, progress)
 
 
 def _ask(
     rows: list[tasks.Row], catalogue: Catalogue, settings: TeacherSettings, rules: Teacher, progress: Progress
 ) -> Written | None:
     """What the language model wrote, or None where the rules are the teacher."""
-    if settings.kind == "rules" or settings.endpoint is None:
+    if settings.kind == "rules":
         return None
-    from sidr_core.remote.client import Client
-    from sidr_core.remote.ledger import Ledger, ledger_path
-
-    ledger = Ledger(ledger_path())
-    try:
-        client = Client(
-            settings.endpoint, ledger, settings.budget, settings.price, settings.reply, batch=settings.batch
-        )
+    with teacher_client(settings) as client:
         rest = rules if settings.rest == "rules" else None
         return language.write(client, rows, catalogue, settings, rest, progress)
-    finally:
-        ledger.close()
 
 
-def _name(settings: TeacherSettings) -> str:
+def _teacher_name(settings: TeacherSettings) -> str:
     if settings.kind == "rules" or settings.endpoint is None:
         return "rules"
     rest = ", the rest by rules" if settings.rest == "rules" else ""
@@ -144,11 +131,11 @@ def _of_teacher(written: Written, examples: int) -> dict[str, float | int]:
     return {f"teacher_{name}": value for name, value in (*cost.items(), *written.figures.items())}
 
 
-def _check(name: str, corpus: pl.DataFrame, found: Sequence[guards.Violation]) -> Check:
-    detail = f"{corpus.height:,} examples, {len(found):,} violations"
-    if found:
-        detail += f"; first: {found[0][0]}: {found[0][1]}"
-    return Check(name, not found, detail)
+def _check(name: str, corpus: pl.DataFrame, violations: Sequence[guards.Violation]) -> Check:
+    detail = f"{corpus.height:,} examples, {len(violations):,} violations"
+    if violations:
+        detail += f"; first: {violations[0][0]}: {violations[0][1]}"
+    return Check(name, not violations, detail)
 
 
 def measure(
@@ -162,31 +149,19 @@ def measure(
     sizes = {task: counts for task, *counts in sizes_by_task(corpus).iter_rows()}
     figures: dict[str, float | int] = {f"examples_{task}": sizes.get(task, (0,))[0] for task in tasks.ORDER}
     figures["words"], figures["characters"] = (sum(counts[n] for counts in sizes.values()) for n in (1, 2))
-    figures["titles_ambiguous"] = _ambiguous(corpus)
+    title_prompts = Counter(corpus.filter(pl.col(TASK) == "title_to_sid")[PROMPT].to_list())
+    figures["titles_ambiguous"] = sum(count > 1 for count in title_prompts.values())  # with several right answers
     texts = quality.texts_of(corpus, rows, catalogue)
-    for kind, own in texts.items():
-        figures |= quality.of_kind(kind, own)
+    for kind, of_kind in texts.items():
+        figures |= quality.of_kind(kind, of_kind)
     figures |= quality.of_thoughts(texts["thought"], frame_words)
     figures["item_narratives_naming_title"] = sum(
         spells_title(text, catalogue[item_id])
         for item_id, text in corpus.filter(pl.col(TASK) == "item_narrative").select(ITEM_ID, COMPLETION).iter_rows()
     )
-    figures["sid_coverage"] = round(_sid_coverage(corpus, catalogue), 4)
+    known = {item.sid for item in catalogue.values()}
+    used = {sid for text in (*corpus[PROMPT], *corpus[COMPLETION]) for sid in SID_PATTERN.findall(text)}
+    figures["sid_coverage"] = round(len(used & known) / len(known), 4)
     counts = quality.code_counts(corpus, codebook)
     figures |= quality.of_codes(counts)
-    return {kind: [len(one.text.split()) for one in own] for kind, own in texts.items()}, counts, figures
-
-
-def _sid_coverage(corpus: pl.DataFrame, catalogue: Catalogue) -> float:
-    """Share of the catalogue's SIDs that occur somewhere in the corpus."""
-    found: set[str] = set()
-    for text in (*corpus[PROMPT], *corpus[COMPLETION]):
-        found.update(SID_PATTERN.findall(text))
-    known = {item.sid for item in catalogue.values()}
-    return len(found & known) / len(known)
-
-
-def _ambiguous(corpus: pl.DataFrame) -> int:
-    """How many title -> SID prompts have several right answers."""
-    asked = corpus.filter(pl.col(TASK) == "title_to_sid")
-    return sum(count > 1 for count in Counter(asked[PROMPT].to_list()).values())
+    return {kind: [len(one.text.split()) for one in of_kind] for kind, of_kind in texts.items()}, counts, figures

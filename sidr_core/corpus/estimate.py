@@ -1,4 +1,4 @@
-"""What the corpus of a snapshot would cost, before anything is spent."""
+"""The client of the teacher's endpoint, and what the corpus of a snapshot would cost before anything is spent."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 @contextmanager
 def teacher_client(settings: Teacher) -> Iterator[Client]:
     """A client of the teacher's endpoint with its ledger, closed at the end; nothing is called yet."""
-    from sidr_core.remote.client import Client
     from sidr_core.remote.ledger import Ledger, ledger_path
 
+    if settings.batch:
+        from sidr_core.remote.batch import BatchClient as Client
+    else:
+        from sidr_core.remote.client import Client
     assert settings.endpoint is not None
     ledger = Ledger(ledger_path())
     try:
-        yield Client(settings.endpoint, ledger, settings.budget, settings.price, settings.reply, settings.batch)
+        yield Client(settings.endpoint, ledger, settings.budget, settings.price, settings.reply)
     finally:
         ledger.close()
 
 
 def estimates(client: Client, store: Store, dataset: str, snapshot: str, settings: Teacher) -> dict[str, Estimate]:
-    """Estimate of each kind of request: what is on file, and what the other calls would cost."""
+    """Estimate of each kind of request: what is in the ledger, and what the other calls would cost."""
     requests = _requests(store, dataset, snapshot, settings, client.answered)
     kinds = dict.fromkeys(request.kind for request in requests)
     return {kind: client.estimate([r for r in requests if r.kind == kind]) for kind in kinds}

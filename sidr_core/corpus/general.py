@@ -1,4 +1,4 @@
-"""General reasoning mixed into stage 1, so that the model does not unlearn language (METHOD 4.4).
+"""General reasoning mixed into stage 1, so that the model does not unlearn language (docs/method.md, "Corpus").
 
 The file is JSON lines; `messages` is a list of `{role, content}` or a string that holds one (JSON or
 Python syntax, read by a literal parser); a content may be a list of parts with `text`. Deviations from the
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidr_core.corpus.prompts import neutralise, neutralise_lines
-from sidr_core.corpus.refused import Refused
+from sidr_core.corpus.quarantine import Quarantined
 from sidr_core.corpus.tasks import CHAT, Example
 from sidr_core.errors import InputError
 from sidr_core.pipeline.stage import Progress
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 #: Longest line that is parsed, as a multiple of `max_chars` (escapes and later turns take room), and at least.
 _LINE_FACTOR, _LINE_LEAST = 8, 65_536
-#: Most refused lines that are kept for a look; all are counted.
-_MOST_REFUSED = 1000
+#: Most quarantined lines that are kept for inspection; all are counted.
+_MOST_QUARANTINED = 1000
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 _THINK_TAG = re.compile(r"</?think>")
@@ -45,9 +45,11 @@ def files(teacher: Teacher) -> dict[str, Path]:
     Raises:
         InputError: it is not there.
     """
-    if teacher.general is None:
-        return {}
-    path = Path(teacher.general.path).expanduser()
+    return {"general": _path(teacher.general)} if teacher.general else {}
+
+
+def _path(settings: General) -> Path:
+    path = Path(settings.path).expanduser()
     if not path.is_file():
         raise InputError(
             "the file of general examples is missing",
@@ -55,7 +57,7 @@ def files(teacher: Teacher) -> dict[str, Path]:
             found=str(path),
             fix="correct the path, or remove `general` from the teacher section",
         )
-    return {"general": path}
+    return path
 
 
 @dataclass(frozen=True)
@@ -63,38 +65,43 @@ class Mixed:
     """Chosen examples in file order; `counts` says how many lines were read, chosen and left out, and why."""
 
     examples: tuple[Example, ...]
-    refused: tuple[Refused, ...]
+    quarantined: tuple[Quarantined, ...]
     counts: Mapping[str, int]
+
+
+NONE = Mixed((), (), {})
 
 
 class _Unusable(Exception):
     """Carries the reason why a line is left out."""
 
 
-def read(path: Path, settings: General, seed: int, progress: Progress) -> Mixed:
+def read(settings: General, seed: int, progress: Progress) -> Mixed:
     """Draw at most `settings.rows` usable conversations; memory holds no more than these.
 
     A line's lot depends on the seed and its number alone, so one line more does not reshuffle the others.
 
     Raises:
-        InputError: no line is usable.
+        InputError: the file is missing, or no line of it is usable.
     """
+    path = _path(settings)
     drawn: list[tuple[int, int, Example]] = []  # (-lot, -line, example): a heap whose top has the worst lot
-    refused: list[Refused] = []
+    quarantined: list[Quarantined] = []
     counts: Counter[str] = Counter()
     size = path.stat().st_size
-    for number, line, place in _lines(path, settings):
+    for number, line, end in _lines(path, settings):
         counts["general_lines"] += 1
-        progress.tick(place, size, "bytes of general examples")
+        progress.tick(end, size, "bytes of general examples")
         try:
             example = _example(number, line, settings.max_chars)
         except _Unusable as unusable:
             counts[f"general_{unusable}"] += 1
-            if len(refused) < _MOST_REFUSED:
-                shown = neutralise((line or b"").decode(errors="replace"), 500)
-                refused.append(Refused(f"general:{number}", GENERAL_TASK, None, None, str(unusable), shown))
+            if len(quarantined) < _MOST_QUARANTINED:
+                text = neutralise((line or b"").decode(errors="replace"), 500)
+                quarantined.append(Quarantined(f"general:{number}", GENERAL_TASK, None, None, str(unusable), text))
             continue
-        entry = (-_lot(seed, number), -number, example)
+        digest = hashlib.blake2b(f"{seed}|{number}".encode(), digest_size=8).digest()
+        entry = (-int.from_bytes(digest, "big"), -number, example)
         if len(drawn) < settings.rows:
             heapq.heappush(drawn, entry)
         else:
@@ -108,7 +115,7 @@ def read(path: Path, settings: General, seed: int, progress: Progress) -> Mixed:
             fix="correct teacher.general.path, or raise teacher.general.max_chars",
         )
     chosen = tuple(example for _, _, example in sorted(drawn, key=lambda entry: -entry[1]))
-    return Mixed(chosen, tuple(refused), dict(sorted(counts.items())))
+    return Mixed(chosen, tuple(quarantined), dict(sorted(counts.items())))
 
 
 def _lines(path: Path, settings: General) -> Iterator[tuple[int, bytes | None, int]]:
@@ -124,10 +131,6 @@ def _lines(path: Path, settings: General) -> Iterator[tuple[int, bytes | None, i
                 yield number, None, handle.tell()
             elif line.strip():
                 yield number, line, handle.tell()
-
-
-def _lot(seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}|{number}".encode(), digest_size=8).digest(), "big")
 
 
 def _example(number: int, line: bytes | None, most: int) -> Example:
@@ -149,19 +152,15 @@ def _messages(line: bytes) -> list[Any]:
         record = json.loads(line)
         messages = record["messages"]
         if isinstance(messages, str):
-            messages = _literal(messages)
+            try:
+                messages = json.loads(messages)
+            except ValueError:
+                messages = literal(messages)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Unusable("not_readable") from None
     if not isinstance(messages, list):
         raise _Unusable("not_readable")
     return messages
-
-
-def _literal(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return literal(text)
 
 
 def _exchange(messages: Iterable[Any]) -> tuple[str, str]:

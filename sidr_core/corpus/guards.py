@@ -1,19 +1,20 @@
 """What must never be in the corpus, checked on the finished table and not on the code that made it.
 
-The paper lets its teacher see the true next item and its narratives end with it. That is hindsight, and
-acceptable on train rows only (METHOD 10, pitfalls 13 and 15). Each guard returns the example ids that
-break its promise, with the reason; an empty list is a pass.
+The paper lets its teacher see the true next item, and its narratives end with it. That is acceptable on train rows
+only (docs/method.md, "Corpus" and "Pitfalls"). Each guard returns the example ids that break its promise, with the
+reason; an empty list is a pass.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 import polars as pl
 
 from sidr_core.corpus.catalogue import Catalogue
-from sidr_core.corpus.hindsight import hindsight_words
 from sidr_core.corpus.prompts import TAG, item_titled, title_of
+from sidr_core.corpus.target_leakage import leaked_words
 from sidr_core.corpus.tasks import ITEM_TASKS, Example, Row
 from sidr_core.settings import GENERAL_TASK
 from sidr_core.sids.tokens import SID_PATTERN
@@ -28,14 +29,14 @@ def examples_of(corpus: pl.DataFrame) -> Iterator[Example]:
 
 
 def not_from_train(corpus: pl.DataFrame, rows: Iterable[Row], catalogue: Catalogue) -> list[Violation]:
-    """Examples that do not come from a train row, or tell of more than that row.
+    """Examples that do not come from a train row, or say more than that row.
 
     An example about a user must carry the user, position and target of one train row; its SIDs and its
     titles must be those of that row's history and target. An example without a user must belong to a task
-    about items alone and hold no SID but its own item's. A general example tells of neither.
+    about items alone and hold no SID but its own item's. A general example is about neither.
     """
     known = _by_key(rows)
-    found: list[Violation] = []
+    violations: list[Violation] = []
     for example in examples_of(corpus):
         row = known.get(_key(example))
         if example.task == GENERAL_TASK:
@@ -46,8 +47,8 @@ def not_from_train(corpus: pl.DataFrame, rows: Iterable[Row], catalogue: Catalog
         else:
             reason = _foreign_to_row(example, row) if row else "no train row has this user, position and target"
         if reason:
-            found.append((example.example_id, reason))
-    return found
+            violations.append((example.example_id, reason))
+    return violations
 
 
 def _foreign_to_item(example: Example, catalogue: Catalogue) -> str:
@@ -55,15 +56,15 @@ def _foreign_to_item(example: Example, catalogue: Catalogue) -> str:
         return "an example about an item names a user"
     if example.item_id is None or example.item_id not in catalogue:
         return "the item is not in the catalogue"
-    foreign = set(_sids(_whole_text(example))) - {catalogue[example.item_id].sid}
+    foreign = set(SID_PATTERN.findall(_all_text(example))) - {catalogue[example.item_id].sid}
     return f"{min(foreign)} is another item's" if foreign else ""
 
 
 def _foreign_to_row(example: Example, row: Row) -> str:
     history, target = {item.sid for item in row.history}, row.target.sid
-    if foreign := set(_sids(example.prompt)) - history:
+    if foreign := set(SID_PATTERN.findall(example.prompt)) - history:
         return f"the prompt holds {min(foreign)}, which is not in the history"
-    if foreign := set(_sids(_whole_text(example))) - history - {target}:
+    if foreign := set(SID_PATTERN.findall(_all_text(example))) - history - {target}:
         return f"{min(foreign)} is neither in the history nor the target"
     listed = [line[2:] for line in example.prompt.split("\n") if line.startswith("- ")]
     if set(listed) - {item.short_title for item in row.history}:
@@ -77,18 +78,18 @@ def leaks(corpus: pl.DataFrame, rows: Iterable[Row], frame_words: frozenset[str]
     """Thoughts that hold more of the target than the history does, and translations that hold their answer.
 
     Args:
-        frame_words: the wording of the teacher's thoughts that tells nothing of a target.
+        frame_words: the wording of the teacher's thoughts that says nothing of a target.
     """
     known = _by_key(rows)
-    found: list[Violation] = []
+    violations: list[Violation] = []
     for example in examples_of(corpus):
         reason = _translation_leak(example)
         if example.thought is not None and example.task != GENERAL_TASK:
             row = known.get(_key(example))
             reason = _thought_leak(example.thought, row, frame_words) if row else "a thought without a train row"
         if reason:
-            found.append((example.example_id, reason))
-    return found
+            violations.append((example.example_id, reason))
+    return violations
 
 
 def _by_key(rows: Iterable[Row]) -> dict[tuple[str | None, int | None, str | None], Row]:
@@ -102,11 +103,11 @@ def _key(example: Example) -> tuple[str | None, int | None, str | None]:
 def _translation_leak(example: Example) -> str:
     """A translation prompt holds its fixed wording and the one thing to translate, nothing else."""
     if example.task == "sid_to_title":
-        sids = _sids(example.prompt)
+        sids = SID_PATTERN.findall(example.prompt)
         if len(sids) != 1 or example.prompt != title_of(sids[0]):
             return "the prompt holds more than the SID"
     if example.task == "title_to_sid":
-        if _sids(example.prompt):
+        if SID_PATTERN.findall(example.prompt):
             return "the prompt holds a SID"
         if not example.prompt.startswith(item_titled("")):
             return "the prompt has another form"
@@ -114,9 +115,9 @@ def _translation_leak(example: Example) -> str:
 
 
 def _thought_leak(thought: str, row: Row, frame_words: frozenset[str]) -> str:
-    if foreign := set(_sids(thought)) - {item.sid for item in row.history}:
+    if foreign := set(SID_PATTERN.findall(thought)) - {item.sid for item in row.history}:
         return f"the thought names {min(foreign)}, which is not in the history"
-    if words := hindsight_words(thought, row.history, row.target, frame_words):
+    if words := leaked_words(thought, row.history, row.target, frame_words):
         return f"the thought says {words[0]!r}, which only the target has"
     return ""
 
@@ -128,7 +129,7 @@ def unknown_sids(corpus: pl.DataFrame, sids: Iterable[str]) -> list[Violation]:
     examples may hold angle brackets (`a < b`), but no tag of any kind, SIDs included.
     """
     known = set(sids)
-    found: list[Violation] = []
+    violations: list[Violation] = []
     for column in (PROMPT, THOUGHT, COMPLETION):
         for example_id, task, text in corpus.select(EXAMPLE_ID, TASK, column).drop_nulls().iter_rows():
             if task == GENERAL_TASK:
@@ -136,19 +137,10 @@ def unknown_sids(corpus: pl.DataFrame, sids: Iterable[str]) -> list[Violation]:
                 rest = match[0] if match else ""
             else:
                 rest = SID_PATTERN.sub(lambda match: "" if match[0] in known else match[0], text)
-            if "<" in rest or ">" in rest:
-                found.append((example_id, f"{column} holds {_bracketed(rest)!r}"))
-    return found
+            if bracket := re.search(r"[<>]", rest):
+                violations.append((example_id, f"{column} holds {rest[bracket.start() :][:40]!r}"))
+    return violations
 
 
-def _bracketed(text: str) -> str:
-    start = max(0, min(place for place in (text.find("<"), text.find(">")) if place >= 0))
-    return text[start : start + 40]
-
-
-def _sids(text: str) -> list[str]:
-    return SID_PATTERN.findall(text)
-
-
-def _whole_text(example: Example) -> str:
+def _all_text(example: Example) -> str:
     return "\n".join((example.prompt, example.thought or "", example.completion))

@@ -1,7 +1,8 @@
 """Quality figures of a corpus: how long, how varied, how much beyond its sources, and which codes it shows.
 
 Lengths count words between blanks and characters; the tokenizer of the model is made later, from this very
-corpus, so tokens cannot be counted here. METHOD 4.5: many traces of the paper's teacher mostly restate history.
+corpus, so tokens cannot be counted here. Many thoughts of the paper's teacher mostly restate the history
+(docs/method.md, "Corpus"); `_restating` and `thoughts_newest_only` measure that.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sidr_core.corpus import hindsight, tasks
+from sidr_core.corpus import target_leakage, tasks
 from sidr_core.corpus.catalogue import Catalogue, Item, all_words, audit_words, content_words
+from sidr_core.corpus.target_leakage import RowThought
 from sidr_core.corpus.tasks import Row
+from sidr_core.metrics.lists import gini
 from sidr_core.settings import REASONING_TASK
 from sidr_core.sids.tokens import SID_PATTERN, used_tokens
 from sidr_core.tables.columns import CODES, COMPLETION, EXAMPLE_ID, ITEM_ID, PROMPT, TASK, THOUGHT
 
-#: A word in this share of the texts of a kind, and in so many of them, is the kind's wording and tells nothing.
+#: A word in this share of the texts of a kind, and in so many of them, is the kind's wording and says nothing.
 WORDING_SHARE, WORDING_TEXTS = 0.05, 3
 #: A text whose share of new words is lower only restates its source.
 RESTATES_BELOW = 0.1
@@ -48,16 +51,15 @@ class Text:
 def texts_of(corpus: pl.DataFrame, rows: Sequence[Row], catalogue: Catalogue) -> dict[str, list[Text]]:
     """The teacher's texts by kind, in the order of the corpus."""
     by_id = {row.row_id: row for row in rows}
-    found: dict[str, list[Text]] = {}
+    texts: dict[str, list[Text]] = {kind: [] for kind in KINDS}
     for kind, (task, column) in KINDS.items():
-        part = corpus.filter(pl.col(TASK) == task).select(EXAMPLE_ID, ITEM_ID, column)
-        found[kind] = []
-        for example_id, item_id, text in part.iter_rows():
+        examples = corpus.filter(pl.col(TASK) == task).select(EXAMPLE_ID, ITEM_ID, column)
+        for example_id, item_id, text in examples.iter_rows():
             if row := by_id.get(example_id.removeprefix(f"{task}:")) if task not in tasks.ITEM_TASKS else None:
-                found[kind].append(Text(text, row.history, row.target))
+                texts[kind].append(Text(text, row.history, row.target))
             else:
-                found[kind].append(Text(text, (catalogue[item_id],)))
-    return found
+                texts[kind].append(Text(text, (catalogue[item_id],)))
+    return texts
 
 
 def of_kind(kind: str, texts: Sequence[Text]) -> dict[str, float | int]:
@@ -84,50 +86,50 @@ def of_kind(kind: str, texts: Sequence[Text]) -> dict[str, float | int]:
 
 
 def of_thoughts(texts: Sequence[Text], frame_words: frozenset[str]) -> dict[str, float]:
-    """What thoughts tell of history and target; empty where there is none.
+    """What thoughts say of history and target; empty where there is none.
 
-    `thoughts_newest_only`: share that draws on nothing but the newest item. `thoughts_open`: share whose target
-    has no word of the thought. `hindsight_share`: mean share of the target's own words that is told (METHOD 4.5),
-    0 after the guards; `hindsight_share_any_word` counts the teacher's common wording too, beside what chance gives.
+    `thoughts_newest_only`: share whose every SID and word is of the newest item. `thoughts_open`: share whose target
+    has no word of the thought. `hindsight_share`: mean share of the target-only words that a thought says
+    (:mod:`~sidr_core.corpus.target_leakage`), 0 after the guards; `hindsight_share_any_word` counts the teacher's
+    common wording too, beside what chance gives.
     """
-    told = [(one.text, one.sources, one.target) for one in texts if one.target]
-    if not told:
+    thoughts = [RowThought(one.text, one.sources, one.target) for one in texts if one.target]
+    if not thoughts:
         return {}
-    newest = sum(_newest_only(thought, history[-1], frame_words) for thought, history, _ in told)
-    shared = sum(bool(set(target.words) & set(all_words(thought))) for thought, _, target in told)
+    newest_only = sum(
+        set(SID_PATTERN.findall(thought)) <= {history[-1].sid}
+        and audit_words(thought) - frame_words <= history[-1].facts
+        for thought, history, _ in thoughts
+    )
+    shared = sum(bool(set(target.words) & set(all_words(thought))) for thought, _, target in thoughts)
     return {
-        "thoughts_newest_only": round(newest / len(told), 4),
-        "thoughts_open": round(1 - shared / len(told), 4),
-        "hindsight_share": round(hindsight.mean_share(told, frame_words), 6),
-        "hindsight_share_any_word": round(hindsight.mean_share(told), 6),
-        "hindsight_any_word_by_chance": round(hindsight.by_chance(told), 6),
+        "thoughts_newest_only": round(newest_only / len(thoughts), 4),
+        "thoughts_open": round(1 - shared / len(thoughts), 4),
+        "hindsight_share": round(target_leakage.mean_share(thoughts, frame_words), 6),
+        "hindsight_share_any_word": round(target_leakage.mean_share(thoughts), 6),
+        "hindsight_any_word_by_chance": round(target_leakage.mean_share_by_chance(thoughts), 6),
     }
-
-
-def _newest_only(thought: str, newest: Item, frame_words: frozenset[str]) -> bool:
-    """Whether every SID and word of the thought is the newest item's own."""
-    sids = set(SID_PATTERN.findall(thought))
-    return sids <= {newest.sid} and audit_words(thought) - frame_words <= newest.facts
 
 
 def new_word_shares(texts: Sequence[Text]) -> np.ndarray:
     """Share of new content words of each text, shape (number of texts,); 0 for a text without content words."""
     words = [set(content_words(one.text)) for one in texts]
-    seen = Counter(word for found in words for word in found)
+    texts_with = Counter(word for of_text in words for word in of_text)
     least = max(WORDING_TEXTS, WORDING_SHARE * len(texts))
     known: dict[str, frozenset[str]] = {}
     shares = np.zeros(len(texts))
-    for place, (one, found) in enumerate(zip(texts, words, strict=True)):
+    for index, (one, of_text) in enumerate(zip(texts, words, strict=True)):
         for item in one.sources:
             if item.item_id not in known:
                 known[item.item_id] = frozenset((*item.words, *content_words(item.description)))
-        new = {word for word in found if seen[word] < least}.difference(*(known[i.item_id] for i in one.sources))
-        shares[place] = len(new) / len(found) if found else 0.0
+        rare = {word for word in of_text if texts_with[word] < least}
+        new = rare.difference(*(known[item.item_id] for item in one.sources))
+        shares[index] = len(new) / len(of_text) if of_text else 0.0
     return shares
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words over all n-grams; none reaches over two texts. 0 where there is no n-gram."""
+    """Distinct n-grams of words over all n-grams; none spans two texts. 0 where there is no n-gram."""
     words = (
         pl.DataFrame({"text": texts}, schema={"text": pl.String})
         .with_row_index("owner")
@@ -141,18 +143,18 @@ def distinct(texts: Sequence[str], n: int) -> float:
     grams, size = ids, int(ids.max()) + 1
     for step in range(1, n):
         _, grams = np.unique(grams[:-1] * size + ids[step:], return_inverse=True)
-    whole = owner[: len(grams)] == owner[n - 1 :]
-    return len(np.unique(grams[whole])) / int(whole.sum()) if whole.any() else 0.0
+    within = owner[: len(grams)] == owner[n - 1 :]
+    return len(np.unique(grams[within])) / int(within.sum()) if within.any() else 0.0
 
 
 def code_counts(corpus: pl.DataFrame, codebook: pl.DataFrame) -> Counts:
     """How often each code in use occurs in prompts, thoughts and completions."""
     texts = pl.concat([corpus[name].drop_nulls() for name in (PROMPT, THOUGHT, COMPLETION)])
-    found = texts.str.extract_all(r"<[a-z]_\d+>").explode().drop_nulls()
-    seen = dict(found.value_counts().iter_rows())
+    tokens = texts.str.extract_all(r"<[a-z]_\d+>").explode().drop_nulls()
+    occurrences = dict(tokens.value_counts().iter_rows())
     levels: dict[str, list[int]] = {}
     for token in used_tokens(codebook.select(CODES)):
-        levels.setdefault(token[1], []).append(seen.get(token, 0))
+        levels.setdefault(token[1], []).append(occurrences.get(token, 0))
     return {level: np.sort(np.array(counts)) for level, counts in levels.items()}
 
 
@@ -162,12 +164,5 @@ def of_codes(counts: Counts) -> dict[str, float | int]:
     for level, values in counts.items():
         figures[f"codes_{level}_min"] = int(values[0])
         figures[f"codes_{level}_median"] = float(np.median(values))
-        figures[f"codes_{level}_gini"] = round(gini(values), 4)
+        figures[f"codes_{level}_gini"] = round(float(gini(values)), 4)
     return figures
-
-
-def gini(values: np.ndarray) -> float:
-    """Gini coefficient of non-negative counts, shape (n,): mean absolute difference over twice the mean."""
-    ordered = np.sort(values).astype(float)
-    total, n = ordered.sum(), len(ordered)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else 0.0

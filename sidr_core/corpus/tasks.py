@@ -1,4 +1,4 @@
-"""The alignment tasks and the reasoning task, as tables of examples (METHOD 5.1, numbers 1-5, 7, 8 and 9).
+"""The alignment tasks and the reasoning task, as tables of examples (docs/method.md, "Stage 1: alignment").
 
 Deviations from the paper:
 - Titles are neutralised and capped (60 characters in a history, 120 alone), unquoted, one a line.
@@ -75,11 +75,11 @@ def newest(rows: list[Row], per_user: int) -> list[Row]:
     """The `per_user` rows of highest position of each user (0: all), in the order of `rows`."""
     if per_user == 0:
         return rows
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(row.user_id, []).append(place)
-    kept = (sorted(own, key=lambda place: rows[place].position)[-per_user:] for own in places.values())
-    return [rows[place] for place in sorted(place for own in kept for place in own)]
+    by_user: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_user.setdefault(row.user_id, []).append(index)
+    newest_of = (sorted(of_user, key=lambda index: rows[index].position)[-per_user:] for of_user in by_user.values())
+    return [rows[index] for index in sorted(index for of_user in newest_of for index in of_user)]
 
 
 def sids_to_sid(rows: Iterable[Row]) -> Iterator[Example]:
@@ -128,17 +128,17 @@ def title_to_sid(pairs: Iterable[Item]) -> Iterator[Example]:
 
 
 def item_narratives(catalogue: Catalogue, teacher: Teacher) -> Iterator[Example]:
-    """One document per item that the teacher tells of."""
+    """One document per item that the teacher writes about."""
     for item in catalogue.values():
-        if told := teacher.narrate_item(item):
-            yield _of_item("item_narrative", item, TEXT, "", told)
+        if narrative := teacher.narrate_item(item):
+            yield _of_item("item_narrative", item, TEXT, "", narrative)
 
 
 def user_narratives(rows: Iterable[Row], teacher: Teacher) -> Iterator[Example]:
-    """One document per row that the teacher tells of."""
+    """One document per row that the teacher writes about."""
     for row in rows:
-        if told := teacher.narrate_user(row.history, row.target):
-            yield _of_row("user_narrative", row, "", told, TEXT)
+        if narrative := teacher.narrate_user(row.history, row.target):
+            yield _of_row("user_narrative", row, "", narrative, TEXT)
 
 
 def reasoning(rows: Iterable[Row], teacher: Teacher) -> Iterator[Example]:
@@ -174,7 +174,7 @@ def corpus(
         general: the examples of task `general`.
     """
     pairs = translation_pairs(catalogue)
-    makers: dict[str, Iterator[Example]] = {
+    examples: dict[str, Iterator[Example]] = {
         "sids_to_sid": sids_to_sid(rows),
         "sid_to_title": sid_to_title(pairs),
         "title_to_sid": title_to_sid(pairs),
@@ -188,7 +188,7 @@ def corpus(
     }
     frames = []
     for number, task in enumerate(ORDER, start=1):
-        frames.append(frame_of(makers[task]))
+        frames.append(frame_of(examples[task]))
         progress.tick(number, len(ORDER), "tasks", f"{frames[-1].height:,} examples of {task}")
     return pl.concat(frames)
 

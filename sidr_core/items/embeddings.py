@@ -81,15 +81,15 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
 
 def encoder_settings(config: Encoder) -> str:
-    """The settings on which a vector depends, as canonical JSON text; sizes, waits and keys are none of them."""
+    """The settings on which a vector depends, as canonical JSON; batch sizes, waits and keys are not among them."""
     if config.endpoint is None:
-        kept = config.model_dump(mode="json", exclude={"batch_size", "endpoint"})
+        settings = config.model_dump(mode="json", exclude={"batch_size", "endpoint"})
     else:
-        kept = config.model_dump(
+        settings = config.model_dump(
             mode="json",
             include={"model": True, "max_tokens": True, "normalize": True, "endpoint": {"base_url", "model"}},
         )
-    return json.dumps(kept, sort_keys=True)
+    return json.dumps(settings, sort_keys=True)
 
 
 class _Vectors:

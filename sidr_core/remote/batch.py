@@ -1,22 +1,22 @@
 """The Batch API: the same requests for half the price, in hours instead of minutes.
 
 A batch is planned in the ledger under a name of our own before anything is sent, and that name travels as the batch's
-metadata. So a restart looks for the name among the server's batches and finds its batch whatever moment it died in; if
-it is not there, nothing was submitted. Requests that a batch did
-not answer (expired, or an error of the server) go into the next one, as do repairs. One process at a time does this on
-one ledger; others wait.
+metadata. After a restart the name is looked up among the server's batches, which finds the batch wherever the process
+died; if it is not there, nothing was submitted. Requests that a batch did not answer (expired, or an error of the
+server) go into the next one, as do repairs. One process at a time does this on one ledger; others wait.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from sidr_core.pipeline.stage import Progress
+from sidr_core.remote.client import Client
 from sidr_core.remote.dialogue import Call, Done, Request, parse_body, read_completion
 from sidr_core.remote.endpoint import redact
 from sidr_core.remote.errors import EndpointError, TeacherUnavailable
@@ -26,40 +26,45 @@ from sidr_core.remote.retry import CallFailed, Session, refusal, run_pool
 if TYPE_CHECKING:
     from openai.types import Batch
 
-    from sidr_core.remote.client import Client
-
 #: The API's limits are 50,000 requests and 200 MB in one batch.
 MOST_REQUESTS = 50_000
 MOST_BYTES = 150_000_000
 POLL_SECONDS = 30.0
 #: Seconds that one attempt at moving a file may take.
 FILE_SECONDS = 600.0
-#: Batches in a row that brought no reply, after which we give up.
+#: Batches in a row without a reply, after which we give up.
 MOST_BARREN = 2
 _ENDED = ("completed", "failed", "expired", "cancelled")
 
 
-def ask_in_batches(client: Client, missing: Sequence[Request], progress: Progress) -> dict[Request, Done]:
-    """Finish the dialogues of `missing`. Raises as :meth:`Client.ask` says."""
-    lock = FileLock(client.ledger.path.with_suffix(".batches.lock"))
-    try:
-        lock.acquire(timeout=0.05)
-    except Timeout:
-        progress.say("waiting for another process, which has batches under way")
-        lock.acquire()
-    try:
-        patient = client.endpoint.model_copy(update={"timeout_seconds": FILE_SECONDS, "concurrency": 1})
-        asking = _Batches(client, missing, progress)
-        run_pool(patient, [None], asking.work)
-        return asking.done
-    finally:
-        lock.release()
+class BatchClient(Client):
+    """A client whose requests go through the server's Batch API, at its discount."""
+
+    @property
+    def discount(self) -> float:
+        return self.price.batch_discount
+
+    def finish(self, missing: Sequence[Request], any_usable: bool, progress: Progress) -> dict[Request, Done]:
+        """See :meth:`Client.finish`."""
+        lock = FileLock(self.ledger.path.with_suffix(".batches.lock"))
+        try:
+            lock.acquire(timeout=0.05)
+        except Timeout:
+            progress.say("waiting for another process, which has batches under way")
+            lock.acquire()
+        try:
+            patient = self.endpoint.model_copy(update={"timeout_seconds": FILE_SECONDS, "concurrency": 1})
+            rounds = _Rounds(self, missing, progress)
+            run_pool(patient, [None], rounds.work)
+            return rounds.done
+        finally:
+            lock.release()
 
 
-class _Batches:
+class _Rounds:
     """Rounds of batches until every dialogue is done."""
 
-    def __init__(self, client: Client, missing: Sequence[Request], progress: Progress) -> None:
+    def __init__(self, client: BatchClient, missing: Sequence[Request], progress: Progress) -> None:
         self._client, self._missing, self._progress = client, missing, progress
         self._scope = f"{client.host} {client.endpoint.model}"
         self.done: dict[Request, Done] = {}
@@ -67,21 +72,26 @@ class _Batches:
     async def work(self, session: Session, _: None) -> None:
         ledger, barren = self._client.ledger, 0
         for batch in ledger.open_batches(self._scope):
-            found = await session.call(lambda batch=batch: _find(session, batch.token))
-            if found is not None:
-                await self._collect(session, batch, found)
+            identifier = await session.call(lambda batch=batch: _find(session, batch.token))
+            if identifier is not None:
+                await self._collect(session, batch, identifier)
                 continue
             if batch.identifier is None:  # planned, and never submitted
                 ledger.free(*(member.send for member in batch.members.values()))
-            else:  # paid for, perhaps, and its replies are lost
-                self._progress.say(f"batch {batch.identifier} is no longer on the server; its requests are asked anew")
+            else:  # perhaps paid for, and its replies are lost
+                self._progress.say(f"batch {batch.identifier} is no longer on the server; its requests are asked again")
             ledger.batch_closed(batch.token)
-        while calls := self._pending():
+        while calls := self._next_calls():
             barren = 0 if await self._round(session, calls) else barren + 1
             if barren == MOST_BARREN:
-                raise self._barren()
+                raise TeacherUnavailable(
+                    f"{self._client.host} ended {MOST_BARREN} batches in a row without a reply",
+                    expected="replies",
+                    found="expired requests or errors of the server",
+                    fix="run again later, or set `teacher.batch: false`",
+                )
 
-    def _pending(self) -> list[Call]:
+    def _next_calls(self) -> list[Call]:
         """The next call of every dialogue that is not done."""
         calls: dict[str, Call] = {}
         for request in self._missing:
@@ -96,18 +106,28 @@ class _Batches:
     async def _round(self, session: Session, calls: Sequence[Call]) -> int:
         """Plan, submit and collect one batch of the first calls that fit; returns how many replies it brought."""
         client, token = self._client, uuid.uuid4().hex
-        fitting = list(_fitting(calls))
+        fitting, size = list[Call](), 0
+        for call in calls[:MOST_REQUESTS]:
+            size += call.size + 200
+            if size > MOST_BYTES:
+                break
+            fitting.append(call)
         planned = [(call.key, call.kind, call.size, client.worst(call)) for call in fitting]
         members = client.ledger.plan_batch(token, self._scope, planned, client.budget)
         if not members:
             raise client.exhausted()
-        content = "".join(_line(call.key, client.dialogue.wire(call)) for call in fitting if call.key in members)
+        lines = (
+            {"custom_id": call.key, "method": "POST", "url": "/v1/chat/completions", "body": client.dialogue.wire(call)}
+            for call in fitting
+            if call.key in members
+        )
+        content = "".join(f"{json.dumps(line)}\n" for line in lines)
         identifier = await _submit(session, token, content.encode())
         client.ledger.batch_submitted(token, identifier)
         return await self._collect(session, OpenBatch(token, identifier, members), identifier)
 
     async def _collect(self, session: Session, batch: OpenBatch, identifier: str) -> int:
-        """Wait for the end of a batch and file what it brought: so many replies."""
+        """Wait for the end of a batch and file its replies; returns how many there are."""
         ledger = self._client.ledger
         ended = await self._poll(session, identifier, len(batch.members))
         waiting, filed = dict(batch.members), 0
@@ -127,8 +147,14 @@ class _Batches:
         ledger.free(*(member.send for member in waiting.values()))
         ledger.batch_closed(batch.token)
         if refused is None and ended.status == "failed":
-            said = "; ".join(error.message or "" for error in (ended.errors.data if ended.errors else None) or ())
-            refused = self._refused(said or "no reason")
+            errors = ended.errors.data if ended.errors else None
+            reason = "; ".join(error.message or "" for error in errors or ())
+            refused = EndpointError(
+                f"{self._client.host} refuses the batch",
+                expected="a batch that runs",
+                found=redact(reason or "no reason", self._client.endpoint),
+                fix="correct what it names, or set `teacher.batch: false`; nothing of it was charged",
+            )
         if refused is not None:
             raise refused
         return filed
@@ -157,8 +183,8 @@ class _Batches:
             client.ledger.record(member.send, client.priced(reply), label)
             return 1
         client.ledger.free(member.send)
-        told = (body or {}).get("error") or entry.get("error") or {}
-        message, code = redact(str(told.get("message", "")), client.endpoint), str(told.get("code") or "")
+        error = (body or {}).get("error") or entry.get("error") or {}
+        message, code = redact(str(error.get("message", "")), client.endpoint), str(error.get("code") or "")
         failure = refusal(status, code, message, client.endpoint) if isinstance(status, int) else None
         if isinstance(failure, EndpointError):
             raise failure
@@ -166,23 +192,6 @@ class _Batches:
             client.ledger.record(None, Stored(key, "rejected", failure.reason, 0, 0, 0), label)
             return 1
         return 0  # expired, or an error of the server: it goes into the next batch
-
-    def _refused(self, said: str) -> EndpointError:
-        endpoint = self._client.endpoint
-        return EndpointError(
-            f"{self._client.host} refuses the batch",
-            expected="a batch that runs",
-            found=redact(said, endpoint),
-            fix="mend what it says, or set `teacher.batch: false`; nothing of it was charged",
-        )
-
-    def _barren(self) -> TeacherUnavailable:
-        return TeacherUnavailable(
-            f"{self._client.host} ended {MOST_BARREN} batches in a row without a reply",
-            expected="replies",
-            found="expired requests or errors of the server",
-            fix="run again later, or set `teacher.batch: false`",
-        )
 
 
 async def _submit(session: Session, token: str, content: bytes) -> str:
@@ -192,15 +201,15 @@ async def _submit(session: Session, token: str, content: bytes) -> str:
 
     async def create() -> str:
         # An attempt whose answer was lost may have made the batch: look before making it.
-        if (found := await _find(session, token)) is not None:
-            return found
-        made = await batches.create(
+        if (identifier := await _find(session, token)) is not None:
+            return identifier
+        batch = await batches.create(
             input_file_id=file.id,
             endpoint="/v1/chat/completions",
             completion_window="24h",
             metadata={"sidr": token},
         )
-        return made.id
+        return batch.id
 
     return await session.call(create)
 
@@ -211,17 +220,3 @@ async def _find(session: Session, token: str) -> str | None:
         if (batch.metadata or {}).get("sidr") == token:
             return batch.id
     return None
-
-
-def _line(key: str, body: dict[str, Any]) -> str:
-    return json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n"
-
-
-def _fitting(calls: Sequence[Call]) -> Iterator[Call]:
-    """The first calls that fit into one batch."""
-    size = 0
-    for call in calls[:MOST_REQUESTS]:
-        size += call.size + 200
-        if size > MOST_BYTES:
-            return
-        yield call

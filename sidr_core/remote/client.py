@@ -1,8 +1,8 @@
 """Asks a language model for JSON, pays once per request, and keeps every reply.
 
 A request is looked up in the ledger first. What is missing is asked by a pool of `concurrency` workers; each reply is
-in the ledger before it is used. A reply that is not the JSON asked for gets one repair (a request of its own, with its
-own record); then it is quarantined with the reason and, being paid for, not asked again.
+written to the ledger before it is used. A reply that is not the JSON asked for gets one repair (a request of its own,
+with its own record); after that it is quarantined with the reason and, being paid for, not asked again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class Client:
         budget: over the whole ledger, whoever spent it.
         price: USD per million tokens.
         reply_format: how JSON is asked for.
-        batch: hand requests to the server's Batch API (`sidr_core.remote.batch`).
 
     Raises:
         SidrError: a budget in USD for a server elsewhere, and no price to hold it against.
@@ -51,9 +50,8 @@ class Client:
         budget: Budget,
         price: Price,
         reply_format: ReplyFormat = "json_schema",
-        batch: bool = False,
     ) -> None:
-        self.endpoint, self.ledger, self.budget, self.price, self.batch = endpoint, ledger, budget, price, batch
+        self.endpoint, self.ledger, self.budget, self.price = endpoint, ledger, budget, price
         self.host = host_of(endpoint)
         self.dialogue = Dialogue(endpoint.model, self.host, reply_format)
         if budget.usd is not None and not (price.input or price.output) and not is_loopback(self.host):
@@ -64,6 +62,11 @@ class Client:
                 fix="add the model's price, or limit `teacher.budget.tokens` instead",
             )
 
+    @property
+    def discount(self) -> float:
+        """The factor on the price of this way of asking."""
+        return 1.0
+
     def ask(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
         """A reply for each request, in order; equal requests are asked once.
 
@@ -71,12 +74,13 @@ class Client:
             BudgetExhausted: incomplete (budget).
             TeacherUnavailable: the server did not answer, or answered nothing usable.
             EndpointError: the server refuses on principle, or the key is missing.
-            In each case every reply that came is in the ledger, and asking again goes on from there.
+            In each case every reply that came is in the ledger, and asking again continues from there.
         """
         done, missing = self._sorted(requests, {})
         reused = set(done)
         while missing:
-            done.update(self._asked(missing, any(step.value is not None for step in done.values()), progress))
+            any_usable = any(step.value is not None for step in done.values())
+            done.update(self.finish(missing, any_usable, progress))
             done, missing = self._sorted(requests, done)
         return [reply_of(done[request], request in reused) for request in requests]
 
@@ -94,12 +98,13 @@ class Client:
                     calls.setdefault(step.key, request)
         return done, list(calls.values())
 
-    def _asked(self, missing: Sequence[Request], good: bool, progress: Progress) -> dict[Request, Done]:
-        if not self.batch:
-            return _Asking(self, progress, len(missing), good).ask(missing)
-        from sidr_core.remote.batch import ask_in_batches
+    def finish(self, missing: Sequence[Request], any_usable: bool, progress: Progress) -> dict[Request, Done]:
+        """Send what the dialogues of `missing` lack. Raises as :meth:`ask` says.
 
-        return ask_in_batches(self, missing, progress)
+        Args:
+            any_usable: whether a usable reply is on file already; a model without one is given up early.
+        """
+        return _Run(self, progress, len(missing), any_usable).ask(missing)
 
     def estimate(self, requests: Sequence[Request]) -> Estimate:
         """What :meth:`ask` would cost now, repairs and retries aside. Nothing is called.
@@ -109,7 +114,7 @@ class Client:
         steps = [self.dialogue.next(request, self.ledger.find) for request in requests]
         calls = [step for step in steps if isinstance(step, Call)]
         measured = self.ledger.usage(self.endpoint.model, self.host)
-        return estimate(calls, len(steps) - len(calls), measured, self.price, self.batch)
+        return estimate(calls, len(steps) - len(calls), measured, self.price, self.discount)
 
     def answered(self, request: Request) -> BaseModel | None:
         """The usable reply that is on file for a request, if any. Nothing is called."""
@@ -118,25 +123,24 @@ class Client:
 
     def worst(self, call: Call) -> Cost:
         """The most that a call can cost: its bytes as input tokens, and all the output it is allowed."""
-        return price_of(self.price, call.most_input_tokens, call.most_output_tokens, self.batch)
+        return price_of(self.price, call.most_input_tokens, call.most_output_tokens, self.discount)
 
     def priced(self, reply: Stored) -> Stored:
-        """A reply with its price of today."""
-        return replace(
-            reply, nano_usd=price_of(self.price, reply.input_tokens, reply.output_tokens, self.batch).nano_usd
-        )
+        """A reply with what it costs at the current price."""
+        cost = price_of(self.price, reply.input_tokens, reply.output_tokens, self.discount)
+        return replace(reply, nano_usd=cost.nano_usd)
 
     def label(self, call: Call) -> Label:
         """What the reply to a call is filed under."""
         return Label(self.endpoint.model, self.host, call.kind, call.size)
 
     def exhausted(self) -> BudgetExhausted:
-        """The error that says how far the budget went."""
+        """The error that says how much of the budget is spent."""
         total, lost = self.ledger.total, self.ledger.unconfirmed
         limit = [f"{self.budget.usd:g} USD"] if self.budget.usd is not None else []
         limit += [f"{self.budget.tokens:,} tokens"] if self.budget.tokens is not None else []
         return BudgetExhausted(
-            "incomplete (budget): the next call could go beyond it",
+            "incomplete (budget): the next call could exceed it",
             expected=f"room within {' and '.join(limit)}",
             found=f"{total.usd:.4f} USD and {total.tokens:,} tokens are spent (of these {lost.usd:.4f} USD and "
             f"{lost.tokens:,} tokens for calls without an answer, which may have been charged)",
@@ -144,13 +148,13 @@ class Client:
         )
 
 
-class _Asking:
+class _Run:
     """One run of :meth:`Client.ask` over the requests that are missing."""
 
-    def __init__(self, client: Client, progress: Progress, total: int, good: bool) -> None:
-        self._client, self._progress, self._total, self._good = client, progress, total, good
+    def __init__(self, client: Client, progress: Progress, total: int, any_usable: bool) -> None:
+        self._client, self._progress, self._total, self._any_usable = client, progress, total, any_usable
         self._done: dict[Request, Done] = {}
-        self._held = 0  # calls of this process that hold a reservation
+        self._reserved = 0  # calls of this process that hold a reservation
         self._nano_usd = 0
         self._turn, self._freed = asyncio.Lock(), asyncio.Event()
         # One thread writes the ledger, so that a slow disk does not hold up the event loop.
@@ -168,13 +172,20 @@ class _Asking:
             await self._call(session, step)
             step = client.dialogue.next(request, client.ledger.find)
         self._done[request] = step
-        self._good = self._good or step.value is not None
+        self._any_usable = self._any_usable or step.value is not None
         self._progress.tick(len(self._done), self._total, "replies", f"{self._nano_usd / NANO:.4f} USD")
-        if not self._good and len(self._done) >= client.endpoint.give_up_after:
-            session.breaker.stop(self._useless(step))
+        if not self._any_usable and len(self._done) >= client.endpoint.give_up_after:
+            error = TeacherUnavailable(
+                f"none of the first {len(self._done)} replies of {client.endpoint.model} can be used",
+                expected="JSON that fits the schema",
+                found=step.reason,
+                fix="try another `teacher.reply`, a larger `max_output_tokens` or another model; a weak model may "
+                "need a larger `endpoint.give_up_after`",
+            )
+            session.breaker.stop(error)
 
     async def _call(self, session: Session, call: Call) -> None:
-        """Send one call and file its reply, or that the server refuses it."""
+        """Send one call and file its reply, or the server's refusal of it."""
         client, send = self._client, 0
 
         async def reserve() -> None:
@@ -202,34 +213,25 @@ class _Asking:
             await self._in_thread(client.ledger.record, None, refused, client.label(call))
 
     async def _reserve(self, session: Session, call: Call) -> int:
-        """Room in the budget for a call. Calls in flight may cost less than they hold: those are waited for."""
+        """Reserve a call's worst case. Calls in flight may turn out cheaper than reserved: those are waited for."""
         client = self._client
         async with self._turn:
             while not session.breaker.stopped:
-                held = self._held
+                in_flight = self._reserved
                 self._freed.clear()
                 send = await self._in_thread(client.ledger.reserve, call.key, client.worst(call), client.budget)
                 if send is not None:
-                    self._held += 1
+                    self._reserved += 1
                     return send
-                if not held:
+                if not in_flight:
                     session.breaker.stop(client.exhausted())
                     break
                 await self._freed.wait()
         raise Stopped
 
     def _release(self) -> None:
-        self._held -= 1
+        self._reserved -= 1
         self._freed.set()
 
     async def _in_thread(self, fn: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, fn, *args)
-
-    def _useless(self, step: Done) -> SidrError:
-        return TeacherUnavailable(
-            f"not one of the first {len(self._done)} replies of {self._client.endpoint.model} can be used",
-            expected="JSON that fits the schema",
-            found=step.reason,
-            fix="try another `teacher.reply`, a larger `max_output_tokens` or another model; a weak model may need a "
-            "larger `endpoint.give_up_after`",
-        )

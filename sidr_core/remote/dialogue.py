@@ -85,17 +85,25 @@ class Dialogue:
 
     def next(self, request: Request, find: Callable[[str], Stored | None]) -> Call | Done:
         """What is to be done about a request, given the replies on file."""
-        messages = self._messages(request)
+        system = request.system
+        if self._form != "json_schema":
+            system = f"{system}\n{_ASK.format(schema=json.dumps(sent_schema(request.schema)))}"
+        messages = [
+            {"role": "system", "content": _encodable(system)},
+            {"role": "user", "content": _encodable(request.user)},
+        ]
         first = self._call(request, messages, request.kind)
         if (stored := find(first.key)) is None:
             return first
         value, reason, problem = judge(stored, request.schema)
         if not problem:
             return Done(value, reason, (stored,))
-        told = {"role": "user", "content": _REPAIR.format(problem=problem)}
-        repair = self._call(
-            request, [*messages, {"role": "assistant", "content": stored.text}, told], REPAIR + request.kind
-        )
+        messages = [
+            *messages,
+            {"role": "assistant", "content": stored.text},
+            {"role": "user", "content": _REPAIR.format(problem=problem)},
+        ]
+        repair = self._call(request, messages, REPAIR + request.kind)
         if (second := find(repair.key)) is None:
             return repair
         value, reason, _ = judge(second, request.schema)
@@ -107,15 +115,6 @@ class Dialogue:
         if self._host == OPENAI_HOST:
             body["max_completion_tokens"] = body.pop("max_tokens")
         return body
-
-    def _messages(self, request: Request) -> list[dict[str, str]]:
-        system = request.system
-        if self._form != "json_schema":
-            system = f"{system}\n{_ASK.format(schema=json.dumps(sent_schema(request.schema)))}"
-        return [
-            {"role": "system", "content": _encodable(system)},
-            {"role": "user", "content": _encodable(request.user)},
-        ]
 
     def _call(self, request: Request, messages: list[dict[str, str]], kind: str) -> Call:
         body: dict[str, Any] = {
@@ -155,13 +154,13 @@ def _strict(node: Any) -> Any:
 
 
 def judge(stored: Stored, schema: type[BaseModel]) -> tuple[BaseModel | None, str, str]:
-    """What a reply on file is worth: (value, reason for quarantine, problem that a repair could mend)."""
+    """What a reply in the ledger is worth: (value, reason for quarantine, problem that a repair could solve)."""
     if stored.status in ("refusal", "content_filter", "rejected"):
         return None, stored.status, ""
-    found = first_object(stored.text)
+    record = first_object(stored.text)
     try:
-        if found is not None:
-            return schema.model_validate(found), "", ""
+        if record is not None:
+            return schema.model_validate(record), "", ""
         reason, problem = "no_json", "it holds no JSON object"
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -185,11 +184,11 @@ def first_object(text: str) -> dict[str, Any] | None:
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
-            found, _ = decoder.raw_decode(text, start)
+            record, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             start = text.find("{", start + 1)
         else:
-            return json.loads(_encodable(json.dumps(found, ensure_ascii=False)))
+            return json.loads(_encodable(json.dumps(record, ensure_ascii=False)))
     return None
 
 

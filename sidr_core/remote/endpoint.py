@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sidr_core.remote.errors import EndpointError
+from sidr_core.render.text import printable
 from sidr_core.settings.base import Endpoint
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 OPENAI_HOST = "api.openai.com"
 #: Sent where no key is set: the SDK wants one, local servers ignore it.
 PLACEHOLDER = "no-key"
-_SHAPES = re.compile(r"(sk-|Bearer\s+)[A-Za-z0-9_\-*.]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_KEY_SHAPES = re.compile(r"(sk-|Bearer\s+)[A-Za-z0-9_\-*.]+")
 
 
 def host_of(endpoint: Endpoint) -> str:
@@ -87,9 +87,9 @@ def read_key(endpoint: Endpoint) -> str:
 
 
 def redact(text: str, endpoint: Endpoint, longest: int = 300) -> str:
-    """What a server said, fit to be shown: without keys and control characters, and not too long."""
+    """What a server said, as one printable line without keys, of at most `longest` characters."""
     key = os.environ.get(endpoint.api_key_env, "").strip()
     if key:
         text = text.replace(key, "[key]")
-    text = _CONTROL.sub(" ", _SHAPES.sub("[key]", text)).strip()
+    text = " ".join(printable(_KEY_SHAPES.sub("[key]", text)).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""What asking would cost, and what a finished dialogue did cost."""
+"""What asking would cost, and what a finished dialogue cost."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Estimate:
     """What asking would cost.
 
     Args:
-        calls: requests that have to be sent. reused: those that are on file.
+        calls: requests that have to be sent. reused: those whose reply is in the ledger.
         input_tokens, output_tokens, usd: of the calls, repairs and retries aside.
-        measured: earlier replies of this model that the token counts rest on. 0: a token is taken as 4 bytes of the
-            request, and every reply as long as it may be.
+        measured: earlier replies of this model on which the token counts are based. 0: a token is taken as 4 bytes
+            of the request, and every reply as long as it may be.
     """
 
     calls: int
@@ -52,21 +52,21 @@ class Estimate:
 
 
 def estimate(
-    calls: Iterable[Call], reused: int, measured: Mapping[str, tuple[int, int, int, int]], price: Price, batch: bool
+    calls: Iterable[Call], reused: int, measured: Mapping[str, tuple[int, int, int, int]], price: Price, discount: float
 ) -> Estimate:
     """Add up calls. `measured`: kind -> (replies, request bytes, input tokens, output tokens) of earlier ones."""
-    count = inputs = outputs = nano = 0
-    rests_on: set[str] = set()
-    size, read = (sum(seen[column] for seen in measured.values()) for column in (1, 2))
-    per_byte = read / size if size else 1 / BYTES_PER_TOKEN
+    count = inputs = outputs = nano_usd = 0
+    measured_kinds: set[str] = set()
+    request_bytes, input_tokens = (sum(sums[column] for sums in measured.values()) for column in (1, 2))
+    tokens_per_byte = input_tokens / request_bytes if request_bytes else 1 / BYTES_PER_TOKEN
     for call in calls:
         of_kind = measured.get(call.kind)
-        rests_on |= {call.kind} if of_kind else set()
-        seen = round(call.size * (of_kind[2] / of_kind[1] if of_kind and of_kind[1] else per_byte))
+        measured_kinds |= {call.kind} if of_kind else set()
+        read = round(call.size * (of_kind[2] / of_kind[1] if of_kind and of_kind[1] else tokens_per_byte))
         written = round(of_kind[3] / of_kind[0]) if of_kind else call.most_output_tokens
-        count, inputs, outputs = count + 1, inputs + seen, outputs + written
-        nano += price_of(price, seen, written, batch).nano_usd
-    return Estimate(count, reused, inputs, outputs, nano / NANO, sum(measured[kind][0] for kind in rests_on))
+        count, inputs, outputs = count + 1, inputs + read, outputs + written
+        nano_usd += price_of(price, read, written, discount).nano_usd
+    return Estimate(count, reused, inputs, outputs, nano_usd / NANO, sum(measured[kind][0] for kind in measured_kinds))
 
 
 def reply_of(done: Done, reused: bool) -> Reply:

@@ -115,13 +115,13 @@ def ledger_path() -> Path:
     return home() / "ledger.sqlite"
 
 
-def price_of(price: Price, input_tokens: int, output_tokens: int, batch: bool = False) -> Cost:
+def price_of(price: Price, input_tokens: int, output_tokens: int, discount: float = 1.0) -> Cost:
     """Cost of a call, rounded up to a nano-USD; `price` is in USD per million tokens.
 
     >>> price_of(Price(input=0.15, output=0.6), 1000, 100).nano_usd  # 150 + 60 micro-USD
     210000
     """
-    usd = (input_tokens * price.input + output_tokens * price.output) / 1e6 * (price.batch_discount if batch else 1)
+    usd = (input_tokens * price.input + output_tokens * price.output) / 1e6 * discount
     return Cost(input_tokens + output_tokens, math.ceil(round(usd * NANO, 6)))
 
 
@@ -170,17 +170,17 @@ class Ledger:
     def verify(self) -> None:
         """Read the whole file. Raises LedgerError where SQLite finds damage, or the running totals do not add up."""
         with self._explained(), self._lock:
-            found = [row[0] for row in self._db.execute("PRAGMA quick_check(3)")]
+            problems = [row[0] for row in self._db.execute("PRAGMA quick_check(3)")]
             added = Cost(*self._db.execute("SELECT total(tokens), total(nano_usd) FROM account").fetchone())
             last = self._total()
-        if found == ["ok"] and added != last:
-            found = [f"changes add up to {added.tokens:,.0f} tokens and {added.usd:,.4f} USD"]
+        if problems == ["ok"] and added != last:
+            problems = [f"changes add up to {added.tokens:,.0f} tokens and {added.usd:,.4f} USD"]
             expected = f"the total after the last change: {last.tokens:,} tokens and {last.usd:,.4f} USD"
         else:
             expected = "what was written"
-        if found != ["ok"]:
+        if problems != ["ok"]:
             raise LedgerError(
-                f"the ledger {self.path} is damaged", expected=expected, found="; ".join(found), fix=_DAMAGED
+                f"the ledger {self.path} is damaged", expected=expected, found="; ".join(problems), fix=_DAMAGED
             )
 
     # -- replies -----------------------------------------------------------------------------

@@ -17,13 +17,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from sidr_core.errors import SidrError
 from sidr_core.remote.endpoint import host_of, make_openai_client, redact
 from sidr_core.remote.errors import EndpointError, TeacherUnavailable
 from sidr_core.settings.base import Endpoint
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 T = TypeVar("T")
 
@@ -78,11 +77,11 @@ class CallFailed(Exception):
 
 
 class Stopped(Exception):
-    """The run ends for a reason that is told elsewhere; this request was not finished."""
+    """The run ends for a reason that is reported elsewhere; this request was not finished."""
 
 
 def classify(error: BaseException, endpoint: Endpoint) -> CallFailed | EndpointError:
-    """What an exception of an attempt means. Exceptions that are no failure of a call are raised again."""
+    """What an exception of an attempt means. An exception that is no failure of a call is raised again."""
     import httpx2
     from openai import APIConnectionError, APIStatusError
 
@@ -91,7 +90,12 @@ def classify(error: BaseException, endpoint: Endpoint) -> CallFailed | EndpointE
     if isinstance(error, TimeoutError):
         return CallFailed(f"no complete reply within {endpoint.timeout_seconds:g} s", free=False)
     if isinstance(error, APIStatusError):
-        return _status(error, endpoint)
+        body = error.body if isinstance(error.body, dict) else {}
+        message = redact(str(body.get("message") or error.message), endpoint)
+        failure = refusal(error.status_code, error.code or "", message, endpoint)
+        if isinstance(failure, CallFailed):
+            failure.wait = retry_after(error.response.headers)
+        return failure
     if isinstance(error, APIConnectionError):
         unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
         free = isinstance(error.__cause__, unsent)
@@ -99,26 +103,17 @@ def classify(error: BaseException, endpoint: Endpoint) -> CallFailed | EndpointE
     raise error
 
 
-def _status(error: APIStatusError, endpoint: Endpoint) -> CallFailed | EndpointError:
-    body = error.body if isinstance(error.body, dict) else {}
-    said = redact(str(body.get("message") or error.message), endpoint)
-    found = refusal(error.status_code, error.code or "", said, endpoint)
-    if isinstance(found, CallFailed):
-        found.wait = retry_after(error.response.headers)
-    return found
-
-
-def refusal(status: int, code: str, said: str, endpoint: Endpoint) -> CallFailed | EndpointError:
-    """What an HTTP error means, apart from Retry-After. `said` is shown, so it must be redacted."""
+def refusal(status: int, code: str, message: str, endpoint: Endpoint) -> CallFailed | EndpointError:
+    """What an HTTP error means, apart from Retry-After. `message` is printed, so it must be redacted."""
     if may_pass(status) and code not in _NO_CREDIT:
         return CallFailed(f"HTTP {status}", free=True)
-    if status in (400, 422) and (code in _OWN_FAULT or "context length" in said):
-        return CallFailed(f"rejected: {said}", free=True, retry=False, own_fault=True)
+    if status in (400, 422) and (code in _OWN_FAULT or "context length" in message):
+        return CallFailed(f"rejected: {message}", free=True, retry=False, own_fault=True)
     advice = _ADVICE.get(status, "see what the server says above")
     return EndpointError(
         f"{host_of(endpoint)} refuses calls to {endpoint.model}",
         expected="a reply",
-        found=f"HTTP {status}: {said}",
+        found=f"HTTP {status}: {message}",
         fix=advice.format(key=endpoint.api_key_env),
     )
 
@@ -173,7 +168,7 @@ class Breaker:
             self._stopped.set()
 
     def stop(self, error: Exception) -> None:
-        """Send nothing new; the first reason is the one that is told."""
+        """Send nothing new; the first reason is the one that is reported."""
         self.error = self.error or error
         self._stopped.set()
 
@@ -285,14 +280,10 @@ async def _run_pool(endpoint: Endpoint, items: Iterable[T], work: Callable[[Sess
     if breaker.error is not None:
         raise breaker.error from None
     if breaker.failed:
-        raise _unavailable(endpoint, breaker)
-
-
-def _unavailable(endpoint: Endpoint, breaker: Breaker) -> SidrError:
-    whole = "and nothing more was sent" if breaker.stopped else "and all others were answered"
-    return TeacherUnavailable(
-        f"{host_of(endpoint)} did not answer {breaker.failed} requests, {whole}",
-        expected=f"a reply within {endpoint.retries + 1} attempts",
-        found=breaker.reason,
-        fix="run again when the server is well: what came is kept and only the rest is asked",
-    )
+        rest = "and nothing more was sent" if breaker.stopped else "and all others were answered"
+        raise TeacherUnavailable(
+            f"{host_of(endpoint)} did not answer {breaker.failed} requests, {rest}",
+            expected=f"a reply within {endpoint.retries + 1} attempts",
+            found=breaker.reason,
+            fix="run again when the server is well: what came is kept and only the rest is asked",
+        )

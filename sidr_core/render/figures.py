@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 110
-_COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b", "#a40000", "#555753")
+COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b", "#a40000", "#555753")
 
 
 def curves(frame: pl.DataFrame, x: str, ys: Sequence[str], path: Path, title: str) -> None:
@@ -26,9 +26,9 @@ def curves(frame: pl.DataFrame, x: str, ys: Sequence[str], path: Path, title: st
     frame lacks, and rows where a value is null, are left out.
     """
     drawn = [name for name in ys if name in frame.columns] or [""]
-    figure = _figure(7.0, 0.7 + 1.7 * len(drawn))
+    figure = new_figure(7.0, 0.7 + 1.7 * len(drawn))
     panels = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
-    for panel, name, colour in zip(panels, drawn, _COLOURS * len(drawn), strict=False):
+    for panel, name, colour in zip(panels, drawn, COLOURS * len(drawn), strict=False):
         if name:
             points = frame.select(pl.col(x).cast(pl.Float64), pl.col(name).cast(pl.Float64)).drop_nulls().sort(x)
             marker = "o" if points.height < 40 else ""
@@ -37,7 +37,7 @@ def curves(frame: pl.DataFrame, x: str, ys: Sequence[str], path: Path, title: st
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel(x)
     panels[0].set_title(title, fontsize=10)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def forest(
@@ -55,11 +55,11 @@ def forest(
     Labels go from top to bottom and are as many as `values`, `lows` and `highs`; `axis` is the label of the
     horizontal axis; a dashed vertical line stands at `reference`, such as 0 for differences.
     """
-    figure = _figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
+    figure = new_figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
     panel = figure.subplots()
     places = list(range(len(labels)))[::-1]
     for index, (place, value, low, high) in enumerate(zip(places, values, lows, highs, strict=True)):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         panel.plot([low, high], [place, place], color=colour, linewidth=2)
         panel.plot([value], [place], "o", color=colour, markersize=6)
     if reference is not None:
@@ -69,7 +69,7 @@ def forest(
     panel.set_xlabel(axis, fontsize=8)
     panel.set_title(title, fontsize=10)
     panel.grid(axis="x", alpha=0.3)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def boxes(labels: Sequence[str], values: Sequence[Sequence[float]], path: Path, title: str, axis: str) -> None:
@@ -77,7 +77,7 @@ def boxes(labels: Sequence[str], values: Sequence[Sequence[float]], path: Path, 
 
     Labels go from top to bottom; no group of values is empty. `axis` is the label of the horizontal axis.
     """
-    figure = _figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
+    figure = new_figure(7.0, 1.2 + 0.34 * max(len(labels), 1))
     panel = figure.subplots()
     if labels:
         names = [f"{label} ({len(group):,})" for label, group in zip(labels, values, strict=True)]
@@ -86,7 +86,7 @@ def boxes(labels: Sequence[str], values: Sequence[Sequence[float]], path: Path, 
     panel.set_xlabel(axis, fontsize=8)
     panel.set_title(title, fontsize=10)
     panel.grid(axis="x", alpha=0.3)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def bands(
@@ -105,10 +105,10 @@ def bands(
         level: label and height of a dashed horizontal line.
         ticks: names of x = 0, 1, 2 …; without them x is a number above 0, on a log scale.
     """
-    figure = _figure(7.0, 4.2)
+    figure = new_figure(7.0, 4.2)
     panel = figure.subplots()
     for number, (label, (at, values, lows, highs)) in enumerate(series.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         panel.plot(at, values, "o-", color=colour, label=label, markersize=4)
         panel.vlines(at, lows, highs, color=colour, alpha=0.5)
     if level is not None:
@@ -122,10 +122,10 @@ def bands(
     panel.set_title(title, fontsize=10)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
-    _save(figure, path)
+    save_png(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches on the Agg canvas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -135,6 +135,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure without date and version, so that the same figure gives the same bytes."""
     metadata: dict[str, Any] = {"Software": None}
     figure.savefig(path, format="png", metadata=metadata)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from sidr_core.pipeline.stage import Progress
+from sidr_core.remote.batch import BatchClient
 from sidr_core.remote.client import Client, Request
 from sidr_core.remote.ledger import Ledger
 from sidr_core.settings import Budget, Endpoint, Price
@@ -57,4 +58,5 @@ def endpoint(server="http://127.0.0.1:9/v1", **fields):
 
 def client(server, path, *, budget=None, form="json_schema", batch=False, price=PRICE, **fields):
     ledger = path if isinstance(path, Ledger) else Ledger(path)
-    return Client(endpoint(server, **fields), ledger, budget or Budget(), price, form, batch)
+    kind = BatchClient if batch else Client
+    return kind(endpoint(server, **fields), ledger, budget or Budget(), price, form)

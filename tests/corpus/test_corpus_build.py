@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from builders.corpus import TITLES, forged, frames, run
-from sidr_core.corpus import guards, hindsight, tasks
+from sidr_core.corpus import guards, target_leakage, tasks
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import next_item
 from sidr_core.corpus.teacher.rules import RulesTeacher
@@ -217,10 +217,10 @@ def test_what_is_no_sid_of_the_codebook_is_found(corpus, column, text):
 
 def test_hindsight_share_is_the_part_of_the_targets_own_words(catalogue):
     history, target = [catalogue["i0"]], catalogue["i2"]  # own words: kart, cup
-    assert hindsight.hindsight_share("racing", history, target) == 0
-    assert hindsight.hindsight_share("a kart", history, target) == 0.5
-    assert hindsight.hindsight_share("kart cup", history, target) == 1
-    assert hindsight.hindsight_share("one", history, catalogue["i0"]) == 0
+    assert target_leakage.leaked_share("racing", history, target) == 0
+    assert target_leakage.leaked_share("a kart", history, target) == 0.5
+    assert target_leakage.leaked_share("kart cup", history, target) == 1
+    assert target_leakage.leaked_share("one", history, catalogue["i0"]) == 0
 
 
 # real data

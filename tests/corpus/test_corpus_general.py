@@ -30,7 +30,7 @@ def write(path, *records):
 
 
 def read(path, rows=100, seed=1, max_chars=2000):
-    return general.read(path, General(path=str(path), rows=rows, max_chars=max_chars), seed, QUIET)
+    return general.read(General(path=str(path), rows=rows, max_chars=max_chars), seed, QUIET)
 
 
 def test_every_form_of_messages_gives_the_same_example(tmp_path):
@@ -81,7 +81,7 @@ def test_a_line_that_is_no_exchange_is_left_out_with_its_reason(tmp_path, line, 
     mixed = read(write(tmp_path / "g", good, line, good))
     assert [example.example_id for example in mixed.examples] == ["general:1", "general:3"]
     assert mixed.counts == {"general_lines": 3, f"general_{reason}": 1}
-    (refused,) = mixed.refused
+    (refused,) = mixed.quarantined
     assert (refused.key, refused.reason) == ("general:2", reason) and len(refused.text) <= 500
 
 

@@ -195,9 +195,9 @@ def test_the_guards_pass_it(teacher, kind):
 def test_a_model_that_parrots_titles_gets_nothing_in_but_by_the_rules():
     shop, rows = world(HOSTILE)
     one = language.write(FakeClient(parrot), rows, shop, settings(), None, QUIET)
-    reasons = {refused.reason.partition(":")[0] for refused in one.refused}
+    reasons = {refused.reason.partition(":")[0] for refused in one.quarantined}
     assert reasons >= {"sid_look_alike"}
-    assert all("<" not in refused.text and len(refused.text) <= 500 for refused in one.refused)
+    assert all("<" not in refused.text and len(refused.text) <= 500 for refused in one.quarantined)
     for shown in (one.teacher.narrate_item(i) for i in shop.values()):
         assert not SID_TOKEN.search(SID_PATTERN.sub("", shown))
 

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from builders import corpus as fakes
 from builders.corpus import BOOK, CLIP, LAMP, NARRATIVE, PATH, PENS, QUIET, ROWS, SHOP, FakeClient, item, row, settings
-from sidr_core.corpus import hindsight
+from sidr_core.corpus import target_leakage
 from sidr_core.corpus.catalogue import audit_words
+from sidr_core.corpus.target_leakage import RowThought
 from sidr_core.corpus.teacher import accept, language, requests
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher
@@ -259,19 +260,19 @@ def test_no_reply_gets_a_foreign_sid_or_tag_in(reply):
 def test_own_words_are_compared_by_stem_and_part():
     target = item("t", "Heavy-Duty Printers", brand="Brothers", category="Ink & Toner")
     known = item("h", "Light printing paper", category="Ink")
-    assert hindsight.own_words([known], target) == {"heavy-duty", "heavy", "duty", "broth", "toner"}
+    assert target_leakage.target_only_words([known], target) == {"heavy-duty", "heavy", "duty", "broth", "toner"}
     told = "It would be HEAVY, with toners and a printer."
-    assert hindsight.hindsight_words(told, [known], target) == ["heavy", "toner"]
-    assert hindsight.hindsight_share(told, [known], target) == 2 / 5
+    assert target_leakage.leaked_words(told, [known], target) == ["heavy", "toner"]
+    assert target_leakage.leaked_share(told, [known], target) == 2 / 5
     assert audit_words("ｔｏｎｅｒ") == {"toner"}, "full width hides nothing"
 
 
 def test_chance_is_measured_with_the_next_rows_target():
     told = [("a lamp", [PENS], LAMP), ("a lamp", [PENS], BOOK)]
     # lamp's own words: brass desk lamp lumen light; the shared category word "office" is known
-    assert hindsight.mean_share(told) == pytest.approx((1 / 5 + 0) / 2)
-    assert hindsight.by_chance(told) == pytest.approx((0 + 1 / 5) / 2)
-    assert hindsight.mean_share([]) == hindsight.by_chance([]) == 0
+    assert target_leakage.mean_share(told) == pytest.approx((1 / 5 + 0) / 2)
+    assert target_leakage.mean_share_by_chance([RowThought(*one) for one in told]) == pytest.approx((0 + 1 / 5) / 2)
+    assert target_leakage.mean_share([]) == target_leakage.mean_share_by_chance([]) == 0
 
 
 def speech(said, count, target=BOOK, history=(PENS,)):
@@ -280,12 +281,12 @@ def speech(said, count, target=BOOK, history=(PENS,)):
 
 def test_common_speech_is_what_is_said_whatever_the_target():
     told = speech("a quiet lamp", 20) + speech("a quiet lamp", 5, LAMP)
-    assert {"lamp", "quiet", "a"} <= hindsight.common_speech(told)
+    assert {"lamp", "quiet", "a"} <= target_leakage.common_wording(told)
     # said of lamps only: 20 of 20, against 3 of 80 elsewhere (20 * 3/80 = 0.75 expected, at most 3.5 allowed)
     telling = speech("a quiet lamp", 20, LAMP) + speech("a lamp", 3) + speech("quiet", 77)
-    assert "quiet" in hindsight.common_speech(telling) and "lamp" not in hindsight.common_speech(telling)
-    assert "lamp" not in hindsight.common_speech(speech("a lamp", 2) + speech("no", 9)), "too few to tell"
-    assert hindsight.common_speech([]) == frozenset()
+    assert "quiet" in target_leakage.common_wording(telling) and "lamp" not in target_leakage.common_wording(telling)
+    assert "lamp" not in target_leakage.common_wording(speech("a lamp", 2) + speech("no", 9)), "too few to tell"
+    assert target_leakage.common_wording([]) == frozenset()
 
 
 def test_a_thought_with_a_word_of_the_target_falls_back_or_drops():
@@ -299,7 +300,7 @@ def test_a_thought_with_a_word_of_the_target_falls_back_or_drops():
         one = written(answer, rest)
         thought = one.teacher.think(ROWS[4].history, LAMP)
         assert "brass" not in thought and thought == (RULES.think(ROWS[4].history, LAMP) if rest else "")
-        (refused,) = one.refused
+        (refused,) = one.quarantined
         assert (refused.key, refused.user_id, refused.reason) == ("user_path:u2-3", "u2", "hindsight: brass")
         assert one.teacher.think(ROWS[0].history, BOOK).startswith("I began with <a_1><b_1>")
         assert one.figures["hindsight_of_replies"] > 0 == one.figures["hindsight_of_replies_by_chance"]
@@ -313,7 +314,7 @@ def test_what_every_thought_says_is_no_hindsight():
     answer = answering(user_path=PATH + " I like it cozy.")
     one = language.write(FakeClient(answer), rows, fakes.catalogue(*shelf, cozy), settings(items=0), None, QUIET)
     assert one.teacher.think(rows[-1].history, cozy).endswith("I like it cozy.")
-    assert "cozy" in one.teacher.frame_words and one.refused == ()
+    assert "cozy" in one.teacher.frame_words and one.quarantined == ()
 
 
 # the teacher
@@ -333,7 +334,10 @@ def test_what_is_beyond_the_limits_is_written_by_rules_or_not_at_all():
 
 def test_missing_replies_are_counted_with_their_reason():
     one = written(answering(item_analysis=None, user_narrative="too short a reply"))
-    assert {(r.kind, r.reason) for r in one.refused} == {("item_analysis", "refusal"), ("user_narrative", "too_short")}
+    assert {(r.kind, r.reason) for r in one.quarantined} == {
+        ("item_analysis", "refusal"),
+        ("user_narrative", "too_short"),
+    }
     assert one.figures["quarantined"] == 4 + 3 and one.figures["accepted_item_narratives"] == 0
     assert one.teacher.narrate_item(BOOK) == ""
 
@@ -421,7 +425,7 @@ def test_the_settings_reach_the_client(tmp_path, monkeypatch):
     monkeypatch.setenv("SIDR_HOME", str(tmp_path))
     seen = {}
 
-    def client(endpoint, ledger, budget, price, reply, batch):
+    def client(endpoint, ledger, budget, price, reply):
         seen.update(model=endpoint.model, home=ledger.path.parent, usd=budget.usd, price=price.input, reply=reply)
         return FakeClient()
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from builders import corpus as base
 from builders.corpus import BOOK, LAMP, PENS
 from sidr_core.corpus import quality
-from sidr_core.corpus.card import sizes_by_task
-from sidr_core.corpus.picture import draw
+from sidr_core.corpus.data_card import sizes_by_task
+from sidr_core.corpus.figure import draw
 from sidr_core.corpus.quality import Text
 from sidr_core.tables import files as tables
 
@@ -30,13 +30,6 @@ def test_distinct_ngrams_equal_the_plain_count(texts):
         grams = [tuple(w[i : i + n]) for w in words for i in range(len(w) - n + 1)]
         expected = len(set(grams)) / len(grams) if grams else 0
         assert quality.distinct(texts, n) == pytest.approx(expected)
-
-
-def test_gini():
-    assert quality.gini(np.array([3, 3, 3])) == 0
-    assert quality.gini(np.array([0, 0, 9])) == pytest.approx(2 / 3)
-    assert quality.gini(np.array([1, 3])) == pytest.approx(0.25)
-    assert quality.gini(np.array([0, 0])) == 0
 
 
 def test_new_words_are_neither_the_sources_nor_the_kinds_wording():

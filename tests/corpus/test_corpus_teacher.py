@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidr_core.corpus.catalogue import Catalogue, Item, all_words, audit_words
-from sidr_core.corpus.hindsight import hindsight_words
+from sidr_core.corpus.target_leakage import leaked_words
 from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher
@@ -121,7 +121,7 @@ def test_no_history_makes_a_thought_leak(items, data):
     for ids, target in rows:
         history = [shelf[i] for i in ids]
         thought = teacher.think(history, shelf[target])
-        assert not hindsight_words(thought, history, shelf[target], teacher.frame_words)
+        assert not leaked_words(thought, history, shelf[target], teacher.frame_words)
         assert set(SID_PATTERN.findall(thought)) <= {i.sid for i in history}
         rest = SID_PATTERN.sub(
             "", thought + teacher.narrate_item(shelf[target]) + teacher.narrate_user(history, shelf[target])

@@ -66,7 +66,7 @@ def test_a_batch_costs_half_and_gives_the_same_replies(path, tmp_path):
     ("owner", "name", "after", "batches"),
     [
         ("ledger", "plan_batch", True, 1),  # planned, not submitted: submitted once by the restart
-        ("batch", "_submit", True, 1),  # submitted, the server's id not noted: found by our name
+        ("ledger", "batch_submitted", False, 1),  # submitted, the server's id not noted: found by our name
         ("ledger", "batch_submitted", True, 1),  # noted, not polled
         ("ledger", "record", False, 1),  # half way through the output
         ("ledger", "batch_closed", False, 1),  # all filed, not closed

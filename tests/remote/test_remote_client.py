@@ -176,7 +176,7 @@ def test_the_repair_is_one_request_with_its_own_record(path):
 
 def test_a_model_that_never_writes_the_form_is_given_up_before_it_costs_everything(path):
     with ScriptedServer(fault="wrong_schema") as server:
-        with pytest.raises(TeacherUnavailable, match="not one of the first"):
+        with pytest.raises(TeacherUnavailable, match="none of the first"):
             client(server, path, give_up_after=5).ask(notes(200), QUIET)
         assert server.requests <= 2 * (5 + 4)
     with ScriptedServer(behave=lambda number, body: "ok" if number == 0 else "refusal") as server:

@@ -32,12 +32,12 @@ def test_place(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "batch", "nano"),
-    [((1000, 100), False, 210_000), ((1000, 100), True, 105_000), ((1, 0), False, 150), ((0, 0), False, 0)],
+    ("tokens", "discount", "nano"),
+    [((1000, 100), 1.0, 210_000), ((1000, 100), 0.5, 105_000), ((1, 0), 1.0, 150), ((0, 0), 1.0, 0)],
 )
-def test_prices_by_hand(tokens, batch, nano):
+def test_prices_by_hand(tokens, discount, nano):
     # 0.15 USD per million = 150 nano-USD per token; 0.60 = 600.
-    cost = price_of(Price(input=0.15, output=0.6), *tokens, batch=batch)
+    cost = price_of(Price(input=0.15, output=0.6), *tokens, discount)
     assert cost == Cost(sum(tokens), nano)
     assert cost.usd == nano / 1e9
 

@@ -3,7 +3,8 @@
 A reply is untrusted text like any other: it is neutralised first, so nothing in it can become a token of
 the vocabulary that this module does not put there. Then the bracketed names become SIDs. What is missing
 and certain is added (an item's own SID, the history in order, the target at the end) and counted as a
-repair; what is wrong is refused with a reason. Hindsight is judged later, over all thoughts (`hindsight`).
+repair; what is wrong is refused with a reason. Whether a thought gives its target away is judged later, over
+all thoughts (`sidr_core.corpus.target_leakage`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _OF_GUIDANCE = re.compile(
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text` may enter the corpus unless there is a `reason`; `repairs` says what was added to it."""
+    """`text` may enter the corpus unless there is a `reason`; `repairs` names what was added to it."""
 
     text: str
     reason: str = ""
@@ -68,7 +69,7 @@ def item_narrative(reply: str, item: Item, asked: str = "") -> Verdict:
         if spells_title(text, item):
             raise _Refused("names_title")
     except _Refused as refused:
-        return Verdict(shown(reply), str(refused))
+        return Verdict(excerpt(reply), str(refused))
     if item.sid in text:
         return Verdict(text)
     return Verdict(f"{item.sid}: {text}", repairs=("sid_added",))
@@ -85,7 +86,7 @@ def thought(reply: str, history: Sequence[Item], target: Item, asked: str = "") 
         if not SID_PATTERN.search(text):
             raise _Refused("names_no_item")
     except _Refused as refused:
-        return Verdict(shown(reply), str(refused))
+        return Verdict(excerpt(reply), str(refused))
     return Verdict(text)
 
 
@@ -96,7 +97,7 @@ def user_narrative(reply: str, history: Sequence[Item], target: Item, asked: str
         names = {**_numbers(history), "next": target.sid}
         text = _swap(_named(reply, asked, names, NARRATIVE_CHARS), [*history, target])
     except _Refused as refused:
-        return Verdict(shown(reply), str(refused))
+        return Verdict(excerpt(reply), str(refused))
     sids = [item.sid for item in history]
     if SID_PATTERN.findall(text)[: len(sids)] != sids:
         text = f"The choices were {', then '.join(sids)}. {text}"
@@ -118,8 +119,8 @@ def swap_title(text: str, item: Item, mark: str) -> str:
 
 def spells_title(text: str, item: Item) -> bool:
     """Whether the words of the item's shown title follow each other somewhere in `text`."""
-    title, said = (" ".join(_WORD.findall(_folded(part))) for part in (item.full_title, SID_PATTERN.sub(" ", text)))
-    return bool(title) and f" {title} " in f" {said} "
+    title, words = (" ".join(_WORD.findall(_folded(part))) for part in (item.full_title, SID_PATTERN.sub(" ", text)))
+    return bool(title) and f" {title} " in f" {words} "
 
 
 def _numbers(history: Sequence[Item]) -> dict[str, str]:
@@ -156,10 +157,10 @@ def _sid(name: str, sids: Mapping[str, str]) -> str:
     parts = _SEPARATOR.split(name.strip().lower())
     if not any(_REFERENCE.fullmatch(part) for part in parts):
         return f"({name})"
-    found = [sids.get(re.sub(r"^(?:item|choice|product)?\s*#?(?=\d)", "", part)) for part in parts]
-    if None in found:
+    named = [sids.get(re.sub(r"^(?:item|choice|product)?\s*#?(?=\d)", "", part)) for part in parts]
+    if None in named:
         raise _Refused("unknown_item")
-    return ", ".join(sid for sid in found if sid)
+    return ", ".join(sid for sid in named if sid)
 
 
 def _swap(text: str, items: Sequence[Item]) -> str:
@@ -181,6 +182,6 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def shown(reply: str) -> str:
-    """What a quarantine shows of a refused text."""
+def excerpt(reply: str) -> str:
+    """What the quarantine keeps of a refused text."""
     return neutralise(reply, 500)

@@ -12,7 +12,7 @@ class Teacher(Protocol):
     """Writes about items and users, naming items by SID alone.
 
     Attributes:
-        frame_words: the wording of its thoughts that is the same whatever the target is, so that it tells nothing
+        frame_words: the wording of its thoughts that is the same whatever the target is, so that it says nothing
             of it; as `catalogue.audit_words`.
     """
 
@@ -20,14 +20,11 @@ class Teacher(Protocol):
     def frame_words(self) -> frozenset[str]: ...
 
     def narrate_item(self, item: Item) -> str:
-        """One flowing paragraph about an item (METHOD 4.1), or "" for none."""
+        """One flowing paragraph about an item (docs/method.md, "Corpus"), or "" for none."""
         ...
 
     def narrate_user(self, history: Sequence[Item], target: Item) -> str:
-        """One paragraph about a train row, oldest item first, that ends by naming the target's SID (METHOD 4.2).
-
-        "" for none.
-        """
+        """One paragraph about a train row, oldest item first, that ends by naming the target's SID, or "" for none."""
         ...
 
     def think(self, history: Sequence[Item], target: Item) -> str:

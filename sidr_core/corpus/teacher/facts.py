@@ -50,17 +50,17 @@ def learn_facts(catalogue: Catalogue, rows: Iterable[tuple[Sequence[str], str]])
     A row that repeats an item of its history says nothing about words and is left out.
     """
     words = {item_id: catalogue[item_id].words for item_id in catalogue}
-    frequency = Counter(word for found in words.values() for word in found)
+    frequency = Counter(word for of_item in words.values() for word in of_item)
     most = max(3.0, LARGEST_SHARE * len(words))
     aspects = {word for word, count in frequency.items() if 2 <= count <= most}
     weight = _persistence(words, aspects, rows)
     weight = {word: weight[word] for word in sorted(aspects - _echoes(words, frequency, weight))}
     rarity = {word: math.log(len(words) / count) for word, count in frequency.items()}
 
-    def ranked(found: Iterable[str]) -> tuple[str, ...]:
-        return tuple(sorted((w for w in found if w in weight), key=lambda w: (-weight[w], -rarity[w], w)))
+    def ranked(of_item: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted((w for w in of_item if w in weight), key=lambda w: (-weight[w], -rarity[w], w)))
 
-    return Facts(weight, {item_id: ranked(found) for item_id, found in words.items()}, rarity)
+    return Facts(weight, {item_id: ranked(of_item) for item_id, of_item in words.items()}, rarity)
 
 
 def _persistence(
@@ -74,11 +74,10 @@ def _persistence(
         if target in history:
             continue
         total += 1
-        met = {word for item_id in history for word in words[item_id]}
-        found = words[target]
-        in_history.update(met)
-        in_target.update(found)
-        in_both.update(word for word in found if word in met)
+        history_words = {word for item_id in history for word in words[item_id]}
+        in_history.update(history_words)
+        in_target.update(words[target])
+        in_both.update(word for word in words[target] if word in history_words)
     weight = dict.fromkeys(sorted(aspects), 0.0)
     for word in weight:
         if in_both[word]:
@@ -91,10 +90,10 @@ def _persistence(
 def _echoes(
     words: Mapping[str, tuple[str, ...]], frequency: Mapping[str, int], weight: Mapping[str, float]
 ) -> set[str]:
-    """Words whose items are nearly those of a weightier word that is kept."""
+    """Words whose items are nearly those of a weightier word."""
     together: Counter[tuple[str, str]] = Counter()
-    for found in words.values():
-        together.update(combinations(sorted(word for word in found if word in weight), 2))
+    for of_item in words.values():
+        together.update(combinations(sorted(word for word in of_item if word in weight), 2))
     same: dict[str, list[str]] = {}
     for (left, right), count in together.items():
         if count >= SAME * (frequency[left] + frequency[right] - count):

@@ -2,7 +2,7 @@
 
 What no reply covers (an item or user beyond the profile's limits, a refused reply) is written by the
 rules or not at all, as `teacher.rest` says. Deviation from the paper, which uses every reply: a thought
-that tells a word that only the hidden next item has is refused (`sidr_core.corpus.hindsight`).
+that says a word that only the hidden next item has is refused (`sidr_core.corpus.target_leakage`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from sidr_core.corpus import hindsight
+from sidr_core.corpus import target_leakage
 from sidr_core.corpus.catalogue import Catalogue, Item
-from sidr_core.corpus.refused import Refused
+from sidr_core.corpus.quarantine import Quarantined
+from sidr_core.corpus.target_leakage import RowThought
 from sidr_core.corpus.tasks import Row
 from sidr_core.corpus.teacher import accept, requests
 from sidr_core.corpus.teacher.accept import Verdict
@@ -42,7 +43,7 @@ class LanguageTeacher:
 
     Args:
         items: item_id -> narrative. users, thoughts: :func:`row_key` -> text.
-        common: audit words that thoughts say whatever the target is (`hindsight.common_speech`).
+        common: audit words that thoughts say whatever the target is (`target_leakage.common_wording`).
     """
 
     def __init__(
@@ -73,17 +74,17 @@ class LanguageTeacher:
 
 @dataclass(frozen=True)
 class Written:
-    """A teacher, what was refused, and figures.
+    """A teacher, what was quarantined, and figures.
 
     Args:
         cost: requests, tokens and USD of all replies, whenever they were paid for.
         calls: how many of them this run made and reused; the one thing in which a rerun differs.
-        figures: counts of texts and repairs, and hindsight.
+        figures: counts of texts and repairs, and what thoughts say of their target.
         digest: of all replies, in order.
     """
 
     teacher: LanguageTeacher
-    refused: tuple[Refused, ...]
+    quarantined: tuple[Quarantined, ...]
     cost: Mapping[str, float | int]
     calls: Mapping[str, int]
     figures: Mapping[str, float | int]
@@ -111,20 +112,22 @@ def write(
     teacher = LanguageTeacher(judged.items, judged.users, judged.thoughts, judged.common, rest)
     # Items of equal text share a request, which is paid once.
     paid = list({job.request: reply for job, reply in zip([*jobs, *following], replies, strict=True)}.values())
-    return Written(teacher, tuple(judged.refused), _cost(paid), _calls(paid), judged.figures(), _digest(paid))
+    reused = sum(reply.reused for reply in paid)
+    calls = {"teacher_calls": len(paid) - reused, "teacher_reused": reused}
+    return Written(teacher, tuple(judged.quarantined), _cost(paid), calls, judged.figures(), _digest(paid))
 
 
 class _Judged:
-    """Accepted texts by what they are about, and the refused ones."""
+    """Accepted texts by what they are about, and those in quarantine."""
 
     def __init__(self) -> None:
         self.items: dict[str, str] = {}
         self.users: dict[tuple[str, ...], str] = {}
         self.thoughts: dict[tuple[str, ...], str] = {}
-        self.refused: list[Refused] = []
+        self.quarantined: list[Quarantined] = []
         self.repairs: Counter[str] = Counter()
         self.common: frozenset[str] = frozenset()
-        self._told: dict[tuple[str, ...], tuple[Job, Row, str]] = {}
+        self._candidates: dict[tuple[str, ...], tuple[Job, RowThought]] = {}  # thoughts that are yet to be audited
 
     @classmethod
     def of(cls, jobs: Sequence[Job], replies: Sequence[Reply]) -> _Judged:
@@ -136,52 +139,50 @@ class _Judged:
 
     def _take(self, job: Job, reply: Reply) -> None:
         if reply.value is None:
-            self._refuse(job, Verdict("", reply.reason or "no_reply"))
+            self._quarantine(job, Verdict("", reply.reason or "no_reply"))
             return
         verdict = _verdict(job, reply.value)
         if verdict is None:
             return
         self.repairs.update(verdict.repairs)
         if verdict.reason:
-            self._refuse(job, verdict)
+            self._quarantine(job, verdict)
         elif job.item:
             self.items[job.item.item_id] = verdict.text
         elif job.row:
             key = row_key(job.row.history, job.row.target)
             if job.kind == requests.USER_PATH:
-                self._told[key] = (job, job.row, verdict.text)
+                self._candidates[key] = (job, RowThought(verdict.text, job.row.history, job.row.target))
             else:
                 self.users[key] = verdict.text
 
     def _audit(self) -> None:
-        """Let thoughts pass that tell nothing of their target beyond common speech."""
-        self.common = hindsight.common_speech(self._pairs())
-        for key, (job, row, text) in self._told.items():
-            if words := hindsight.hindsight_words(text, row.history, row.target, self.common):
-                self._refuse(job, Verdict(accept.shown(text), f"hindsight: {' '.join(words)}"))
+        """Accept thoughts that say nothing of their target beyond common wording."""
+        self.common = target_leakage.common_wording(candidate for _, candidate in self._candidates.values())
+        for key, (job, candidate) in self._candidates.items():
+            if words := target_leakage.leaked_words(*candidate, self.common):
+                self._quarantine(job, Verdict(accept.excerpt(candidate.thought), f"hindsight: {' '.join(words)}"))
             else:
-                self.thoughts[key] = text
+                self.thoughts[key] = candidate.thought
 
-    def _pairs(self) -> list[hindsight.Told]:
-        return [(text, row.history, row.target) for _, row, text in self._told.values()]
-
-    def _refuse(self, job: Job, verdict: Verdict) -> None:
+    def _quarantine(self, job: Job, verdict: Verdict) -> None:
         item_id, user_id, about = None, None, ""
         if job.item:
             item_id = about = job.item.item_id
         if job.row:
             user_id, about = job.row.user_id, job.row.row_id
-        self.refused.append(Refused(f"{job.kind}:{about}", job.kind, item_id, user_id, verdict.reason, verdict.text))
+        entry = Quarantined(f"{job.kind}:{about}", job.kind, item_id, user_id, verdict.reason, verdict.text)
+        self.quarantined.append(entry)
 
     def figures(self) -> dict[str, float | int]:
-        """Counts of accepted, repaired and refused texts, and the hindsight of the replies before any was refused."""
-        told = self._pairs()
+        """Counts of accepted, repaired and refused texts, and what thoughts say of their target before the audit."""
+        candidates = [candidate for _, candidate in self._candidates.values()]
         return {
             **dict(zip(ACCEPTED, (len(self.items), len(self.users), len(self.thoughts)), strict=True)),
-            "quarantined": len(self.refused),
+            "quarantined": len(self.quarantined),
             **{f"repaired_{name}": count for name, count in sorted(self.repairs.items())},
-            "hindsight_of_replies": round(hindsight.mean_share(told), 6),
-            "hindsight_of_replies_by_chance": round(hindsight.by_chance(told), 6),
+            "hindsight_of_replies": round(target_leakage.mean_share(candidates), 6),
+            "hindsight_of_replies_by_chance": round(target_leakage.mean_share_by_chance(candidates), 6),
             "common_words": len(self.common),
         }
 
@@ -205,11 +206,6 @@ def _cost(replies: Sequence[Reply]) -> dict[str, float | int]:
         "output_tokens": sum(reply.output_tokens for reply in replies),
         "usd": round(sum(reply.usd for reply in replies), 6),
     }
-
-
-def _calls(replies: Sequence[Reply]) -> dict[str, int]:
-    reused = sum(reply.reused for reply in replies)
-    return {"teacher_calls": len(replies) - reused, "teacher_reused": reused}
 
 
 def _digest(replies: Sequence[Reply]) -> str:

@@ -1,4 +1,4 @@
-"""What a language model is asked, and the form of its replies (METHOD 4.1 and 4.2), in our own words.
+"""What a language model is asked, and the form of its replies, after the paper's four calls (docs/method.md, "Corpus").
 
 Two rounds: an analysis of each item, then a narrative made from it; a user's reasoning path, then a
 narrative made from that. Deviations from the paper:
@@ -52,7 +52,7 @@ class _Reply(BaseModel):
 
 
 class ItemAnalysis(_Reply):
-    """What a product is, by METHOD 4.1 step 1."""
+    """What a product is: the first of the paper's two calls per item."""
 
     description: Annotated[str, _text(1500)]
     use_cases: Annotated[list[Phrase], Field(min_length=1, max_length=8)]
@@ -105,11 +105,11 @@ def first_round(rows: list[Row], catalogue: Catalogue, settings: Teacher) -> lis
     if settings.item_narratives:
         jobs += [Job(_analysis(item, settings), item=item) for item in most_frequent(rows, catalogue, settings.items)]
     users = busiest(rows, settings.users)
-    told = {row.row_id for row in newest(rows, 1)} if settings.user_narratives else set()
+    newest_ids = {row.row_id for row in newest(rows, 1)} if settings.user_narratives else set()
     paths: dict[tuple[str, ...], Job] = {}
     for row in newest(rows, settings.traces_per_user):
         if row.user_id in users:
-            key, narrated = row_key(row.history, row.target), row.row_id in told
+            key, narrated = row_key(row.history, row.target), row.row_id in newest_ids
             if key not in paths or (narrated and not paths[key].narrated):
                 paths[key] = Job(_path(row, settings), row=row, narrated=narrated)
     return [*jobs, *paths.values()]
@@ -150,14 +150,14 @@ def row_key(history: Iterable[Item], target: Item) -> tuple[str, ...]:
 
 def most_frequent(rows: Iterable[Row], catalogue: Catalogue, count: int | None) -> list[Item]:
     """The `count` items that are most often a target (None: all), ties by item id."""
-    seen = Counter(row.target.item_id for row in rows)
-    return sorted(catalogue.values(), key=lambda item: (-seen[item.item_id], item.item_id))[:count]
+    rows_of = Counter(row.target.item_id for row in rows)
+    return sorted(catalogue.values(), key=lambda item: (-rows_of[item.item_id], item.item_id))[:count]
 
 
 def busiest(rows: Iterable[Row], count: int | None) -> set[str]:
     """The `count` users with most rows (None: all), ties by user id."""
-    seen = Counter(row.user_id for row in rows)
-    return set(sorted(seen, key=lambda user: (-seen[user], user))[:count])
+    rows_of = Counter(row.user_id for row in rows)
+    return set(sorted(rows_of, key=lambda user: (-rows_of[user], user))[:count])
 
 
 _STRANGERS = (
@@ -198,14 +198,14 @@ def _analysis(item: Item, settings: Teacher) -> Request:
 
 
 def _item_narrative(item: Item, analysis: ItemAnalysis, settings: Teacher) -> Request:
-    told = {
+    fields = {
         "about": analysis.description,
         "uses": "; ".join(analysis.use_cases),
         "audience": analysis.audience,
         "features": "; ".join(analysis.features),
         "keywords": ", ".join(analysis.keywords),
     }
-    lines = [f"{name}: {_data(text, settings.input_chars)}" for name, text in told.items()]
+    lines = [f"{name}: {_data(text, settings.input_chars)}" for name, text in fields.items()]
     lines = [swap_title(line, item, ITEM) for line in (*_fields(item, settings.input_chars), *lines)]
     return _request(ITEM_NARRATIVE, _ITEM_SYSTEM, lines, _ASK_ITEM_NARRATIVE, ItemNarrative, settings)
 
@@ -236,8 +236,9 @@ def _fields(item: Item, most: int) -> list[str]:
 
 def _in_history(item: Item) -> str:
     parts = (item.title, item.category.rsplit(" > ", 1)[-1], item.description)
-    shown = (_data(text, most) for text, most in zip(parts, (TITLE_CHARS, FIELD_CHARS, HISTORY_CHARS), strict=True))
-    return " | ".join(text for text in shown if text) or UNTITLED
+    limits = (TITLE_CHARS, FIELD_CHARS, HISTORY_CHARS)
+    texts = (_data(text, most) for text, most in zip(parts, limits, strict=True))
+    return " | ".join(text for text in texts if text) or UNTITLED
 
 
 def _data(text: str, most: int) -> str:

@@ -1,6 +1,6 @@
 """A teacher made of rules: no key, no cost, the same words for the same rows.
 
-Deviations from the paper (METHOD 4): thoughts are one or two regular sentences instead of a page, since
+Deviations from the paper (docs/method.md, "Corpus"): thoughts are one or two regular sentences instead of a page, since
 a small model must learn the form from a few thousand rows and pays for every token. A thought first
 recalls what the newest item is, then names the tendency and the history item that carries it:
 
@@ -58,14 +58,12 @@ class RulesTeacher:
         "" if the target lacks all of the history's aspects and such thoughts are dropped.
         """
         recent = history[-1]
-        shown = self._facts.of(recent)[:_RECENT_ASPECTS]
-        recall = (
-            _RECENT.format(sid=recent.sid, words=", ".join(shown)) if shown else _RECENT_BARE.format(sid=recent.sid)
-        )
+        aspects = ", ".join(self._facts.of(recent)[:_RECENT_ASPECTS])
+        recall = (_RECENT if aspects else _RECENT_BARE).format(sid=recent.sid, words=aspects)
         ranked = self._ranked(history)
-        wanted = set(target.words)
+        target_words = set(target.words)
         persistent = [word for word in ranked if self._facts.weight[word] >= LEAST_WEIGHT]
-        shared = [word for word in persistent if word in wanted][:_TENDENCY_ASPECTS]
+        shared = [word for word in persistent if word in target_words][:_TENDENCY_ASPECTS]
         if not shared and self._drop_open:
             return ""
         if not shared:
@@ -86,14 +84,14 @@ class RulesTeacher:
     def _anchor(self, history: Sequence[Item], target: Item, shared: Sequence[str]) -> Item:
         """The history item that best stands for the tendency; the newest one of equals."""
 
-        def closeness(place: int) -> tuple[float, int]:
-            item, carried = history[place], 0.0
+        def closeness(index: int) -> tuple[float, int]:
+            item, carried = history[index], 0.0
             for word in shared:
                 carried += self._facts.weight[word] if word in item.words else 0.0
-            age = len(history) - 1 - place
-            return round((carried + CODE_WEIGHT * _shared_codes(item, target)) * FADING**age, 9), place
+            age = len(history) - 1 - index
+            return round((carried + CODE_WEIGHT * _shared_codes(item, target)) * FADING**age, 9), index
 
-        carriers = [place for place, item in enumerate(history) if any(word in item.words for word in shared)]
+        carriers = [index for index, item in enumerate(history) if any(word in item.words for word in shared)]
         return history[max(carriers, key=closeness)]
 
     def _earlier(self, history: Sequence[Item], anchor: Item, shared: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What was offered to the corpus and stays out of it, kept for a look."""
+"""What was offered to the corpus and stays out of it, for inspection."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _COLUMNS = ("key", KIND, ITEM_ID, USER_ID, REASON, TEXT)
 
 
 @dataclass(frozen=True)
-class Refused:
-    """One reply of a teacher, or one line of the file of general examples; the fields are the table's columns."""
+class Quarantined:
+    """A reply of a teacher, or a line of the file of general examples; the fields are the table's columns."""
 
     key: str
     kind: str
@@ -24,7 +24,7 @@ class Refused:
     text: str
 
 
-def table(refused: Iterable[Refused]) -> pl.DataFrame:
-    """The refused as a table of the contract `TeacherQuarantine`."""
-    rows = [tuple(getattr(one, name) for name in _COLUMNS) for one in refused]
+def quarantine_table(quarantined: Iterable[Quarantined]) -> pl.DataFrame:
+    """A table of the contract `TeacherQuarantine`."""
+    rows = [tuple(getattr(entry, name) for name in _COLUMNS) for entry in quarantined]
     return pl.DataFrame(rows, schema=dict.fromkeys(_COLUMNS, pl.String()), orient="row")
