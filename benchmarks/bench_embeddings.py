@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 from machine import hardware
 
+from sidr_core.render.grid import markdown_table
+
 WORDS = ["blue", "gel", "pen", "paper", "printer", "ink", "office", "fine", "point", "laser", "pack", "of", "black"]
 BLOCK = 50_000
 #: Bytes a worker may ask for: what needs more fails alone instead of taking the machine down.
@@ -154,7 +156,7 @@ def stage(args: argparse.Namespace, folder: Path) -> str:
     more = args.size + args.size // 100
     for rows in (args.size, more):
         write_catalogue(folder / f"items {rows}.parquet", rows)
-    lines = ["| | items | encoded | wall, s | items/s | peak MB |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = []
     runs = [
         ("cold", "stage", args.size, "cold"),
         ("renamed", "stage", args.size, "renamed"),
@@ -164,14 +166,15 @@ def stage(args: argparse.Namespace, folder: Path) -> str:
     ]
     for name, worker_name, rows, out in runs:
         extra = ["--worker", worker_name, "--data", str(folder / f"items {rows}.parquet"), "--out", str(folder / out)]
-        found, fault = subprocess_json(extra, args)
-        if found is None:
-            lines.append(f"| {name} | {rows:,} | failed: {fault} | | | |")
+        result, fault = subprocess_json(extra, args)
+        if result is None:
+            lines.append((name, f"{rows:,}", f"failed: {fault}", "", "", ""))
             continue
-        rate = rows / found["seconds"]
-        cells = f"{found['encoded']:,}", f"{found['seconds']:.1f}", f"{rate:,.0f}", f"{found['peak'] / 1e6:,.0f}"
-        lines.append(f"| {name} | {rows:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rate, peak = rows / result["seconds"], result["peak"] / 1e6
+        lines.append(
+            (name, f"{rows:,}", f"{result['encoded']:,}", f"{result['seconds']:.1f}", f"{rate:,.0f}", f"{peak:,.0f}")
+        )
+    return markdown_table(("", "items", "encoded", "wall, s", "items/s", "peak MB"), lines)
 
 
 # -- the packaged encoder -----------------------------------------------------------------------
@@ -229,24 +232,21 @@ def _parts(order: list[int], size: int) -> Iterator[list[int]]:
 
 def encoder(args: argparse.Namespace, folder: Path) -> str:
     """A table with one row per way of encoding."""
-    lines = [
-        "| | items/s | CPU s per 1,000 items | peak MB | largest difference |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    lines = []
     first = None
     ways = [("project", "project"), ("encode(), 32", "32"), ("encode(), 64 by length", "64")]
     for name, worker_name in ways:
         out = folder / f"{worker_name}.npy"
-        found, fault = subprocess_json(["--worker", worker_name, "--out", str(out)], args)
-        if found is None:
-            lines.append(f"| {name} | failed: {fault} | | | |")
+        result, fault = subprocess_json(["--worker", worker_name, "--out", str(out)], args)
+        if result is None:
+            lines.append((name, f"failed: {fault}", "", "", ""))
             continue
         vectors = np.load(out)
         first = vectors if first is None else first
         difference = np.abs(vectors - first).max()
-        cells = f"{args.encode / found['seconds']:.1f}", f"{1000 * found['cpu'] / args.encode:.1f}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {found['peak'] / 1e6:,.0f} | {difference:.0e} |")
-    return "\n".join(lines)
+        rate, cpu = args.encode / result["seconds"], 1000 * result["cpu"] / args.encode
+        lines.append((name, f"{rate:.1f}", f"{cpu:.1f}", f"{result['peak'] / 1e6:,.0f}", f"{difference:.0e}"))
+    return markdown_table(("", "items/s", "CPU s per 1,000 items", "peak MB", "largest difference"), lines)
 
 
 # -- processes ----------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def peak_memory() -> int:
 def worker(args: argparse.Namespace) -> None:
     """Print what one row did, as JSON."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
-    found = {"stage": run_stage, "at once": run_at_once, "schema": run_schema}.get(args.worker, run_encoder)(args)
-    print(json.dumps({**found, "peak": peak_memory()}))
+    result = {"stage": run_stage, "at once": run_at_once, "schema": run_schema}.get(args.worker, run_encoder)(args)
+    print(json.dumps({**result, "peak": peak_memory()}))
 
 
 def main() -> None:

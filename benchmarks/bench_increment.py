@@ -19,6 +19,9 @@ import tempfile
 from pathlib import Path
 
 import yaml
+from machine import hardware
+
+from sidr_core.render.grid import markdown_table
 
 STAGES = ("raw_reviews", "raw_items", "interactions", "item_embeddings")
 CHILD = """
@@ -28,14 +31,14 @@ from sidr_core.pipeline.profile import load_profile, home
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store
-profile, store, found = load_profile(sys.argv[1]), Store(home() / "store"), {}
+profile, store, stages = load_profile(sys.argv[1]), Store(home() / "store"), {}
 for name in sys.argv[3:]:
     started = time.perf_counter()
     outcome = run_stage(profile, "office", sys.argv[2], stage_named(name), store, Progress(lambda line: None))
     metrics = outcome.artifact.manifest["metrics"]
-    found[name] = [time.perf_counter() - started, outcome.reused, metrics.get("rows", metrics.get("items")),
-                   metrics.get("encoded")]
-print(json.dumps(found))
+    stages[name] = [time.perf_counter() - started, outcome.reused, metrics.get("rows", metrics.get("items")),
+                    metrics.get("encoded")]
+print(json.dumps(stages))
 """
 
 
@@ -52,19 +55,16 @@ def main() -> None:
         sizes = split(folder / "Office_Products_5.json.gz", work)
         first = build(work, folder, ["a.json.gz"], "2018-09", arguments.k_core)
         second = build(work, folder, ["a.json.gz", "b.json.gz"], "2018-10", arguments.k_core)
-    print(
-        f"{os.cpu_count()} CPU cores, Python {sys.version.split()[0]}; {sizes[0]:,} reviews, then {sizes[1]:,} more\n"
-    )
-    print(
-        "| stage | cold, s | second snapshot, s | share | encoded cold / second |\n| --- | ---: | ---: | ---: | ---: |"
-    )
+    print(f"{hardware()}, Python {sys.version.split()[0]}; {sizes[0]:,} reviews, then {sizes[1]:,} more\n")
+    rows = []
     for stage in STAGES:
         (cold, _, _, encoded), (warm, _, _, anew) = first[stage], second[stage]
-        told = f"{encoded:,} / {anew:,}" if encoded is not None else ""
-        print(f"| {stage} | {cold:.2f} | {warm:.2f} | {warm / cold:.1%} | {told} |")
+        counts = f"{encoded:,} / {anew:,}" if encoded is not None else ""
+        rows.append((stage, f"{cold:.2f}", f"{warm:.2f}", f"{warm / cold:.1%}", counts))
     pair = ("raw_reviews", "item_embeddings")
-    cold, warm = (sum(found[stage][0] for stage in pair) for found in (first, second))
-    print(f"| {' + '.join(pair)} | {cold:.2f} | {warm:.2f} | {warm / cold:.1%} | |")
+    cold, warm = (sum(snapshot[stage][0] for stage in pair) for snapshot in (first, second))
+    rows.append((" + ".join(pair), f"{cold:.2f}", f"{warm:.2f}", f"{warm / cold:.1%}", ""))
+    print(markdown_table(("stage", "cold, s", "second snapshot, s", "share", "encoded cold / second"), rows))
 
 
 def split(source: Path, work: Path) -> tuple[int, int]:

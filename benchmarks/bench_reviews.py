@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -33,6 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import hardware
+
+from sidr_core.render.grid import markdown_table
 
 K, LONGEST, RATIOS = 5, 10, (0.8, 0.1, 0.1)
 BLOCK = 50_000
@@ -79,11 +81,11 @@ def _lines(rows: int, users: int, items: int, seed: int, first: int, days: int) 
         stars = np.where(
             rng.random(count) < 0.001, 11, rng.choice([5, 4, 3, 2, 1], count, p=[0.6, 0.2, 0.1, 0.05, 0.05])
         )
-        said = rng.integers(0, len(texts), count).tolist()
+        text = rng.integers(0, len(texts), count).tolist()
         lines = [
             f'{{"overall": {r}.0, "verified": true, "reviewTime": "06 1, 2018", "reviewerID": "A{u:013d}", '
             f'"asin": "{_item(i)}", "reviewText": "{texts[x]}", "summary": "Five Stars", "unixReviewTime": {t}}}\n'
-            for r, u, i, x, t in zip(stars.tolist(), user, item, said, when, strict=True)
+            for r, u, i, x, t in zip(stars.tolist(), user, item, text, when, strict=True)
         ]
         for place in range(1_000, count, 1_000):
             lines[place] = lines[place - 500]
@@ -298,10 +300,10 @@ def content(tables: str) -> dict[str, tuple[int, int]]:
         "SELECT count(*), coalesce(bit_xor(hash(file_row_number, row_id, user_id, position, history_item_ids, "
         "target_item_id, target_timestamp)), 0) FROM read_parquet($path, file_row_number = true)"
     )
-    found = {}
-    for name in ("train", "valid", "test"):
-        found[name] = duckdb.execute(query, {"path": f"{tables}/{name}.parquet"}).fetchall()[0]
-    return found
+    return {
+        name: duckdb.execute(query, {"path": f"{tables}/{name}.parquet"}).fetchall()[0]
+        for name in ("train", "valid", "test")
+    }
 
 
 def linear(rows: list[int], seconds: list[float]) -> str:
@@ -316,10 +318,9 @@ def bench(sizes: list[int], versions: list[str], base: Path) -> None:
     libraries = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("duckdb", "polars", "pyarrow", "msgspec", "pandas")
     )
-    print(f"Hardware: {os.cpu_count()} CPUs, {_processor()}. Python {sys.version.split()[0]}, {libraries}.\n")
+    print(f"{hardware()}. Python {sys.version.split()[0]}, {libraries}.\n")
     print(f"`{' '.join(['benchmarks/bench_reviews.py', *sys.argv[1:]])}`\n")
-    print("| rows | version | seconds | CPU s | rows/s | peak memory | samples | same tables |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    lines: list[tuple[str, ...]] = []
     times: dict[str, dict[int, float]] = {}
     notes: list[str] = []
     for rows in sizes:
@@ -328,38 +329,35 @@ def bench(sizes: list[int], versions: list[str], base: Path) -> None:
         generate(rows, folder)
         size = (folder / "reviews.jsonl.gz").stat().st_size
         ours: dict[str, Any] = {}
-        wanted = None
+        expected = None
         for version in versions:
-            found = measured(version, folder)
-            if "failed" in found:
-                print(f"| {rows:,} | {version} | failed: {found['failed'][0]} | | | | | |", flush=True)
+            result = measured(version, folder)
+            print(f"{version}, {rows:,} rows: {result.get('failed', 'done')}", file=sys.stderr)
+            if "failed" in result:
+                lines.append((f"{rows:,}", version, f"failed: {result['failed'][0]}", "", "", "", "", ""))
                 continue
-            seconds = found["seconds"]
+            seconds = result["seconds"]
             times.setdefault(version, {})[rows] = seconds
             rate, samples, same = f"{rows / seconds:,.0f}", "", ""
-            if found["tables"]:
-                made = content(found["tables"])
-                wanted, samples = wanted or made, f"{sum(count for count, _ in made.values()):,}"
-                same = "yes" if made == wanted else "NO"
+            if result["tables"]:
+                made = content(result["tables"])
+                expected, samples = expected or made, f"{sum(count for count, _ in made.values()):,}"
+                same = "yes" if made == expected else "NO"
             if version == "sidr":
-                ours = found
+                ours = result
             if version == "sidr+1%" and ours:
                 share = seconds / ours["stages"]["raw_reviews"]
-                rate, same = f"{share:.1%} of cold `raw_reviews`", f"{found['parsed'] - ours['parsed']} file parsed"
-            memory = f"{found['peak'] / 2**30:.2f} GiB"
-            cells = [f"{rows:,}", version, f"{seconds:.1f}", f"{found['cpu']:.1f}", rate, memory, samples, same]
-            print(f"| {' | '.join(cells)} |", flush=True)
+                rate, same = f"{share:.1%} of cold `raw_reviews`", f"{result['parsed'] - ours['parsed']} file parsed"
+            memory = f"{result['peak'] / 2**30:.2f} GiB"
+            lines.append((f"{rows:,}", version, f"{seconds:.1f}", f"{result['cpu']:.1f}", rate, memory, samples, same))
         stages = ", ".join(f"{name} {value:.1f} s" for name, value in ours.get("stages", {}).items())
         notes.append(f"- {rows:,} rows, {size / 2**20:.0f} MiB packed: {stages}")
+    header = ("rows", "version", "seconds", "CPU s", "rows/s", "peak memory", "samples", "same tables")
+    print(markdown_table(header, lines, "rlrrrrrl"))
     print("\n" + "\n".join(notes))
-    for version, found in times.items():
-        if len(found) > 2:
-            print(f"- {version}: {linear(list(found), list(found.values()))}")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    for version, seconds_of in times.items():
+        if len(seconds_of) > 2:
+            print(f"- {version}: {linear(list(seconds_of), list(seconds_of.values()))}")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from run_datasets import parse, run_all
 from sidr_core.evaluation import compare
 from sidr_core.pipeline.profile import Profile, home, load_profile
 from sidr_core.pipeline.store import Store
+from sidr_core.render.grid import markdown_table
 
 #: Tables, each compared with its first dataset.
 FAMILIES = {
@@ -34,7 +35,7 @@ FAMILIES = {
     "Teachers": ("office_tasks_only", "office_base", "office_llm"),
 }
 #: Figures of a stage that a family is about, by how their names begin.
-SHOWN = {
+FIGURES = {
     "Quantizers": {"sid_codebook": ("",)},
     "Collision policies": {"sid_codebook": ("",)},
     "Teachers": {CORPUS: ("teacher_", "quarantined_", "examples_item_narrative", "examples_user_narrative")},
@@ -52,18 +53,22 @@ def tables(profile: Profile) -> None:
         if len(ready) < 2:
             print(f"published: {', '.join(ready) or 'none'}; a comparison needs two")
             continue
-        print(figures(store, ready, snapshot, SHOWN[title]))
+        print(figures(store, ready, snapshot, FIGURES[title]))
         names = [compare.Name(name, "sft", "direct") for name in ready]
         # The counter is the same for all datasets: it sees items, not SIDs.
         names.append(compare.Name(ready[0], "item_item", "direct"))
         entries = [compare.read(store, name, snapshot, K) for name in names]
         settings = profile.dataset(ready[0]).evaluation
-        found = compare.table(entries, K, settings)
-        print(compare.page(found, snapshot, settings, any(entry.synthetic for entry in entries)))
+        compared = compare.table(entries, K, settings)
+        print(compare.page(compared, snapshot, settings, any(entry.synthetic for entry in entries)))
 
 
-def figures(store: Store, datasets: Sequence[str], snapshot: str, shown: Mapping[str, tuple[str, ...]]) -> str:
-    """Seconds of the stages that differ and the figures of `shown`: one row per figure, one column per dataset."""
+def figures(store: Store, datasets: Sequence[str], snapshot: str, chosen: Mapping[str, tuple[str, ...]]) -> str:
+    """Seconds of the stages that differ and the figures of `chosen`: one row per figure, one column per dataset.
+
+    Args:
+        chosen: stage -> how the names of its figures begin.
+    """
     columns = []
     for dataset in datasets:
         column: dict[str, object] = {}
@@ -71,13 +76,12 @@ def figures(store: Store, datasets: Sequence[str], snapshot: str, shown: Mapping
             manifest = store.require(dataset, snapshot, stage).manifest
             column[f"{stage} seconds"] = round(manifest["seconds"], 1)
             column |= {
-                name: value for name, value in manifest["metrics"].items() if name.startswith(shown.get(stage, ()))
+                name: value for name, value in manifest["metrics"].items() if name.startswith(chosen.get(stage, ()))
             }
         columns.append(column)
     rows = list(dict.fromkeys(name for column in columns for name in column))
-    lines = [f"| figure | {' | '.join(datasets)} |", "| --- |" + " ---: |" * len(datasets)]
-    lines += [f"| {name} | {' | '.join(_short(column.get(name)) for column in columns)} |" for name in rows]
-    return "\n".join(lines) + "\n"
+    cells = [(name, *(_short(column.get(name)) for column in columns)) for name in rows]
+    return markdown_table(("figure", *datasets), cells) + "\n"
 
 
 def _short(value: object) -> str:

@@ -21,7 +21,7 @@ from sidr_core.pipeline.profile import home, load_profile
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.pipeline.status import newest_published
 from sidr_core.pipeline.store import Store
-from sidr_core.recommending import leakage as refusals
+from sidr_core.recommending import leakage
 from sidr_core.recommending.rows import chosen_rows
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import TEST, THINKING, VALID
@@ -62,11 +62,11 @@ def main() -> None:
     interactions, coded = (store.require(dataset, snapshot, name) for name in ("interactions", "sid_codebook"))
     rows = chosen_rows(tables.read(interactions.path(f"{arguments.split}.parquet")), arguments.rows)
     codebook = tables.read(coded.path("sid_codebook.parquet"))
-    read = {stage: artifact, "interactions": interactions}
-    inputs = Inputs({name: StageInput(one, ("*",), "inference_scaling") for name, one in read.items()}, store)
-    # Without a row there is no horizon to keep: that of training says nothing about valid rows.
+    sources = {stage: artifact, "interactions": interactions}
+    inputs = Inputs({name: StageInput(of, ("*",), "inference_scaling") for name, of in sources.items()}, store)
+    # Training may know days after the first valid row, so only test rows are held against its horizon.
     judged = rows if arguments.split == TEST else rows.clear()
-    refusals.of_checkpoints(inputs, [f"{arguments.model}/{THINKING}"], judged, codebook)
+    leakage.of_checkpoints(inputs, [f"{arguments.model}/{THINKING}"], judged, codebook)
     loaded = checkpoint.load(artifact.verified_folder())
     started = time.monotonic()
     measured = scaling.measure(
@@ -78,17 +78,17 @@ def main() -> None:
         arguments.k,
         Progress(),
     )
-    found = scaling.table(measured, config.evaluation)
+    table = scaling.table(measured, config.evaluation)
     caption = (
         f"{dataset}, snapshot {snapshot}, {arguments.model} ({artifact.digest[:12]}): {rows.height:,} "
         f"{arguments.split} rows of {rows['user_id'].n_unique():,} users, beam width {config.decoding.beam_width}"
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = scaling.page(
-        found, arguments.k, config.evaluation, config.decoding.trace_temperature, caption, artifact.synthetic
+        table, arguments.k, config.evaluation, config.decoding.trace_temperature, caption, artifact.synthetic
     )
     (arguments.out / "inference_scaling.md").write_text(text)
-    scaling.curve(found, arguments.k, arguments.out / "inference_scaling.png", caption)
+    scaling.curve(table, arguments.k, arguments.out / "inference_scaling.png", caption)
     print(text)
     print(f"measured in {time.monotonic() - started:.0f} s")
 

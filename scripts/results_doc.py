@@ -17,10 +17,9 @@ import polars as pl
 
 from sidr_core.errors import NotMaterialized, SidrError
 from sidr_core.evaluation.leaderboard import grids
-from sidr_core.evaluation.pages import caption, differences
+from sidr_core.evaluation.pages import caption, differences, joined, titled
 from sidr_core.pipeline.profile import home
-from sidr_core.pipeline.store import Artifact, Store
-from sidr_core.render.grid import SYNTHETIC_LABEL
+from sidr_core.pipeline.store import Store
 from sidr_core.tables import files as tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,30 +47,27 @@ def _section(folder: Path, name: str) -> str:
     )
     board = store.require(dataset, snapshot or "(none)", "leaderboard")
     # The evaluation that the leaderboard was made of, also where a newer one is current.
-    wanted = board.manifest["lineage"]["evaluation"]
-    evaluation = store.open("evaluation", wanted)
+    fingerprint = board.manifest["lineage"]["evaluation"]
+    evaluation = store.open("evaluation", fingerprint)
     if evaluation is None or not evaluation.hold():
         raise NotMaterialized(
             f"the evaluation behind {dataset}/leaderboard, snapshot {snapshot}, is no longer in the store",
-            expected=f"fingerprint {wanted[:12]}",
+            expected=f"fingerprint {fingerprint[:12]}",
             found="none: it was collected",
             fix="materialize leaderboard again",
         )
     table = tables.read(board.path("leaderboard.parquet"))
     paired = tables.read(evaluation.path("paired.parquet"))
-    label = f" ({SYNTHETIC_LABEL})" if board.synthetic else ""
-    parts = [f"## {dataset}, snapshot {snapshot}{label}"]
-    parts.append(caption(table.filter(pl.col("origin") == "measured"), board.synthetic) + ".")
-    shown = [*grids(table), *([differences(paired)] if paired.height else [])]
-    parts += [grid.markdown().replace("## ", "### ", 1) for grid in shown]
-    parts.append(_digests(board, evaluation))
-    return "\n\n".join(parts) + "\n"
-
-
-def _digests(*artifacts: Artifact) -> str:
-    """What the tables above were read from."""
-    lines = [f"`{one.stage}`: content {one.digest[:12]}, fingerprint {one.fingerprint[:12]}" for one in artifacts]
-    return "Read from " + "; ".join(lines) + "."
+    sections = [*grids(table), *([differences(paired)] if paired.height else [])]
+    sources = [
+        f"`{of.stage}`: content {of.digest[:12]}, fingerprint {of.fingerprint[:12]}" for of in (board, evaluation)
+    ]
+    return joined(
+        titled(f"## {dataset}, snapshot {snapshot}", board.synthetic),
+        caption(table.filter(pl.col("origin") == "measured"), board.synthetic) + ".",
+        *(grid.markdown().replace("## ", "### ", 1) for grid in sections),
+        f"Read from {'; '.join(sources)}.",
+    )
 
 
 class _Dataset(argparse.Action):
@@ -89,9 +85,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     arguments = parser.parse_args(argv)
     # Folders by their name: where they lie differs from machine to machine.
-    told = " ".join(f"--home {folder.name} --dataset {name}" for folder, name in arguments.chosen)
+    options = " ".join(f"--home {folder.name} --dataset {name}" for folder, name in arguments.chosen)
     try:
-        page = text(f".venv/bin/python scripts/results_doc.py {told}", arguments.chosen)
+        page = text(f".venv/bin/python scripts/results_doc.py {options}", arguments.chosen)
     except (NotMaterialized, SidrError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -59,8 +59,8 @@ def _print(title: str, entries: list[Scored], references: dict[str, list[Scored]
     if len(entries) < 2:
         print(f"# {title}\n\npublished: {', '.join(str(entry.name) for entry in entries) or 'none'}\n")
         return
-    found = transfer.matrix(entries, references, K, settings)
-    print(transfer.page(title, found, settings, any(entry.synthetic for entry in entries)))
+    matrix = transfer.matrix(entries, references, K, settings)
+    print(transfer.page(title, matrix, settings, any(entry.synthetic for entry in entries)))
 
 
 def main() -> None:

@@ -60,11 +60,11 @@ class _Published:
     def file(self, stage: str, name: str) -> Path:
         return self.artifact(stage).path(name)
 
-    def shelf(self) -> cases.Shelf:
+    def titles(self) -> cases.ItemTitles:
         """Titles and SIDs of the snapshot's items."""
         items = tables.read(self.file("interactions", "items.parquet"), [ITEM_ID, TITLE])
         coded = tables.read(self.file("sid_codebook", "sid_codebook.parquet"), [ITEM_ID, SID])
-        return cases.Shelf(dict(items.iter_rows()), dict(coded.iter_rows()))
+        return cases.ItemTitles(dict(items.iter_rows()), dict(coded.iter_rows()))
 
     def heading(self, stage: str, what: str) -> str:
         synthetic = " (synthetic sample data)" if self.artifact(stage).synthetic else ""
@@ -87,7 +87,7 @@ def recommend(
             f"unknown mode {mode!r}", expected=f"{THINKING} or {DIRECT}", found=repr(mode), fix="name one of these"
         )
     published = _Published.of(dataset, snapshot, "grpo_checkpoint")
-    sids = published.shelf().sids
+    sids = published.titles().sids
     named = [item.strip() for item in (history or "").split(",") if item.strip()]
     items = _history_of(published, user) if user is not None else _known(named, sids, published)
     items = items[-published.config.split.max_history :]
@@ -108,7 +108,7 @@ def recommend(
         thought=None if thought is None else thought[REASONING],
         unclosed=thought is not None and not thought["closed"],
     )
-    cases.show(case, published.shelf())
+    cases.show(case, published.titles())
 
 
 def explain(dataset: str | None, snapshot: str | None, user: str, row: str | None, model: str, k: int) -> None:
@@ -144,7 +144,7 @@ def explain(dataset: str | None, snapshot: str | None, user: str, row: str | Non
         target=sample[TARGET],
         ranks={name: str(found.get(name, f"not among {length}")) for name, length in lengths},
     )
-    cases.show(case, published.shelf())
+    cases.show(case, published.titles())
 
 
 def _history_of(published: _Published, user: str) -> list[str]:

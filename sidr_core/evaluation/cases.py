@@ -1,4 +1,4 @@
-"""One list for people: history, thought, places and truth, with titles in place of ids.
+"""One list for people: history, thought, ranking and truth, with titles in place of ids.
 
 The same blocks are printed in a terminal (`sidr recommend`, `sidr explain`) and written as Markdown (the stage
 `reasoning_report`). Titles and thoughts are untrusted text: neither form lets them act as markup.
@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from sidr_core.render.grid import markdown_table
 from sidr_core.render.terminal import console
 from sidr_core.render.text import markdown_text, printable
 from sidr_core.sids.tokens import SID_PATTERN, parse_sid
@@ -25,7 +26,7 @@ _HEADER = ("place", "title", "item", "SID", "score")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ItemTitles:
     """Titles and SIDs of a catalogue, both by item id."""
 
     titles: Mapping[str, str]
@@ -34,10 +35,10 @@ class Shelf:
     @cached_property
     def carriers(self) -> Mapping[str, list[str]]:
         """SID -> the items that carry it."""
-        found: dict[str, list[str]] = {}
+        items: dict[str, list[str]] = {}
         for item, sid in self.sids.items():
-            found.setdefault(sid, []).append(item)
-        return found
+            items.setdefault(sid, []).append(item)
+        return items
 
     @cached_property
     def levels(self) -> int:
@@ -59,10 +60,10 @@ class Shelf:
     def resolve(self, thought: str) -> str:
         """A thought with the titles behind each whole SID; one that no item carries is marked.
 
-        >>> shelf = Shelf({"A": "Chess", "B": "Go"}, {"A": "<a_0><b_1>", "B": "<a_0><b_2>"})
-        >>> shelf.resolve("Likes <a_0><b_1>.")
+        >>> titles = ItemTitles({"A": "Chess", "B": "Go"}, {"A": "<a_0><b_1>", "B": "<a_0><b_2>"})
+        >>> titles.resolve("Likes <a_0><b_1>.")
         'Likes <a_0><b_1> (Chess).'
-        >>> shelf.resolve("So <a_9><b_9>; all of <a_0>.")
+        >>> titles.resolve("So <a_9><b_9>; all of <a_0>.")
         'So <a_9><b_9> (no item); all of <a_0>.'
         """
 
@@ -83,16 +84,16 @@ class Case:
     Args:
         heading: whose list it is.
         history: item ids, oldest first.
-        places: rank, item_id, sid, score of the places to show.
+        ranking: rank, item_id, sid, score of the ranks to show.
         thought: None where the model did not think.
-        unclosed: the model did not end the thought: the limit of tokens, or an end token, came first.
+        unclosed: the model did not close the thought: the limit of tokens, or an end token, came first.
         target: the item that was bought, if it is known.
         ranks: where each model put the target, in words.
     """
 
     heading: str
     history: Sequence[str]
-    places: pl.DataFrame
+    ranking: pl.DataFrame
     thought: str | None = None
     unclosed: bool = False
     target: str | None = None
@@ -101,61 +102,58 @@ class Case:
 
 @dataclass(frozen=True)
 class _Block:
-    """A titled part of a case: lines, or the rows of the list; `marked` are the rows of the target."""
+    """A titled part of a case: lines, or the rows of the list; `target_rows` are those of the target."""
 
     title: str
     lines: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
-    marked: frozenset[int] = frozenset()
+    target_rows: frozenset[int] = frozenset()
 
 
-def _blocks(case: Case, shelf: Shelf) -> list[_Block]:
+def _blocks(case: Case, titles: ItemTitles) -> list[_Block]:
     """The parts of a case in reading order, as plain text."""
-    found = [_Block("History, oldest first", tuple(f"{shelf.title(i)}  {shelf.sid(i)}" for i in case.history))]
+    blocks = [_Block("History, oldest first", tuple(f"{titles.title(i)}  {titles.sid(i)}" for i in case.history))]
     if case.thought is not None:
-        told = tuple(shelf.resolve(case.thought).splitlines()) or ("(empty)",)
-        found.append(_Block("Thought" + (" (not closed by the model)" if case.unclosed else ""), told))
-    places = case.places.sort(RANK).rows(named=True)
-    rows = [(str(p[RANK]), shelf.title(p[ITEM_ID]), p[ITEM_ID], p[SID], f"{p[SCORE]:.3f}") for p in places]
-    marked = frozenset(n for n, place in enumerate(places) if place[ITEM_ID] == case.target)
-    found.append(_Block("List", rows=tuple(rows), marked=marked))
+        lines = tuple(titles.resolve(case.thought).splitlines()) or ("(empty)",)
+        blocks.append(_Block("Thought" + (" (not closed by the model)" if case.unclosed else ""), lines))
+    ranking = case.ranking.sort(RANK).rows(named=True)
+    rows = [(str(r[RANK]), titles.title(r[ITEM_ID]), r[ITEM_ID], r[SID], f"{r[SCORE]:.3f}") for r in ranking]
+    target_rows = frozenset(n for n, row in enumerate(ranking) if row[ITEM_ID] == case.target)
+    blocks.append(_Block("List", rows=tuple(rows), target_rows=target_rows))
     if case.target is not None:
-        found.append(_Block("Truth", (f"{shelf.title(case.target)}  {case.target}  {shelf.sid(case.target)}",)))
+        blocks.append(_Block("Truth", (f"{titles.title(case.target)}  {case.target}  {titles.sid(case.target)}",)))
     if case.ranks:
-        found.append(_Block("Place of the truth", tuple(f"{name}: {rank}" for name, rank in case.ranks.items())))
-    return found
+        blocks.append(_Block("Place of the truth", tuple(f"{name}: {rank}" for name, rank in case.ranks.items())))
+    return blocks
 
 
-def markdown(case: Case, shelf: Shelf, level: int = 3) -> str:
-    """The case under a heading of this level; the target's place is bold."""
-    parts = [f"{'#' * level} {_escaped(case.heading, 200)}"]
-    for block in _blocks(case, shelf):
+def markdown(case: Case, titles: ItemTitles, level: int = 3) -> str:
+    """The case under a heading of this level; the target's row is bold."""
+
+    def escaped(text: str, max_chars: int = 200) -> str:
+        return markdown_text(printable(text), max_chars)
+
+    parts = [f"{'#' * level} {escaped(case.heading)}"]
+    for block in _blocks(case, titles):
         parts.append(f"**{block.title}**")
         if block.rows:
-            lines = [f"| {' | '.join(_HEADER)} |", "| ---: | --- | --- | --- | ---: |"]
-            for number, row in enumerate(block.rows):
-                cells = [_escaped(cell, 200) for cell in row]
-                shown = [f"**{cell}**" for cell in cells] if number in block.marked else cells
-                lines.append(f"| {' | '.join(shown)} |")
-            parts.append("\n".join(lines))
+            rows = [[escaped(cell) for cell in row] for row in block.rows]
+            bold = [[f"**{cell}**" for cell in row] if n in block.target_rows else row for n, row in enumerate(rows)]
+            parts.append(markdown_table(_HEADER, bold, "rlllr"))
         else:
-            parts.append("\n".join(f"- {_escaped(line, _LINE_CHARS)}" for line in block.lines))
+            parts.append("\n".join(f"- {escaped(line, _LINE_CHARS)}" for line in block.lines))
     return "\n\n".join(parts)
 
 
-def _escaped(text: str, max_chars: int) -> str:
-    return markdown_text(printable(text), max_chars)
-
-
-def show(case: Case, shelf: Shelf) -> None:
-    """Print the case to the terminal; the target's place is green."""
+def show(case: Case, titles: ItemTitles) -> None:
+    """Print the case to the terminal; the target's row is green."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     screen = console()
     screen.print(Text(printable(case.heading), style="bold"))
-    for block in _blocks(case, shelf):
+    for block in _blocks(case, titles):
         if not block.rows:
             screen.print(Text(f"\n{block.title}", style="bold"))
             for line in block.lines:
@@ -165,6 +163,6 @@ def show(case: Case, shelf: Shelf) -> None:
         for name in _HEADER:
             table.add_column(name, justify="right" if name in ("place", "score") else "left", overflow="fold")
         for number, row in enumerate(block.rows):
-            style = "bold green" if number in block.marked else None
+            style = "bold green" if number in block.target_rows else None
             table.add_row(*(Text(printable(cell)) for cell in row), style=style)
         screen.print(table)

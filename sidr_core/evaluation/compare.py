@@ -17,11 +17,12 @@ import numpy as np
 import polars as pl
 
 from sidr_core.errors import InputError
-from sidr_core.evaluation.pages import too_few
-from sidr_core.evaluation.protocol import with_horizons
-from sidr_core.metrics.intervals import bootstrap, judge, paired
+from sidr_core.evaluation.pages import joined, titled
+from sidr_core.evaluation.protocol import list_name, lists_of
+from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, gap_cells, gap_rows, mark_horizons, notes
+from sidr_core.metrics.intervals import bootstrap, judge_family, paired
 from sidr_core.metrics.ranking import HR, NDCG, column, per_row
-from sidr_core.render.grid import SYNTHETIC_LABEL, Grid
+from sidr_core.render.grid import Grid, ranged
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DATASET,
@@ -73,8 +74,13 @@ class Name:
             )
         return cls(*parts)
 
+    @property
+    def list(self) -> str:
+        """`<model>/<mode>`."""
+        return f"{self.model}/{self.mode}"
+
     def __str__(self) -> str:
-        return f"{self.dataset}/{self.model}/{self.mode}"
+        return f"{self.dataset}/{self.list}"
 
 
 @dataclass(frozen=True)
@@ -106,16 +112,16 @@ def read(store: Store, name: Name, snapshot: str, k: int) -> Scored:
     """
     artifact = store.require(name.dataset, snapshot, "recommendations")
     models = tables.read(artifact.path("models.parquet"))
-    own = models.filter((pl.col(MODEL) == name.model) & (pl.col(MODE) == name.mode))
-    if own.is_empty():
-        known = ", ".join(f"{name.dataset}/{model}/{mode}" for model, mode in models.select(MODEL, MODE).iter_rows())
+    produced_by = lists_of(models, name.list)
+    if produced_by.is_empty():
+        known = ", ".join(f"{name.dataset}/{list_name(row)}" for row in models.iter_rows(named=True))
         raise InputError(
             f"{name} has no published lists for {snapshot}",
             expected=f"one of {known}",
             found=str(name),
             fix="name one of these, or add it to decoding.models and materialize recommendations",
         )
-    meta = own.row(0, named=True)
+    meta = produced_by.row(0, named=True)
     if k > meta["beam_width"]:
         raise InputError(
             f"{name} cannot be scored at {k}",
@@ -124,12 +130,11 @@ def read(store: Store, name: Name, snapshot: str, k: int) -> Scored:
             fix="lower k, or raise decoding.beam_width and materialize recommendations",
         )
     lists = tables.read(artifact.path("recommendations.parquet"), [MODEL, MODE, ROW_ID, RANK, ITEM_ID, SID, SCORE])
-    lists = lists.filter((pl.col(MODEL) == name.model) & (pl.col(MODE) == name.mode))
     test = tables.read(store.require(name.dataset, snapshot, "interactions").path("test.parquet"))
     codebook = tables.read(
         store.require(name.dataset, snapshot, "sid_codebook").path("sid_codebook.parquet"), [ITEM_ID, SID]
     )
-    scores = per_row(lists, test, codebook, [k])
+    scores = per_row(lists_of(lists, name.list), test, codebook, [k])
     rows = scores.join(test.select(ROW_ID, TARGET), on=ROW_ID).select(
         ROW_ID, USER_ID, TARGET, *(column(ITEM_LEVEL, metric, k) for metric in METRICS)
     )
@@ -158,38 +163,30 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
             same items.
     """
     for entry in entries[1:]:
-        _refuse(entries[0], entry)
-    options: dict[str, Any] = {"draws": settings.bootstrap, "seed": settings.seed}
+        refuse_other_rows(entries[0], entry)
+    options: dict[str, Any] = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     columns = [column(ITEM_LEVEL, metric, k) for metric in METRICS]
     users = entries[0].rows[USER_ID].to_numpy()
-    values = [entry.rows.select(columns).to_numpy() for entry in entries]
-    context = {"k": k, "n_rows": len(users), "n_users": len(np.unique(users))}
-    found: list[dict[str, Any]] = []
-    for entry, own in zip(entries, values, strict=True):
-        interval = bootstrap(own, users, confidence=settings.confidence, **options)
-        gap = paired(own, values[0], users, confidence=settings.confidence, **options)
-        for place, metric in enumerate(METRICS):
-            row: dict[str, Any] = {
-                **{DATASET: entry.name.dataset, MODEL: entry.name.model, MODE: entry.name.mode, "metric": metric},
-                **{"value": interval.value[place], "ci_low": interval.low[place], "ci_high": interval.high[place]},
-                **{"seed": entry.seed, "checkpoint": entry.checkpoint, "beam_width": entry.beam_width, **context},
-                "seen_until": entry.seen_until,
-            }
-            if entry is not entries[0]:
-                row |= {
-                    "difference": gap.interval.value[place],
-                    "difference_low": gap.interval.low[place],
-                    "difference_high": gap.interval.high[place],
-                    **{"helped": gap.helped[place], "harmed": gap.harmed[place], "same": gap.same[place]},
-                    "p": gap.p[place],
-                }
-            found.append(row)
-    family = [row for row in found if "p" in row]
-    words = judge([row["difference"] for row in family], [row["p"] for row in family], settings.confidence)
-    for row, verdict in zip(family, words, strict=True):
-        word = with_horizons(verdict.word, row["seen_until"], entries[0].seen_until)
-        row |= {"p_holm": verdict.p_holm, "verdict": word}
-    return pl.DataFrame(found, schema=_SCHEMA)
+    first = entries[0].rows.select(columns).to_numpy()
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        values = entry.rows.select(columns).to_numpy()
+        interval = bootstrap(values, users, **options)
+        shared = {
+            **{DATASET: entry.name.dataset, MODEL: entry.name.model, MODE: entry.name.mode, "k": k},
+            **{"n_rows": len(users), "n_users": len(np.unique(users)), "beam_width": entry.beam_width},
+            **{"seed": entry.seed, "checkpoint": entry.checkpoint, "seen_until": entry.seen_until},
+            "first_seen_until": entries[0].seen_until,
+        }
+        gaps: list[dict[str, Any]] = [{} for _ in METRICS]
+        if entry is not entries[0]:
+            gaps = gap_rows(paired(values, first, users, **options), GAP_BESIDE_VALUE)
+        for n, metric in enumerate(METRICS):
+            value = {"value": interval.value[n], "ci_low": interval.low[n], "ci_high": interval.high[n]}
+            rows.append(shared | {"metric": metric} | value | gaps[n])
+    judge_family(rows, settings.confidence)
+    mark_horizons(rows, "seen_until", "first_seen_until")
+    return pl.DataFrame(rows, schema=_SCHEMA)
 
 
 _SCHEMA: dict[str, Any] = {
@@ -204,7 +201,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def _refuse(first: Scored, other: Scored) -> None:
+def refuse_other_rows(first: Scored, other: Scored) -> None:
     """Raise unless both were tested on the same rows and ranked the same items."""
     keys = [ROW_ID, USER_ID, TARGET]
     left, right = first.rows.select(keys), other.rows.select(keys)
@@ -225,87 +222,75 @@ def _refuse(first: Scored, other: Scored) -> None:
         )
 
 
-def grids(found: pl.DataFrame) -> tuple[Grid, Grid]:
+def grids(compared: pl.DataFrame) -> tuple[Grid, Grid]:
     """The models with their values, and each one's differences from the first."""
-    labels = [f"{metric.upper()}@{found['k'][0]}" for metric in METRICS]
+    labels = [f"{metric.upper()}@{compared['k'][0]}" for metric in METRICS]
     models, gaps = [], []
-    for _, pair in found.group_by([DATASET, MODEL, MODE], maintain_order=True):
-        rows = pair.rows(named=True)
-        name = f"{rows[0][DATASET]}/{rows[0][MODEL]}/{rows[0][MODE]}"
-        values = [f"{row['value']:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" for row in rows]
-        models.append((name, *values, str(rows[0]["seed"]), rows[0]["seen_until"], rows[0]["checkpoint"][:12]))
-        for label, row in zip(labels, rows, strict=True):
-            if row["difference"] is not None:
-                gaps.append(
-                    (
-                        name,
-                        label,
-                        f"{row['difference']:+.4f} [{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]",
-                        f"{row['helped']:,} / {row['harmed']:,} / {row['same']:,}",
-                        f"{row['p_holm']:.4f}",
-                        row["verdict"],
-                    )
-                )
-    first = models[0][0]
+    for _, rows in compared.group_by([DATASET, MODEL, MODE], maintain_order=True):
+        by_metric = rows.rows(named=True)
+        name, row = full_name(by_metric[0]), by_metric[0]
+        values = [ranged(row) for row in by_metric]
+        models.append((name, *values, str(row["seed"]), row["seen_until"], row["checkpoint"][:12]))
+        if row["difference"] is not None:
+            cells = (gap_cells(row, GAP_BESIDE_VALUE) for row in by_metric)
+            gaps += [(name, label, *line) for label, line in zip(labels, cells, strict=True)]
+    title = f"Paired differences from {models[0][0]}"
     return (
         Grid("Item level", ("model", *labels, "seed", "seen until", "checkpoint"), tuple(models)),
-        Grid(
-            f"Paired differences from {first}",
-            ("model", "metric", "difference", "rows better / worse / same", "p (Holm)", "the model is"),
-            tuple(gaps),
-        ),
+        Grid(title, ("model", "metric", *GAP_HEADER, "the model is"), tuple(gaps)),
     )
+
+
+def full_name(row: Mapping[str, Any]) -> str:
+    """`<dataset>/<model>/<mode>` of a row with these columns."""
+    return f"{row[DATASET]}/{list_name(row)}"
 
 
 def recipe(config: DatasetConfig) -> str:
     """What a dataset asks for, less its seeds: the same text for runs that differ in their seed alone."""
-    return json.dumps(_seedless(config.model_dump(mode="json")), sort_keys=True)
+
+    def without_seeds(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_seeds(item) for key, item in value.items() if key != "seed"}
+        return [without_seeds(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(without_seeds(config.model_dump(mode="json")), sort_keys=True)
 
 
-def _seedless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _seedless(item) for key, item in value.items() if key != "seed"}
-    return [_seedless(item) for item in value] if isinstance(value, list) else value
-
-
-def over_seeds(found: pl.DataFrame, recipes: Mapping[str, str]) -> Grid:
+def over_seeds(compared: pl.DataFrame, recipes: Mapping[str, str]) -> Grid:
     """Mean and range of models that differ in their seed alone; no row where there is none.
 
     Args:
-        found: see :func:`table`.
+        compared: see :func:`table`.
         recipes: dataset -> :func:`recipe`.
     """
-    named = found.with_columns(pl.col(DATASET).replace_strict(recipes).alias("recipe"))
+    with_recipe = compared.with_columns(pl.col(DATASET).replace_strict(recipes).alias("recipe"))
     rows = []
-    for _, runs in named.group_by(["recipe", MODEL, MODE, "metric"], maintain_order=True):
+    for _, runs in with_recipe.group_by(["recipe", MODEL, MODE, "metric"], maintain_order=True):
         if runs["seed"].n_unique() > 1:
             first, values = runs.row(0, named=True), runs["value"]
-            name = f"{first[DATASET]}/{first[MODEL]}/{first[MODE]}"
             seeds = ", ".join(str(seed) for seed in runs["seed"])
-            label = f"{first['metric'].upper()}@{first['k']}"
-            rows.append((name, label, seeds, f"{values.mean():.4f}", f"{values.min():.4f} to {values.max():.4f}"))
+            label, extremes = f"{first['metric'].upper()}@{first['k']}", f"{values.min():.4f} to {values.max():.4f}"
+            rows.append((full_name(first), label, seeds, f"{values.mean():.4f}", extremes))
     return Grid("Over seeds", ("model", "metric", "seeds", "mean", "range"), tuple(rows))
 
 
 def page(
-    found: pl.DataFrame, snapshot: str, settings: Evaluation, synthetic: bool, recipes: Mapping[str, str] | None = None
+    compared: pl.DataFrame,
+    snapshot: str,
+    settings: Evaluation,
+    synthetic: bool,
+    recipes: Mapping[str, str] | None = None,
 ) -> str:
     """The comparison as Markdown; with `recipes` (dataset -> :func:`recipe`) also over seeds."""
-    first = found.row(0, named=True)
-    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
-    widths = "/".join(str(width) for width in found["beam_width"].unique().sort())
-    caption = (
-        f"Snapshot {snapshot}{label}: {first['n_rows']:,} test rows of {first['n_users']:,} users, beam width {widths}"
+    first = compared.row(0, named=True)
+    widths = "/".join(str(width) for width in compared["beam_width"].unique().sort())
+    rows = f"{first['n_rows']:,} test rows of {first['n_users']:,} users, beam width {widths}"
+    models, gaps = grids(compared)
+    seeds = over_seeds(compared, recipes) if recipes else None
+    return joined(
+        titled("# Comparison", synthetic),
+        f"{titled(f'Snapshot {snapshot}', synthetic)}: {rows}",
+        *(grid.markdown() for grid in (models, seeds, gaps) if grid and grid.rows),
+        notes(_NOTES, settings, len(gaps.rows)),
     )
-    models, gaps = grids(found)
-    seeds = over_seeds(found, recipes) if recipes else None
-    shown = [grid for grid in (models, seeds, gaps) if grid and grid.rows]
-    notes = _NOTES.format(
-        percent=f"{100 * settings.confidence:g}",
-        draws=settings.bootstrap,
-        seed=settings.seed,
-        family=len(gaps.rows),
-        alpha=round(1 - settings.confidence, 12),
-        few=too_few(settings, len(gaps.rows)),
-    )
-    return "\n\n".join(["# Comparison" + label, caption, *(grid.markdown() for grid in shown), notes]) + "\n"

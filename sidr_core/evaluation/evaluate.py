@@ -1,9 +1,9 @@
 """The stage `evaluation`: every list scored, with intervals, and models compared on the same rows.
 
-Deviations from the paper's code: item level is the headline, every number has an interval from a
-bootstrap clustered by user, models are compared pairwise on the same rows, and the words about a difference
-follow its p-value, corrected for all differences of the table (METHOD.md 8.3). The column `evaluated_at` is the
-one value of any output that depends on the clock.
+Deviations from the paper's code (docs/method.md, "Decoding and evaluation"): item level is the headline, every number
+has an interval from a bootstrap clustered by user, models are compared pairwise on the same rows, and the verdict on a
+difference follows its p-value, corrected for all differences of the table. The column `evaluated_at` is the one value
+of any output that depends on the clock.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from sidr_core.evaluation.pages import page, slices_page
-from sidr_core.evaluation.protocol import comparisons, headline, with_horizons
+from sidr_core.evaluation.pages import page, slices_page, titled
+from sidr_core.evaluation.protocol import comparisons, headline, list_name, lists_of
 from sidr_core.evaluation.slices import groups_of, slices_table
-from sidr_core.metrics import lists as exposure
-from sidr_core.metrics.intervals import Floats, differences, draw_means, judge, summary
+from sidr_core.evaluation.verdicts import gap_rows, mark_horizons
+from sidr_core.metrics.intervals import Floats, differences, draw_means, judge_family, summary
+from sidr_core.metrics.lists import COVERAGE, Measured, measure, self_information
 from sidr_core.metrics.ranking import HR, LEVELS, NDCG, RANKED, column, per_row
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.recommending import leakage as refusals
+from sidr_core.recommending import leakage
 from sidr_core.recommending.rows import chosen_rows
-from sidr_core.render import figures as plots
-from sidr_core.render.grid import SYNTHETIC_LABEL
+from sidr_core.render import figures
 from sidr_core.settings.models import split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
@@ -73,19 +73,24 @@ class Scored:
     means: Mapping[str, Floats]
     users: np.ndarray
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """`n_rows` and `n_users`."""
+        return {"n_rows": len(self.users), "n_users": len(np.unique(self.users))}
+
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Write `evaluation`, `paired` and `slices` as Parquet; a page and a figure of the first and of the last."""
     settings, names = config.evaluation, config.decoding.models
-    needed = [c for c in Recommendations.to_schema().columns if c != "reasoning"]
+    needed = [name for name in Recommendations.to_schema().columns if name != "reasoning"]
     lists = tables.read(inputs["recommendations"].path("recommendations.parquet"), needed)
     models = tables.read(inputs["recommendations"].path("models.parquet"))
     thoughts = tables.read(inputs["recommendations"].path("thoughts.parquet"))
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"), [ITEM_ID, SID])
     train, items = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("train", "items"))
     test = chosen_rows(tables.read(inputs["interactions"].path("test.parquet")), config.decoding.max_test_rows)
-    refusals.of_rows(test, train)
-    refusals.of_lists(lists, test, models, names, max(settings.ks))
+    leakage.of_rows(test, train)
+    leakage.of_lists(lists, test, models, names, max(settings.ks))
 
     progress.say(f"{len(names)} models on {test.height:,} rows; {settings.bootstrap:,} bootstrap draws")
     scored = score(lists, test, codebook, names, settings)
@@ -94,24 +99,25 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         SNAPSHOT: config.snapshot.key,  # type: ignore[attr-defined]
         SPLIT: TEST,
     }
-    bits = exposure.self_information(train, items)
-    shown = {name: shown_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
-    table = evaluation_table(scored, shown, models, settings, context)
-    gaps = paired_table(scored, models, settings, context)
-    parts = slices_table(scored.lists, groups_of(test, train, items), settings, context)
-    tables.write(table, out_dir / "evaluation.parquet", EvaluationTable)
-    tables.write(gaps, out_dir / "paired.parquet", Paired)
-    tables.write(parts, out_dir / "slices.parquet", Slices)
+    bits = self_information(train, items)
+    exposure = {name: exposure_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
+    evaluation = evaluation_table(scored, exposure, models, settings, context)
+    paired = paired_table(scored, models, settings, context)
+    slices = slices_table(scored.lists, groups_of(test, train, items), settings, context)
+    tables.write(evaluation, out_dir / "evaluation.parquet", EvaluationTable)
+    tables.write(paired, out_dir / "paired.parquet", Paired)
+    tables.write(slices, out_dir / "slices.parquet", Slices)
     pages = {
-        "evaluation": page(table, gaps, inputs.synthetic, settings),
-        "slices": slices_page(parts, inputs.synthetic, settings),
+        "evaluation": page(evaluation, paired, inputs.synthetic, settings),
+        "slices": slices_page(slices, inputs.synthetic, settings),
     }
     for name, text in pages.items():
         (out_dir / f"{name}.md").write_text(text)
-    _forest(table, out_dir / "evaluation.png", inputs.synthetic)
-    _slices_forest(parts, out_dir / "slices.png", inputs.synthetic)
-    done = Check("complete", True, f"{len(names)} models × {test.height:,} rows of {table['n_users'][0]:,} users")
-    return Report(_headline_metrics(table, settings, inputs.synthetic), (done,), pages)
+    _draw(evaluation, out_dir / "evaluation.png", inputs.synthetic)
+    _draw_slices(slices, out_dir / "slices.png", inputs.synthetic)
+    detail = f"{len(names)} models × {test.height:,} rows of {evaluation['n_users'][0]:,} users"
+    metrics = _headline_metrics(evaluation, settings, inputs.synthetic)
+    return Report(metrics, (Check("complete", True, detail),), pages)
 
 
 def score(
@@ -119,9 +125,9 @@ def score(
 ) -> Scored:
     """Score every list row by row and resample all of them at once."""
     rows = per_row(lists, test, codebook, settings.ks)
-    by_name = {name: _of(rows, name).sort(ROW_ID) for name in names}
+    by_name = {name: lists_of(rows, name).sort(ROW_ID) for name in names}
     columns = tuple((level, metric, k) for level in LEVELS for k in settings.ks for metric in RANKED)
-    values = {name: own.select(column(*one) for one in columns).to_numpy() for name, own in by_name.items()}
+    values = {name: part.select(column(*key) for key in columns).to_numpy() for name, part in by_name.items()}
     users = by_name[names[0]][USER_ID].to_numpy()
     drawn = draw_means(np.hstack(list(values.values())), users, draws=settings.bootstrap, seed=settings.seed)
     means = dict(zip(names, np.split(drawn, len(names), axis=1), strict=True))
@@ -130,7 +136,7 @@ def score(
 
 def evaluation_table(
     scored: Scored,
-    shown: Mapping[str, list[exposure.Measured]],
+    exposure: Mapping[str, list[Measured]],
     models: pl.DataFrame,
     settings: Evaluation,
     context: Mapping[str, Any],
@@ -139,73 +145,53 @@ def evaluation_table(
 
     Args:
         scored: see :func:`score`.
-        shown: `<model>/<mode>` -> its metrics of :mod:`~sidr_core.metrics.lists`.
+        exposure: `<model>/<mode>` -> its metrics of :mod:`~sidr_core.metrics.lists`.
         models: the contract `RecommendedModels`.
         settings: cut-offs and bootstrap.
         context: dataset, snapshot and split.
     """
-    behind = _behind(models)
-    when = {"evaluated_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    found: list[dict[str, Any]] = []
+    produced_by = _models_by_name(models)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rows: list[dict[str, Any]] = []
     for name in scored.lists:
-        meta = {key: behind[name][key] for key in (MODEL, MODE, "beam_width", "seed", "checkpoint", "seen_until")}
-        told = {**context, **meta, "n_rows": len(scored.users), "n_users": len(np.unique(scored.users)), **when}
+        producer = {
+            key: produced_by[name][key] for key in (MODEL, MODE, "beam_width", "seed", "checkpoint", "seen_until")
+        }
+        shared = {**context, **producer, **scored.counts, "evaluated_at": now}
         interval = summary(scored.values[name], scored.means[name], settings.confidence)
-        for place, (level, metric, k) in enumerate(scored.columns):
-            ends = {"ci_low": interval.low[place], "ci_high": interval.high[place]}
-            found.append(told | {"metric": metric, "k": k, "level": level, "value": interval.value[place]} | ends)
-        for one in shown[name]:
-            ends = {"ci_low": one.low, "ci_high": one.high}
-            found.append(told | {"metric": one.metric, "k": one.k, "level": ITEM_LEVEL, "value": one.value} | ends)
-    return pl.DataFrame(found, schema_overrides={"k": pl.Int32, "beam_width": pl.Int32})
+        numbers = [
+            (metric, k, level, interval.value[n], interval.low[n], interval.high[n])
+            for n, (level, metric, k) in enumerate(scored.columns)
+        ]
+        numbers += [(of.metric, of.k, ITEM_LEVEL, of.value, of.low, of.high) for of in exposure[name]]
+        keys = ("metric", "k", "level", "value", "ci_low", "ci_high")
+        rows += [shared | dict(zip(keys, line, strict=True)) for line in numbers]
+    return pl.DataFrame(rows, schema_overrides={"k": pl.Int32, "beam_width": pl.Int32})
 
 
 def paired_table(
     scored: Scored, models: pl.DataFrame, settings: Evaluation, context: Mapping[str, Any]
 ) -> pl.DataFrame:
     """Differences of :func:`~sidr_core.evaluation.protocol.comparisons`, by the contract `Paired`; one family."""
-    k, behind = headline(settings.ks)[-1], _behind(models)
-    places = [scored.columns.index((ITEM_LEVEL, metric, k)) for metric in _COMPARED]
-    told = {**context, "k": k, "level": ITEM_LEVEL, "seed": settings.seed}
-    told |= {"n_rows": len(scored.users), "n_users": len(np.unique(scored.users))}
-    found: list[dict[str, Any]] = []
+    k, produced_by = headline(settings.ks)[-1], _models_by_name(models)
+    columns = [scored.columns.index((ITEM_LEVEL, metric, k)) for metric in _COMPARED]
+    shared = {**context, "k": k, "level": ITEM_LEVEL, "seed": settings.seed, **scored.counts}
+    rows: list[dict[str, Any]] = []
     for a, b in comparisons(tuple(scored.lists)):
-        gap, means = ((held[a] - held[b])[:, places] for held in (scored.values, scored.means))
-        said = differences(gap, means, settings.confidence)
-        who = {f"{key}_{side}": behind[name][key] for side, name in (("a", a), ("b", b)) for key in _WHO}
-        for place, metric in enumerate(_COMPARED):
-            numbers = {
-                "difference": said.interval.value[place],
-                "ci_low": said.interval.low[place],
-                "ci_high": said.interval.high[place],
-                "helped": said.helped[place],
-                "harmed": said.harmed[place],
-                "same": said.same[place],
-                "p": said.p[place],
-            }
-            found.append(told | who | {"metric": metric} | numbers)
-    verdicts = judge([row["difference"] for row in found], [row["p"] for row in found], settings.confidence)
-    for row, verdict in zip(found, verdicts, strict=True):
-        word = with_horizons(verdict.word, row["seen_until_a"], row["seen_until_b"])
-        row |= {"p_holm": verdict.p_holm, "verdict": word}
-    types: dict[str, Any] = {name: kind.dtype.type for name, kind in Paired.to_schema().columns.items()}  # type: ignore[union-attr]
-    return pl.DataFrame(found, schema=types)
+        gap, means = ((arrays[a] - arrays[b])[:, columns] for arrays in (scored.values, scored.means))
+        sides = {
+            f"{key}_{side}": produced_by[name][key]
+            for side, name in (("a", a), ("b", b))
+            for key in (MODEL, MODE, "seen_until")
+        }
+        numbers = gap_rows(differences(gap, means, settings.confidence))
+        rows += [shared | sides | {"metric": metric} | row for metric, row in zip(_COMPARED, numbers, strict=True)]
+    judge_family(rows, settings.confidence)
+    mark_horizons(rows)
+    return tables.typed(rows, Paired)
 
 
-#: What the paired table tells of each side.
-_WHO = (MODEL, MODE, "seen_until")
-
-
-def _behind(models: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    return {f"{row[MODEL]}/{row[MODE]}": row for row in models.iter_rows(named=True)}
-
-
-def _of(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-    model, mode = split_name(name)
-    return frame.filter((pl.col(MODEL) == model) & (pl.col(MODE) == mode))
-
-
-def shown_of(
+def exposure_of(
     name: str,
     lists: pl.DataFrame,
     thoughts: pl.DataFrame,
@@ -213,54 +199,60 @@ def shown_of(
     codebook: pl.DataFrame,
     bits: pl.DataFrame,
     settings: Evaluation,
-) -> list[exposure.Measured]:
-    """What the lists of one model look like as a whole."""
+) -> list[Measured]:
+    """The metrics of one model's lists as a whole; arguments as in :func:`~sidr_core.metrics.lists.measure`."""
     model, mode = split_name(name)
-    own = _of(lists, name).select(ROW_ID, USER_ID, RANK, ITEM_ID, SID)
-    thought = thoughts.filter(pl.col(MODEL) == model) if mode == THINKING else None
-    options = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
-    width = _behind(models)[name]["beam_width"]
-    return exposure.measure(own, thought, codebook, bits, headline(settings.ks), width, options)
-
-
-def _headline_metrics(table: pl.DataFrame, settings: Evaluation, synthetic: bool) -> dict[str, Any]:
-    """Item-level numbers under names like `grpo_thinking_ndcg@10`."""
-    wanted = pl.col("metric").is_in([HR, NDCG, exposure.COVERAGE]) & pl.col("k").is_in(headline(settings.ks))
-    shown = table.filter((pl.col("level") == ITEM_LEVEL) & wanted)
-    numbers: dict[str, Any] = {
-        f"{row[MODEL]}_{row[MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
-        for row in shown.iter_rows(named=True)
-    }
-    return {**numbers, "rows": table["n_rows"][0], "users": table["n_users"][0], "synthetic": synthetic}
-
-
-def _forest(table: pl.DataFrame, path: Path, synthetic: bool) -> None:
-    ranked = table.filter((pl.col("level") == ITEM_LEVEL) & (pl.col("metric") == NDCG))
-    k = headline(ranked["k"].unique().to_list())[-1]
-    shown = ranked.filter(pl.col("k") == k)
-    names = [f"{model}/{mode}" for model, mode in shown.select(MODEL, MODE).iter_rows()]
-    plots.forest(
-        names, *_ends(shown), path, _title(shown, synthetic), f"NDCG@{k}, item level, with interval over users"
+    return measure(
+        lists_of(lists, name).select(ROW_ID, USER_ID, RANK, ITEM_ID, SID),
+        thoughts.filter(pl.col(MODEL) == model) if mode == THINKING else None,
+        codebook,
+        bits,
+        headline(settings.ks),
+        _models_by_name(models)[name]["beam_width"],
+        {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed},
     )
 
 
-def _slices_forest(parts: pl.DataFrame, path: Path, synthetic: bool) -> None:
+def _models_by_name(models: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    return {list_name(row): row for row in models.iter_rows(named=True)}
+
+
+def _headline_metrics(evaluation: pl.DataFrame, settings: Evaluation, synthetic: bool) -> dict[str, Any]:
+    """Item-level numbers under names like `grpo_thinking_ndcg@10`."""
+    in_headline = pl.col("metric").is_in([HR, NDCG, COVERAGE]) & pl.col("k").is_in(headline(settings.ks))
+    numbers: dict[str, Any] = {
+        f"{row[MODEL]}_{row[MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
+        for row in evaluation.filter((pl.col("level") == ITEM_LEVEL) & in_headline).iter_rows(named=True)
+    }
+    return {**numbers, "rows": evaluation["n_rows"][0], "users": evaluation["n_users"][0], "synthetic": synthetic}
+
+
+def _draw(evaluation: pl.DataFrame, path: Path, synthetic: bool) -> None:
+    """NDCG at the largest headline cut-off of every list."""
+    ndcg = evaluation.filter((pl.col("level") == ITEM_LEVEL) & (pl.col("metric") == NDCG))
+    k = headline(ndcg["k"].unique().to_list())[-1]
+    points = ndcg.filter(pl.col("k") == k)
+    labels = [list_name(row) for row in points.iter_rows(named=True)]
+    axis = f"NDCG@{k}, item level, with interval over users"
+    figures.forest(labels, *_ends(points), path, _figure_title(points, synthetic), axis)
+
+
+def _draw_slices(slices: pl.DataFrame, path: Path, synthetic: bool) -> None:
     """Thinking minus direct of the last checkpoint that has both, else the first list's value, on each slice."""
-    gaps = parts.filter(pl.col("minus").is_not_null())
-    last = (gaps if gaps.height else parts).row(-1 if gaps.height else 0, named=True)
-    same = [pl.col(key).eq_missing(pl.lit(last[key], pl.String)) for key in (MODEL, MODE, "minus")]
-    shown = parts.filter(*same, pl.col("metric") == NDCG, pl.col("ci_low").is_not_null())
-    labels = [f"{row['slice']}: {row['group']} ({row['n_rows']:,})" for row in shown.iter_rows(named=True)]
-    name = f"{last[MODEL]}/{last[MODE]}" + (f" − {last['minus']}" if last["minus"] else "")
-    axis = f"NDCG@{last['k']} of {name}, with interval over users"
-    zero = 0.0 if last["minus"] else None
-    plots.forest(labels, *_ends(shown), path, _title(parts, synthetic), axis, zero)
+    gaps = slices.filter(pl.col("minus").is_not_null())
+    drawn = gaps.row(-1, named=True) if gaps.height else slices.row(0, named=True)
+    same = [pl.col(key).eq_missing(pl.lit(drawn[key], pl.String)) for key in (MODEL, MODE, "minus")]
+    points = slices.filter(*same, pl.col("metric") == NDCG, pl.col("ci_low").is_not_null())
+    labels = [f"{row['slice']}: {row['group']} ({row['n_rows']:,})" for row in points.iter_rows(named=True)]
+    name = list_name(drawn) + (f" − {drawn['minus']}" if drawn["minus"] else "")
+    axis = f"NDCG@{drawn['k']} of {name}, with interval over users"
+    zero = 0.0 if drawn["minus"] else None
+    figures.forest(labels, *_ends(points), path, _figure_title(slices, synthetic), axis, zero)
 
 
-def _ends(shown: pl.DataFrame) -> tuple[list[float], list[float], list[float]]:
-    return shown["value"].to_list(), shown["ci_low"].to_list(), shown["ci_high"].to_list()
+def _ends(points: pl.DataFrame) -> tuple[list[float], list[float], list[float]]:
+    return points["value"].to_list(), points["ci_low"].to_list(), points["ci_high"].to_list()
 
 
-def _title(table: pl.DataFrame, synthetic: bool) -> str:
-    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
-    return f"{table[DATASET][0]}, snapshot {table[SNAPSHOT][0]}{label}"
+def _figure_title(table: pl.DataFrame, synthetic: bool) -> str:
+    return titled(f"{table[DATASET][0]}, snapshot {table[SNAPSHOT][0]}", synthetic)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sidr_core.evaluation.pages import caption
-from sidr_core.evaluation.protocol import headline
+from sidr_core.evaluation.pages import caption, joined, titled
+from sidr_core.evaluation.protocol import headline, list_name
 from sidr_core.metrics.ranking import HR, NDCG
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending.published import Published, of_split
-from sidr_core.render import figures as plots
-from sidr_core.render.grid import SYNTHETIC_LABEL, Grid, ranged
+from sidr_core.render import figures
+from sidr_core.render.grid import Grid, ranged
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import DATASET, ITEM_LEVEL, MODE, MODEL, SID_LEVEL, SNAPSHOT
 from sidr_core.tables.contracts import Leaderboard
@@ -39,17 +39,17 @@ _CONTRADICTS = " (its @5 and @10 contradict each other)"
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Write `leaderboard.parquet`, `leaderboard.md` and `leaderboard.png`."""
+    """Write `leaderboard` as Parquet, as a page and as a figure."""
     evaluation = tables.read(inputs["evaluation"].path("evaluation.parquet"))
     others = of_split(config.source.kind, evaluation["n_rows"][0], evaluation["n_users"][0])
     table = leaderboard(evaluation, others)
     tables.write(table, out_dir / "leaderboard.parquet", Leaderboard)
     text = page(table, inputs.synthetic)
     (out_dir / "leaderboard.md").write_text(text)
-    _forest(table, out_dir / "leaderboard.png", inputs.synthetic)
-    placed = table.filter(pl.col("place") == 1).row(0, named=True)
+    _draw(table, out_dir / "leaderboard.png", inputs.synthetic)
+    first = table.filter(pl.col("place") == 1).row(0, named=True)
     lists = table.filter(pl.col("origin") == MEASURED).select(MODEL, MODE).n_unique()
-    metrics = {"lists": lists, "published": len(others), "first": f"{placed[MODEL]}/{placed[MODE]}"}
+    metrics = {"lists": lists, "published": len(others), "first": list_name(first)}
     return Report(metrics | {"synthetic": inputs.synthetic}, (), {"leaderboard": text})
 
 
@@ -61,87 +61,73 @@ def leaderboard(evaluation: pl.DataFrame, others: tuple[Published, ...] = ()) ->
         others: published on the same rows.
     """
     ks = headline(evaluation.filter(pl.col("metric") == NDCG)["k"].unique().to_list())
-    wanted = (pl.col("level") == ITEM_LEVEL) & pl.col("metric").is_in(METRICS) & pl.col("k").is_in(ks)
-    part = evaluation.filter(wanted).with_columns(origin=pl.lit(MEASURED), reference=pl.lit(None, pl.String))
+    in_headline = (pl.col("level") == ITEM_LEVEL) & pl.col("metric").is_in(METRICS) & pl.col("k").is_in(ks)
+    part = evaluation.filter(in_headline).with_columns(origin=pl.lit(MEASURED), reference=pl.lit(None, pl.String))
     best = part.filter((pl.col("metric") == NDCG) & (pl.col("k") == ks[-1]))
     # Equal values share a place.
     places = best.select(MODEL, MODE, pl.col("value").rank("min", descending=True).cast(pl.Int32).alias("place"))
     measured = part.join(places, on=[MODEL, MODE], maintain_order="left").sort("place", maintain_order=True)
     first = evaluation.row(0, named=True)
-    told = {key: first[key] for key in (DATASET, SNAPSHOT, "split", "n_rows")} | {"origin": PUBLISHED}
-    found = [
-        told
-        | {MODEL: one.model, "metric": metric, "k": k, "level": SID_LEVEL, "value": value}
-        | {"reference": one.reference + ("" if one.consistent else _CONTRADICTS)}
-        for one in others
-        for metric, k, value in one.figures
+    shared = {key: first[key] for key in (DATASET, SNAPSHOT, "split", "n_rows")} | {"origin": PUBLISHED}
+    published = [
+        shared
+        | {MODEL: line.model, "metric": metric, "k": k, "level": SID_LEVEL, "value": value}
+        | {"reference": line.reference + ("" if line.consistent else _CONTRADICTS)}
+        for line in others
+        for metric, k, value in line.figures
         if k in ks
     ]
-    names = list(Leaderboard.to_schema().columns)
-    types: dict[str, Any] = {name: kind.dtype.type for name, kind in Leaderboard.to_schema().columns.items()}  # type: ignore[union-attr]
-    return pl.concat([measured.select(names), pl.DataFrame(found, schema=types)])
+    table = tables.typed(published, Leaderboard)
+    return pl.concat([measured.select(table.columns), table])
 
 
 def grids(table: pl.DataFrame) -> tuple[Grid, ...]:
     """What was measured, and what was published where there is any, as two tables."""
     lines: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in table.iter_rows(named=True):
-        values = lines.setdefault(tuple(row[key] for key in _LINE), {})
-        values[f"{row['metric'].upper()}@{row['k']}"] = ranged(row)
+        cells = lines.setdefault(tuple(row[key] for key in _LINE), {})
+        cells[f"{row['metric'].upper()}@{row['k']}"] = ranged(row)
     measured, published = [], []
-    for key, values in lines.items():
-        line = dict(zip(_LINE, key, strict=True))
+    for key, cells in lines.items():
+        line: dict[str, Any] = dict(zip(_LINE, key, strict=True))
+        rows = f"{line['n_rows']:,}"
         if line["origin"] == MEASURED:
-            behind = (str(line["beam_width"]), str(line["seed"]), line["seen_until"], line["checkpoint"][:12])
-            rows = f"{line['n_rows']:,}"
-            measured.append((str(line["place"]), f"{line[MODEL]}/{line[MODE]}", *values.values(), rows, *behind))
+            producer = (str(line["beam_width"]), str(line["seed"]), line["seen_until"], line["checkpoint"][:12])
+            measured.append((str(line["place"]), list_name(line), *cells.values(), rows, *producer))
         else:
-            published.append((line[MODEL], *values.values(), f"{line['n_rows']:,}", line["reference"], PUBLISHED))
+            published.append((line[MODEL], *cells.values(), rows, line["reference"], PUBLISHED))
     labels = tuple(next(iter(lines.values())))
     header = ("place", "model", *labels, "rows", "beam", "seed", "seen until", "checkpoint")
-    found = [Grid("Measured, item level", header, tuple(measured))]
+    boards = [Grid("Measured, item level", header, tuple(measured))]
     if published:
         header = ("model", *labels, "rows", "reference", "origin")
-        found.append(Grid("Published, SID level, not ranked", header, tuple(published)))
-    return tuple(found)
+        boards.append(Grid("Published, SID level, not ranked", header, tuple(published)))
+    return tuple(boards)
 
 
 #: What is the same for all metrics of one line.
-_LINE = (
-    "origin",
-    "place",
-    MODEL,
-    MODE,
-    "n_rows",
-    "beam_width",
-    "seed",
-    "seen_until",
-    "checkpoint",
-    "reference",
-)
+_LINE = ("origin", "place", MODEL, MODE, "n_rows", "beam_width", "seed", "seen_until", "checkpoint", "reference")
 
 
 def page(table: pl.DataFrame, synthetic: bool) -> str:
     """The leaderboard as Markdown."""
     measured = table.filter(pl.col("origin") == MEASURED)
     notes = (_MEASURED_NOTE.format(k=measured["k"].max()), _PUBLISHED_NOTE)
-    parts = ["# Leaderboard" + (f" ({SYNTHETIC_LABEL})" if synthetic else ""), caption(measured, synthetic)]
-    for grid, note in zip(grids(table), notes, strict=False):
-        parts += [grid.markdown(), note]
-    return "\n\n".join(parts) + "\n"
+    boards = [(grid.markdown(), note) for grid, note in zip(grids(table), notes, strict=False)]
+    heading = titled("# Leaderboard", synthetic)
+    return joined(heading, caption(measured, synthetic), *(part for board in boards for part in board))
 
 
-def _forest(table: pl.DataFrame, path: Path, synthetic: bool) -> None:
+def _draw(table: pl.DataFrame, path: Path, synthetic: bool) -> None:
     """Measured lists with their intervals, published figures as bare points."""
     k = table["k"].max()
-    shown = table.filter((pl.col("metric") == NDCG) & (pl.col("k") == k))
+    points = table.filter((pl.col("metric") == NDCG) & (pl.col("k") == k))
     labels, lows, highs = [], [], []
-    for row in shown.iter_rows(named=True):
+    for row in points.iter_rows(named=True):
         measured = row["origin"] == MEASURED
-        labels.append(f"{row[MODEL]}/{row[MODE]}" if measured else f"published: {row[MODEL]}, {row['reference']}")
+        labels.append(list_name(row) if measured else f"published: {row[MODEL]}, {row['reference']}")
         lows.append(row["ci_low"] if measured else row["value"])
         highs.append(row["ci_high"] if measured else row["value"])
-    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
-    title = f"{shown[DATASET][0]}, snapshot {shown[SNAPSHOT][0]}{label}"
-    axis = f"NDCG@{k}, item level; published figures: SID level" if PUBLISHED in shown["origin"] else f"NDCG@{k}"
-    plots.forest(labels, shown["value"].to_list(), lows, highs, path, title, axis)
+    title = titled(f"{points[DATASET][0]}, snapshot {points[SNAPSHOT][0]}", synthetic)
+    axis = f"NDCG@{k}, item level; published figures: SID level" if PUBLISHED in points["origin"] else f"NDCG@{k}"
+    figures.forest(labels, points["value"].to_list(), lows, highs, path, title, axis)

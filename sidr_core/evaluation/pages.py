@@ -1,4 +1,4 @@
-"""The evaluation as a table to read: one grid, shown in a terminal or written as Markdown."""
+"""The evaluation as tables to read, in a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sidr_core.evaluation.protocol import headline
-from sidr_core.metrics.intervals import least_draws
+from sidr_core.evaluation.protocol import headline, list_name
+from sidr_core.evaluation.verdicts import GAP_HEADER, gap_cells, notes
 from sidr_core.metrics.lists import AT_K, WHOLE
 from sidr_core.metrics.ranking import HR, NDCG, RANKED
 from sidr_core.render.grid import SYNTHETIC_LABEL, Grid, ranged
@@ -28,9 +28,8 @@ stand alone: they are not widened for being many. How all of it is done: docs/ev
 _CORRECTED = """\
 Differences are paired: the same rows, a minus b. p is corrected for all {family} differences of this page (Holm), and
 a verdict other than "not distinguishable" needs p < {alpha:g}.{few}"""
-_TOO_FEW = """ **{draws:,} draws cannot tell any of so many from 0: {least:,} are needed.**"""
 
-_NAMES = {
+_EXPOSURE_LABELS = {
     "coverage": "coverage",
     "gini": "Gini",
     "novelty": "novelty, bits",
@@ -41,55 +40,14 @@ _NAMES = {
 }
 
 
-def leaderboard(evaluation: pl.DataFrame, level: str = ITEM_LEVEL, ks: Sequence[int] | None = None) -> Grid:
-    """One row per model and mode: HR and NDCG with their intervals, models in the table's order.
-
-    Args:
-        evaluation: the contract `EvaluationTable` of one snapshot.
-        level: `item` or `sid`.
-        ks: cut-offs to show; by default the headline ones.
-    """
-    part = evaluation.filter((pl.col("level") == level) & pl.col("metric").is_in([HR, NDCG]))
-    shown = headline(part["k"].unique().to_list()) if ks is None else list(ks)
-    metrics = [(metric, k) for k in shown for metric in (HR, NDCG)]
-    title = "Item level" if level == ITEM_LEVEL else "SID level"
-    return _by_model(part, metrics, [f"{metric.upper()}@{k}" for metric, k in metrics], title)
+def titled(title: str, synthetic: bool) -> str:
+    """A title that says where data are synthetic."""
+    return f"{title} ({SYNTHETIC_LABEL})" if synthetic else title
 
 
-def exposed(evaluation: pl.DataFrame) -> Grid:
-    """One row per model and mode: what its lists look like as a whole, with intervals."""
-    part = evaluation.filter(pl.col("metric").is_in([*AT_K, *WHOLE])).sort("k", maintain_order=True)
-    metrics = sorted(
-        part.select("metric", "k").unique().rows(), key=lambda one: ((*AT_K, *WHOLE).index(one[0]), one[1])
-    )
-    labels = [f"{_NAMES[metric]}{f'@{k}' if metric in AT_K else ''}" for metric, k in metrics]
-    return _by_model(evaluation, metrics, labels, "The lists as a whole")
-
-
-def _by_model(part: pl.DataFrame, metrics: Sequence[tuple[str, int]], labels: Sequence[str], title: str) -> Grid:
-    """One row per model and mode, one column per (metric, k); empty where a model has none."""
-    found = {(row[MODEL], row[MODE], row["metric"], row["k"]): ranged(row) for row in part.iter_rows(named=True)}
-    models = part.select(MODEL, MODE).unique(maintain_order=True).rows()
-    rows = [(f"{model}/{mode}", *(found.get((model, mode, *one), "") for one in metrics)) for model, mode in models]
-    return Grid(title, ("model", *labels), tuple(rows))
-
-
-def differences(paired: pl.DataFrame) -> Grid:
-    """One row per comparison and metric, at the largest cut-off that was compared."""
-    shown = paired.filter(pl.col("k") == pl.col("k").max()).iter_rows(named=True)
-    rows = tuple(
-        (
-            f"{row['model_a']}/{row['mode_a']} − {row['model_b']}/{row['mode_b']}",
-            f"{row['metric'].upper()}@{row['k']}",
-            ranged(row, "+", "difference"),
-            f"{row['helped']:,} / {row['harmed']:,} / {row['same']:,}",
-            f"{row['p_holm']:.4f}",
-            row["verdict"],
-        )
-        for row in shown
-    )
-    header = ("a − b", "metric", "difference", "rows better / worse / same", "p (Holm)", "a is")
-    return Grid("Paired differences, item level", header, rows)
+def joined(*parts: str) -> str:
+    """The text of a Markdown page from its paragraphs; empty ones are left out."""
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def caption(evaluation: pl.DataFrame, synthetic: bool) -> str:
@@ -104,6 +62,23 @@ def caption(evaluation: pl.DataFrame, synthetic: bool) -> str:
     )
 
 
+# -- the evaluation --------------------------------------------------------------------------------
+
+
+def page(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settings: Evaluation) -> str:
+    """The evaluation as a Markdown page: both levels at all cut-offs, paired differences, the lists, notes."""
+    grids = [leaderboard(evaluation), leaderboard(evaluation, SID_LEVEL)]
+    if not paired.is_empty():
+        grids.append(differences(paired))
+    grids += [exposure(evaluation), _all_cut_offs(evaluation)]
+    return joined(
+        titled("# Evaluation", synthetic),
+        caption(evaluation, synthetic),
+        *(grid.markdown() for grid in grids),
+        notes_of(settings, paired.height),
+    )
+
+
 def render(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool = False) -> Group:
     """The evaluation for a terminal: caption, item level, paired differences."""
     from rich.console import Group
@@ -115,78 +90,99 @@ def render(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool = Fal
     return Group(*parts)
 
 
-def page(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settings: Evaluation) -> str:
-    """The evaluation as a Markdown page: both levels at all cut-offs, paired differences, the lists, notes."""
-    grids = [leaderboard(evaluation), leaderboard(evaluation, SID_LEVEL)]
-    if not paired.is_empty():
-        grids.append(differences(paired))
-    grids += [exposed(evaluation), _values(evaluation)]
-    heading = "# Evaluation" + (f" ({SYNTHETIC_LABEL})" if synthetic else "")
-    notes = notes_of(settings, paired.height)
-    return "\n\n".join([heading, caption(evaluation, synthetic), *(grid.markdown() for grid in grids), notes]) + "\n"
-
-
 def notes_of(settings: Evaluation, family: int) -> str:
     """How to read the numbers of a page that shows `family` differences."""
-    alpha = round(1 - settings.confidence, 12)
-    few = too_few(settings, family)
-    verdicts = _CORRECTED.format(family=family, alpha=alpha, few=few) if family else "Nothing is compared."
-    percent = f"{100 * settings.confidence:g}"
-    return _NOTES.format(percent=percent, draws=settings.bootstrap, seed=settings.seed, verdicts=verdicts)
+    verdicts = notes(_CORRECTED, settings, family) if family else "Nothing is compared."
+    return notes(_NOTES, settings, family, verdicts=verdicts)
 
 
-def too_few(settings: Evaluation, family: int) -> str:
-    """A warning, to stand behind a sentence, where draws cannot tell any of `family` differences from 0; else ""."""
-    least = least_draws(family, settings.confidence)
-    return _TOO_FEW.format(draws=settings.bootstrap, least=least) if settings.bootstrap < least else ""
+def leaderboard(evaluation: pl.DataFrame, level: str = ITEM_LEVEL, ks: Sequence[int] | None = None) -> Grid:
+    """One row per model and mode: HR and NDCG with their intervals, models in the table's order.
+
+    Args:
+        evaluation: the contract `EvaluationTable` of one snapshot.
+        level: `item` or `sid`.
+        ks: cut-offs to show; by default the headline ones.
+    """
+    part = evaluation.filter((pl.col("level") == level) & pl.col("metric").is_in([HR, NDCG]))
+    ks = headline(part["k"].unique().to_list()) if ks is None else ks
+    metrics = [(metric, k) for k in ks for metric in (HR, NDCG)]
+    title = "Item level" if level == ITEM_LEVEL else "SID level"
+    return _by_model(part, metrics, [f"{metric.upper()}@{k}" for metric, k in metrics], title)
+
+
+def exposure(evaluation: pl.DataFrame) -> Grid:
+    """One row per model and mode: what its lists look like as a whole, with intervals."""
+    order = (*AT_K, *WHOLE)
+    part = evaluation.filter(pl.col("metric").is_in(order))
+    metrics = sorted(part.select("metric", "k").unique().rows(), key=lambda key: (order.index(key[0]), key[1]))
+    labels = [f"{_EXPOSURE_LABELS[metric]}{f'@{k}' if metric in AT_K else ''}" for metric, k in metrics]
+    return _by_model(part, metrics, labels, "The lists as a whole")
+
+
+def _by_model(part: pl.DataFrame, metrics: Sequence[tuple[str, int]], labels: Sequence[str], title: str) -> Grid:
+    """One row per model and mode, one column per (metric, k); empty where a model has none."""
+    cells = {(row[MODEL], row[MODE], row["metric"], row["k"]): ranged(row) for row in part.iter_rows(named=True)}
+    models = part.select(MODEL, MODE).unique(maintain_order=True).rows()
+    rows = [(f"{model}/{mode}", *(cells.get((model, mode, *key), "") for key in metrics)) for model, mode in models]
+    return Grid(title, ("model", *labels), tuple(rows))
+
+
+def differences(paired: pl.DataFrame) -> Grid:
+    """One row per comparison and metric, at the largest cut-off that was compared."""
+    rows = tuple(
+        (
+            f"{row['model_a']}/{row['mode_a']} − {row['model_b']}/{row['mode_b']}",
+            f"{row['metric'].upper()}@{row['k']}",
+            *gap_cells(row),
+        )
+        for row in paired.filter(pl.col("k") == pl.col("k").max()).iter_rows(named=True)
+    )
+    return Grid("Paired differences, item level", ("a − b", "metric", *GAP_HEADER, "a is"), rows)
+
+
+def _all_cut_offs(evaluation: pl.DataFrame) -> Grid:
+    """HR, NDCG and MRR without intervals, item level over SID level."""
+    ranked = evaluation.filter(pl.col("metric").is_in(RANKED))
+    metrics = [(metric, k) for metric in RANKED for k in ranked["k"].unique().sort()]
+    lines: dict[tuple[str, ...], dict[tuple[str, int], str]] = {}
+    for row in ranked.iter_rows(named=True):
+        lines.setdefault((list_name(row), row["level"]), {})[row["metric"], row["k"]] = f"{row['value']:.4f}"
+    rows = tuple((*name, *(values[metric] for metric in metrics)) for name, values in lines.items())
+    return Grid("All cut-offs", ("model", "level", *(f"{metric.upper()}@{k}" for metric, k in metrics)), rows)
+
+
+# -- slices ----------------------------------------------------------------------------------------
 
 
 def slices_page(slices: pl.DataFrame, synthetic: bool, settings: Evaluation) -> str:
     """The slices as a Markdown page: thinking minus direct on each, then every list, one grid per slice."""
-    heading = "# Slices of the test rows" + (f" ({SYNTHETIC_LABEL})" if synthetic else "")
-    gaps = slices.filter(pl.col("minus").is_not_null())
+    gaps, values = slices.filter(pl.col("minus").is_not_null()), slices.filter(pl.col("minus").is_null())
     grids = [_slice_gaps(gaps)] if gaps.height else []
-    values = slices.filter(pl.col("minus").is_null())
     grids += [_slice(part, str(name)) for (name,), part in values.group_by("slice", maintain_order=True)]
-    notes = notes_of(settings, gaps.filter(pl.col("p").is_not_null()).height)
-    return "\n\n".join([heading, *(grid.markdown() for grid in grids), notes]) + "\n"
+    return joined(
+        titled("# Slices of the test rows", synthetic),
+        *(grid.markdown() for grid in grids),
+        notes_of(settings, gaps.filter(pl.col("p").is_not_null()).height),
+    )
 
 
 def _slice_gaps(gaps: pl.DataFrame) -> Grid:
-    rows = tuple(
-        (
-            f"{row['slice']}: {row['group']}",
-            f"{row['n_rows']:,}",
-            f"{row[MODEL]}/{row[MODE]} − {row['minus']}",
-            f"{row['metric'].upper()}@{row['k']}",
-            ranged(row, "+"),
-            "" if row["p"] is None else f"{row['helped']:,} / {row['harmed']:,} / {row['same']:,}",
-            "" if row["p"] is None else f"{row['p_holm']:.4f}",
-            row["verdict"] or "rows of one user",
-        )
-        for row in gaps.iter_rows(named=True)
-    )
-    header = ("slice", "rows", "a − b", "metric", "difference", "rows better / worse / same", "p (Holm)", "a is")
-    return Grid("Thinking minus direct, item level", header, rows)
+    rows = []
+    for row in gaps.iter_rows(named=True):
+        group, label = f"{row['slice']}: {row['group']}", f"{row['metric'].upper()}@{row['k']}"
+        cells = (ranged(row, "+"), "", "", "rows of one user")
+        if row["p"] is not None:
+            cells = gap_cells(row, ("value", "ci_low", "ci_high"))
+        rows.append((group, f"{row['n_rows']:,}", f"{list_name(row)} − {row['minus']}", label, *cells))
+    header = ("slice", "rows", "a − b", "metric", *GAP_HEADER, "a is")
+    return Grid("Thinking minus direct, item level", header, tuple(rows))
 
 
 def _slice(part: pl.DataFrame, name: str) -> Grid:
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in part.iter_rows(named=True):
-        key = (row["group"], f"{row[MODEL]}/{row[MODE]}", f"{row['n_rows']:,}", f"{row['n_users']:,}")
+        key = (row["group"], list_name(row), f"{row['n_rows']:,}", f"{row['n_users']:,}")
         lines.setdefault(key, []).append(ranged(row))
     labels = [f"{metric.upper()}@{part['k'][0]}" for metric in part["metric"].unique(maintain_order=True)]
     return Grid(name, ("group", "model", "rows", "users", *labels), tuple((*key, *row) for key, row in lines.items()))
-
-
-def _values(evaluation: pl.DataFrame) -> Grid:
-    """HR, NDCG and MRR without intervals, item level over SID level."""
-    ranked = evaluation.filter(pl.col("metric").is_in(RANKED))
-    ks = ranked["k"].unique().sort().to_list()
-    metrics = [(metric, k) for metric in RANKED for k in ks]
-    lines: dict[tuple[str, ...], dict[tuple[str, int], str]] = {}
-    for row in ranked.iter_rows(named=True):
-        name = (f"{row[MODEL]}/{row[MODE]}", row["level"])
-        lines.setdefault(name, {})[row["metric"], row["k"]] = f"{row['value']:.4f}"
-    rows = tuple((*name, *(values[metric] for metric in metrics)) for name, values in lines.items())
-    return Grid("All cut-offs", ("model", "level", *(f"{metric.upper()}@{k}" for metric, k in metrics)), rows)

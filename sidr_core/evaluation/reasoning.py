@@ -8,7 +8,7 @@ item need not be what put it there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,14 @@ import numpy as np
 import polars as pl
 
 from sidr_core.corpus.catalogue import Catalogue, all_words
-from sidr_core.evaluation.cases import Case, Shelf, markdown
+from sidr_core.evaluation.cases import Case, ItemTitles, markdown
+from sidr_core.evaluation.pages import joined, titled
+from sidr_core.evaluation.protocol import lists_of
 from sidr_core.metrics.intervals import paired
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.render import figures as plots
-from sidr_core.render.grid import SYNTHETIC_LABEL, Grid
+from sidr_core.render import figures
+from sidr_core.render.grid import Grid
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     ADAPTIVE,
@@ -56,7 +58,7 @@ BY_SID, BY_TITLE, BY_ASPECT, NOT = "sid", "title", "aspect", "no"
 HELPED, HARMED, SAME = "helped", "harmed", "same"
 _SEED = 42
 _LIST = [MODEL, MODE, ROW_ID]
-_PLACES = 5
+_LENGTH = 5
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -66,16 +68,18 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     rows, thoughts = tables.read(made.path("rows.parquet")), tables.read(made.path("thoughts.parquet"))
     items = tables.read(inputs["interactions"].path("items.parquet"))
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
-    found = cases_of(lists, rows, thoughts, Naming(Catalogue.read(items, codebook)))
-    tables.write(found, out_dir / "cases.parquet", Cases)
-    progress.say(f"{found.height:,} thoughts read")
-    shelf = Shelf(dict(items.select(ITEM_ID, TITLE).iter_rows()), dict(codebook.select(ITEM_ID, SID).iter_rows()))
-    label = f" ({SYNTHETIC_LABEL})" if inputs.synthetic else ""
-    caption = f"{config.dataset}, snapshot {config.snapshot.key}{label}: {rows.height:,} test rows"  # type: ignore[attr-defined]
-    text = page(found, lists, shelf, config.evaluation, caption)
+    cases = cases_of(lists, rows, thoughts, Naming(Catalogue.read(items, codebook)))
+    tables.write(cases, out_dir / "cases.parquet", Cases)
+    progress.say(f"{cases.height:,} thoughts read")
+    titles = ItemTitles(dict(items.select(ITEM_ID, TITLE).iter_rows()), dict(codebook.select(ITEM_ID, SID).iter_rows()))
+    snapshot = f"{config.dataset}, snapshot {config.snapshot.key}"  # type: ignore[attr-defined]
+    caption = f"{titled(snapshot, inputs.synthetic)}: {rows.height:,} test rows"
+    text = page(cases, lists, titles, config.evaluation, caption)
     (out_dir / "reasoning_report.md").write_text(text)
-    _draw(found, out_dir / "lengths.png", caption)
-    return Report(_metrics(found), markdown={"reasoning_report": text})
+    groups = thought_lengths(cases)
+    labels, lengths = [name for name, _ in groups], [tokens.to_list() for _, tokens in groups]
+    figures.boxes(labels, lengths, out_dir / "lengths.png", caption, "tokens")
+    return Report(_metrics(cases), markdown={"reasoning_report": text})
 
 
 # -- what a thought names ----------------------------------------------------------------------------
@@ -99,13 +103,13 @@ class Naming:
         self._aspects = {
             name: frozenset(word for word in item.words if frequency[word] <= most) for name, item in catalogue.items()
         }
-        self._shelf = Shelf({}, self._sids)
+        self._item_titles = ItemTitles({}, self._sids)
         self.items = sorted(self._sids)
 
     def of(self, thought: str) -> Named:
         """What the thought holds, read once."""
         words = all_words(thought)
-        return Named(self, self._shelf.named(thought), f" {' '.join(words)} ", frozenset(words))
+        return Named(self, self._item_titles.named(thought), f" {' '.join(words)} ", frozenset(words))
 
     def by(self, item: str, named: Named) -> str:
         """How the thought names `item`: the strongest of SID, title, aspect; or not."""
@@ -127,8 +131,8 @@ class Named:
 
     def strongest(self, items: Iterable[str]) -> str:
         """How the thought names any of `items`."""
-        found = {self.naming.by(item, self) for item in items}
-        return next(way for way in (BY_SID, BY_TITLE, BY_ASPECT, NOT) if way in found or way == NOT)
+        ways = {self.naming.by(item, self) for item in items}
+        return next(way for way in (BY_SID, BY_TITLE, BY_ASPECT, NOT) if way in ways or way == NOT)
 
 
 # -- the table -----------------------------------------------------------------------------------------
@@ -143,10 +147,9 @@ def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, na
         thoughts: the contract `Thoughts`; of several per row the first is read.
         naming: of the same catalogue.
     """
-    ranks = target_places(lists, rows)
     lengths = lists.group_by(_LIST).agg(pl.len().alias("length"))
-    places = lengths.join(ranks, on=_LIST, how="left")
-    direct = places.filter(pl.col(MODE) == DIRECT).select(
+    ranked = lengths.join(target_places(lists, rows), on=_LIST, how="left")
+    direct = ranked.filter(pl.col(MODE) == DIRECT).select(
         pl.col(MODEL).alias("base"),
         ROW_ID,
         pl.col("place").alias("direct_place"),
@@ -157,7 +160,7 @@ def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, na
         first.select(MODEL, MODE, ROW_ID, USER_ID, pl.col(ITEM_ID).alias("top_item_id"), REASONING)
         .join(thoughts.filter(pl.col(TRACE) == 0).drop(TRACE), on=[MODEL, ROW_ID], how="inner")
         .join(rows.select(ROW_ID, HISTORY, TARGET), on=ROW_ID, how="inner")
-        .join(places, on=_LIST, how="left")
+        .join(ranked, on=_LIST, how="left")
         .with_columns(pl.col(MODEL).str.strip_suffix(f"_{ADAPTIVE}").alias("base"))
         .join(direct, on=["base", ROW_ID], how="left")
         .sort(MODEL, ROW_ID)
@@ -166,19 +169,10 @@ def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, na
     behind = pl.max_horizontal("length", "direct_length") + 1
     moved = pl.col("direct_place").fill_null(behind) - pl.col("place").fill_null(behind)
     gain = pl.when(pl.col("direct_length").is_not_null()).then(moved)
-    judged = table.with_columns(
-        gain.cast(pl.Float64).alias("gain"),
-        pl.when(gain > 0)
-        .then(pl.lit(HELPED))
-        .when(gain < 0)
-        .then(pl.lit(HARMED))
-        .when(gain == 0)
-        .then(pl.lit(SAME))
-        .otherwise(None)
-        .alias("change"),
-        (pl.col("place") <= K).fill_null(False).alias("hit"),
-    )
-    return _chosen(judged.with_columns(*_names(judged, naming)))
+    change = gain.sign().replace_strict({1: HELPED, 0: SAME, -1: HARMED}, return_dtype=pl.String)
+    hit = (pl.col("place") <= K).fill_null(False)
+    compared = table.with_columns(gain.cast(pl.Float64).alias("gain"), change.alias("change"), hit.alias("hit"))
+    return _choose_examples(compared.with_columns(*_what_thoughts_name(compared, naming)))
 
 
 def target_places(lists: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -192,20 +186,20 @@ def target_places(lists: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     return lists.join(hits, on=group, how="semi").group_by(_LIST).agg(pl.col(RANK).mean().alias("place"))
 
 
-def _names(table: pl.DataFrame, naming: Naming) -> list[pl.Series]:
+def _what_thoughts_name(table: pl.DataFrame, naming: Naming) -> list[pl.Series]:
     """How each thought names the top item, the target, its history, and an item drawn at random."""
     random = np.random.default_rng(_SEED)
     drawn = [naming.items[n] for n in random.integers(len(naming.items), size=table.height)]
-    found: dict[str, list[str]] = {f"names_{thing}": [] for thing in ("top", "target", "history", "random")}
+    ways: dict[str, list[str]] = {f"names_{thing}": [] for thing in ("top", "target", "history", "random")}
     for row, control in zip(table.iter_rows(named=True), drawn, strict=True):
         named = naming.of(row[REASONING] or "")
-        for column, items in zip(found, ([row["top_item_id"]], [row[TARGET]], row[HISTORY], [control]), strict=True):
-            found[column].append(named.strongest(items))
-    return [pl.Series(name, values, dtype=pl.String) for name, values in found.items()]
+        for column, items in zip(ways, ([row["top_item_id"]], [row[TARGET]], row[HISTORY], [control]), strict=True):
+            ways[column].append(named.strongest(items))
+    return [pl.Series(name, values, dtype=pl.String) for name, values in ways.items()]
 
 
-def _chosen(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with `shown`: why a row stands in the report ("random", "helped", "harmed"), null for most."""
+def _choose_examples(table: pl.DataFrame) -> pl.DataFrame:
+    """Adds `shown`: why a row is an example in the report ("random", "helped", "harmed"), null for most."""
     parts = []
     for _, rows in table.group_by(MODEL, maintain_order=True):
         picks = np.random.default_rng(_SEED).permutation(rows.height)[: SHOWN["random"]].tolist()
@@ -227,74 +221,72 @@ has above it is more than chance. Helped and harmed compare the target's place w
 checkpoint; a target that is not in a list counts as one place behind the end of the longer of the two."""
 
 
-def page(found: pl.DataFrame, lists: pl.DataFrame, shelf: Shelf, settings: Evaluation, caption: str) -> str:
+def page(cases: pl.DataFrame, lists: pl.DataFrame, titles: ItemTitles, settings: Evaluation, caption: str) -> str:
     """The report as Markdown."""
-    parts = ["# Reasoning report", caption]
-    if found.is_empty():
-        return "\n\n".join([*parts, "No model of `decoding.models` thinks."]) + "\n"
-    parts += [named_grid(found).markdown(), length_grid(found).markdown()]
-    parts += [shorter(found, settings), _NOTES]
-    for (model,), rows in found.filter(pl.col("shown").is_not_null()).group_by([MODEL], maintain_order=True):
-        own = lists.filter((pl.col(MODEL) == model) & (pl.col(MODE) == THINKING))
+    if cases.is_empty():
+        return joined("# Reasoning report", caption, "No model of `decoding.models` thinks.")
+    parts = [named_grid(cases).markdown(), length_grid(cases).markdown(), shorter(cases, settings), _NOTES]
+    for (model,), rows in cases.filter(pl.col("shown").is_not_null()).group_by([MODEL], maintain_order=True):
+        rankings = lists_of(lists, f"{model}/{THINKING}")
         for kind in SHOWN:
-            mine = rows.filter(pl.col("shown").str.contains(kind, literal=True))
-            mine = mine if kind == "random" else mine.sort(pl.col("gain").abs(), ROW_ID, descending=[True, False])
-            parts.append(f"## {model}: {_TITLES[kind]}" + ("" if mine.height else "\n\nNone."))
-            parts += [_shown(row, own, shelf) for row in mine.iter_rows(named=True)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+            examples = rows.filter(pl.col("shown").str.contains(kind, literal=True))
+            if kind != "random":
+                examples = examples.sort(pl.col("gain").abs(), ROW_ID, descending=[True, False])
+            parts.append(f"## {model}: {_TITLES[kind]}" + ("" if examples.height else "\n\nNone."))
+            parts += [markdown(case_of(row, rankings), titles) for row in examples.iter_rows(named=True)]
+    return joined("# Reasoning report", caption, *parts)
 
 
 _TITLES = {"random": "drawn at random", HELPED: "most helped by thinking", HARMED: "most harmed by thinking"}
 
 
-def _shown(row: Mapping[str, Any], lists: pl.DataFrame, shelf: Shelf) -> str:
-    model = row[MODEL]
-    ranks = {f"{model}/{THINKING}": _place(row["place"])}
+def case_of(row: Mapping[str, Any], rankings: pl.DataFrame) -> Case:
+    """A row of the contract `Cases` with the first ranks of its list, of the lists of its model."""
+    ranks = {f"{row[MODEL]}/{THINKING}": _place(row["place"])}
     if row["gain"] is not None:
         ranks[f"{row['base']}/{DIRECT}"] = _place(row["direct_place"])
-    case = Case(
+    return Case(
         f"User {row[USER_ID]}, row {row[ROW_ID]}",
         row[HISTORY],
-        lists.filter(pl.col(ROW_ID) == row[ROW_ID]).sort(RANK).head(_PLACES),
+        rankings.filter(pl.col(ROW_ID) == row[ROW_ID]).sort(RANK).head(_LENGTH),
         thought=row[REASONING],
         unclosed=not row["closed"],
         target=row[TARGET],
         ranks=ranks,
     )
-    return markdown(case, shelf)
 
 
 def _place(place: float | None) -> str:
     return "not in the list" if place is None else f"{place:g}"
 
 
-def named_grid(found: pl.DataFrame) -> Grid:
+def named_grid(cases: pl.DataFrame) -> Grid:
     """Share of thoughts that name each thing, by the strongest way, one row per model and thing."""
     rows = []
     labels = {"top": "first item of its list", "target": "target", "history": "an item of the history"}
-    for (model,), own in found.group_by([MODEL], maintain_order=True):
+    for (model,), thoughts in cases.group_by([MODEL], maintain_order=True):
         for thing, label in {**labels, "random": "random item"}.items():
-            ways = own[f"names_{thing}"]
+            ways = thoughts[f"names_{thing}"]
             shares = [(ways == way).sum() / max(len(ways), 1) for way in (BY_SID, BY_TITLE, BY_ASPECT)]
             rows.append((f"{model}: {label}", *(f"{share:.1%}" for share in shares), f"{sum(shares):.1%}"))
     return Grid("What thoughts name", ("thought of", "by SID", "by title", "by aspect", "at all"), tuple(rows))
 
 
-def groups(found: pl.DataFrame) -> list[tuple[str, pl.Series]]:
+def thought_lengths(cases: pl.DataFrame) -> list[tuple[str, pl.Series]]:
     """Thought lengths by model and outcome; groups without a thought are left out."""
     named = []
-    for (model,), own in found.group_by([MODEL], maintain_order=True):
+    for (model,), thoughts in cases.group_by([MODEL], maintain_order=True):
         outcomes = {
             "all": pl.lit(True),
             f"hit@{K}": pl.col("hit"),
             "miss": ~pl.col("hit"),
             **{change: pl.col("change") == change for change in (HELPED, HARMED, SAME)},
         }
-        named += [(f"{model}: {name}", own.filter(rule)["n_tokens"]) for name, rule in outcomes.items()]
+        named += [(f"{model}: {name}", thoughts.filter(rule)["n_tokens"]) for name, rule in outcomes.items()]
     return [(name, lengths) for name, lengths in named if len(lengths)]
 
 
-def length_grid(found: pl.DataFrame) -> Grid:
+def length_grid(cases: pl.DataFrame) -> Grid:
     """Number and length of thoughts by model and outcome."""
     rows = tuple(
         (
@@ -303,15 +295,15 @@ def length_grid(found: pl.DataFrame) -> Grid:
             f"{lengths.mean():.1f}",
             *(f"{lengths.quantile(q, 'linear'):.0f}" for q in (0.1, 0.5, 0.9)),
         )
-        for name, lengths in groups(found)
+        for name, lengths in thought_lengths(cases)
     )
     return Grid("Tokens of a thought", ("outcome", "thoughts", "mean", "10 %", "median", "90 %"), rows)
 
 
-def shorter(found: pl.DataFrame, settings: Evaluation) -> str:
+def shorter(cases: pl.DataFrame, settings: Evaluation) -> str:
     """Whether RL made thoughts shorter, on the rows that both models thought about; "" without both."""
-    own = {model: found.filter(pl.col(MODEL) == model) for model in ("activation", "grpo")}
-    both = own["grpo"].join(own["activation"], on=ROW_ID, suffix="_before").sort(ROW_ID)
+    grpo, activation = (cases.filter(pl.col(MODEL) == model) for model in ("grpo", "activation"))
+    both = grpo.join(activation, on=ROW_ID, suffix="_before").sort(ROW_ID)
     if both[USER_ID].n_unique() < 2:
         return ""
     after, before = (both.select(pl.col(name).cast(pl.Float64)).to_numpy() for name in ("n_tokens", "n_tokens_before"))
@@ -329,18 +321,13 @@ def shorter(found: pl.DataFrame, settings: Evaluation) -> str:
     )
 
 
-def _metrics(found: pl.DataFrame) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"thoughts": found.height}
-    for (model,), own in found.group_by([MODEL], maintain_order=True):
-        numbers[f"{model}_mean_tokens"] = round(float(own["n_tokens"].mean() or 0.0), 3)  # type: ignore[arg-type]
+def _metrics(cases: pl.DataFrame) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"thoughts": cases.height}
+    for (model,), thoughts in cases.group_by([MODEL], maintain_order=True):
+        numbers[f"{model}_mean_tokens"] = round(float(thoughts["n_tokens"].mean() or 0.0), 3)  # type: ignore[arg-type]
         for thing in ("top", "target", "history", "random"):
-            named = (own[f"names_{thing}"] != NOT).sum()
-            numbers[f"{model}_names_{thing}"] = round(named / max(own.height, 1), 4)
+            named = (thoughts[f"names_{thing}"] != NOT).sum()
+            numbers[f"{model}_names_{thing}"] = round(named / max(thoughts.height, 1), 4)
         for change in (HELPED, HARMED, SAME):
-            numbers[f"{model}_{change}"] = int((own["change"] == change).sum())
+            numbers[f"{model}_{change}"] = int((thoughts["change"] == change).sum())
     return numbers
-
-
-def _draw(found: pl.DataFrame, path: Path, caption: str) -> None:
-    shown: Sequence[tuple[str, pl.Series]] = groups(found)
-    plots.boxes([name for name, _ in shown], [lengths.to_list() for _, lengths in shown], path, caption, "tokens")

@@ -17,16 +17,16 @@ import polars as pl
 
 from sidr_core.errors import InputError
 from sidr_core.evaluation import evaluate
-from sidr_core.evaluation.protocol import headline
-from sidr_core.metrics import lists as exposure
+from sidr_core.evaluation.pages import titled
+from sidr_core.evaluation.protocol import headline, list_name
+from sidr_core.metrics.lists import self_information
 from sidr_core.metrics.ranking import HR, NDCG
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.recommending import leakage as refusals
-from sidr_core.recommending import recommend
+from sidr_core.recommending import leakage, recommend
 from sidr_core.recommending.rows import chosen_rows
-from sidr_core.render import figures as plots
-from sidr_core.render.grid import SYNTHETIC_LABEL, Grid, ranged
+from sidr_core.render import figures
+from sidr_core.render.grid import Grid, ranged
 from sidr_core.settings.models import MODEL_NAMED, language_model, producers, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 #: The split of the rows: of no split that a model was trained, chosen or judged on.
 NEWER = "newer"
 FILE = "reevaluation.parquet"
-#: Baselines that are evaluated again: they follow the data at once, so they tell a shift from a model's age.
+#: What drift is looked for in.
 _JUDGED = (HR, NDCG)
 #: Settings of `decoding` that lists follow from, besides which rows and models there are.
 _DECODED_BY = ("scoring", "max_thought_tokens", "traces", "trace_temperature", "choice_rows", "beam_width")
@@ -66,21 +66,22 @@ _SAME = [MODEL, MODE, "metric", "k", "level", "beam_width"]
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Write the history with this snapshot's rows behind it, where there are any; a page and a figure of it."""
     before = tables.read(inputs.previous.path(FILE)) if inputs.previous else Reevaluation.empty()
-    found, why = _evaluated_again(inputs, config, progress)
-    progress.say(why)
-    table = pl.concat([before, found]) if found is not None else before
-    tables.write(table, out_dir / FILE, Reevaluation)
+    added, summary = _evaluate_again(inputs, config, progress)
+    progress.say(summary)
+    history = pl.concat([before, added]) if added is not None else before
+    tables.write(history, out_dir / FILE, Reevaluation)
+    k = headline(config.evaluation.ks)[-1]
+    compared = compare_with_then(history.clear() if added is None else added, k)
     metrics: dict[str, Any] = {"history_rows": before.height, "base_snapshot": inputs.earlier_snapshot or "none"}
-    judged = judge(table.clear() if found is None else found, headline(config.evaluation.ks)[-1])
-    pages = {"Re-evaluation": _page(judged, why, inputs.synthetic)}
-    if found is not None:
-        metrics |= _metrics(found, judged)
-    if table.height:
-        _figure(table, headline(config.evaluation.ks)[-1], out_dir / "reevaluation.png", inputs.synthetic)
-    return Report(metrics, (append_only(before, tables.read(out_dir / FILE)), drift(judged, why)), pages)
+    if added is not None:
+        metrics |= _metrics(added, compared)
+    if history.height:
+        _draw(history, k, out_dir / "reevaluation.png", inputs.synthetic)
+    checks = (append_only(before, tables.read(out_dir / FILE)), drift(compared, summary))
+    return Report(metrics, checks, {"Re-evaluation": _page(compared, summary, inputs.synthetic)})
 
 
-def _evaluated_again(inputs: Inputs, config: DatasetConfig, progress: Progress) -> tuple[pl.DataFrame | None, str]:
+def _evaluate_again(inputs: Inputs, config: DatasetConfig, progress: Progress) -> tuple[pl.DataFrame | None, str]:
     """The new rows of the history, or None, and what was done or why nothing was."""
     base = inputs.earlier
     if base is None:
@@ -89,7 +90,7 @@ def _evaluated_again(inputs: Inputs, config: DatasetConfig, progress: Progress) 
     names = _names(config, models)
     codebook = tables.read(base["sid_codebook"].path("sid_codebook.parquet"))
     judged_on = tables.read(base["recommendations"].path("rows.parquet"))
-    refusals.of_checkpoints(base, names, judged_on, codebook)
+    leakage.of_checkpoints(base, names, judged_on, codebook)
     _refuse_others(base, names, models)
     after = int(judged_on[TARGET_TIME].max())  # type: ignore[arg-type]
     day = max((day for day in models["seen_until"] if day != "unknown"), default="")
@@ -108,12 +109,15 @@ def _evaluated_again(inputs: Inputs, config: DatasetConfig, progress: Progress) 
     table = _table(parts, base, config, rows, codebook, models)
     unreachable = rows.join(codebook, left_on=TARGET, right_on=ITEM_ID, how="anti").height
     known = (pl.lit(inputs.earlier_snapshot).alias("base_snapshot"), pl.lit(unreachable, pl.Int64).alias("unreachable"))
-    told = (
+    summary = (
         f"{len(names)} models of {inputs.earlier_snapshot} on {rows.height:,} rows of {users:,} users {since}; "
         f"{unreachable:,} targets had no SID then, {unknown:,} histories hold only items without one"
     )
     then = tables.read(base["evaluation"].path("evaluation.parquet"))
-    return _beside(table.with_columns(known), then), told
+    # Each row with the same metric of the earlier evaluation.
+    ends = {"value": "base_value", "ci_low": "base_ci_low", "ci_high": "base_ci_high"}
+    joined = table.join(then.select(*_SAME, *ends).rename(ends), on=_SAME, how="left", maintain_order="left")
+    return joined.with_columns(known).select(list(Reevaluation.to_schema().columns)), summary
 
 
 def _table(
@@ -128,13 +132,13 @@ def _table(
     settings, names = config.evaluation, tuple(parts)
     lists, thoughts = recommend.joined_lists(parts, rows, config), recommend.thoughts_of(parts)
     models = models.filter(pl.concat_str(MODEL, pl.lit("/"), MODE).is_in(names))
-    refusals.of_lists(lists, rows, models, names, max(settings.ks))
+    leakage.of_lists(lists, rows, models, names, max(settings.ks))
     scored = evaluate.score(lists, rows, codebook, names, settings)
     train, items = (tables.read(base["interactions"].path(f"{name}.parquet")) for name in (TRAIN, "items"))
-    bits = exposure.self_information(train, items)
-    shown = {name: evaluate.shown_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
+    bits = self_information(train, items)
+    exposure = {name: evaluate.exposure_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
     context = {DATASET: config.dataset, SNAPSHOT: config.snapshot.key, SPLIT: NEWER}
-    return evaluate.evaluation_table(scored, shown, models, settings, context)
+    return evaluate.evaluation_table(scored, exposure, models, settings, context)
 
 
 def newer_rows(files: list[Path], after: int, day: str) -> pl.DataFrame:
@@ -148,24 +152,23 @@ def newer_rows(files: list[Path], after: int, day: str) -> pl.DataFrame:
 def known_histories(rows: pl.DataFrame, codebook: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Rows whose histories hold only items of the codebook, and how many have nothing left to be read."""
     known = codebook[ITEM_ID].implode()
-    kept = rows.with_columns(pl.col(HISTORY).list.eval(pl.element().filter(pl.element().is_in(known))))
-    return kept, kept.filter(pl.col(HISTORY).list.len() == 0).height
+    readable = rows.with_columns(pl.col(HISTORY).list.eval(pl.element().filter(pl.element().is_in(known))))
+    return readable, readable.filter(pl.col(HISTORY).list.len() == 0).height
 
 
 def _names(config: DatasetConfig, models: pl.DataFrame) -> tuple[str, ...]:
     """What is evaluated again: the checkpoints' lists and the counters' that the earlier evaluation has."""
-    then = {f"{model}/{mode}" for model, mode in models.select(MODEL, MODE).iter_rows()}
-    wanted = [name for name in config.decoding.models if name in then]
-    model_of = {name: split_name(name)[0] for name in wanted}
+    then = {list_name(row) for row in models.iter_rows(named=True)}
+    model_of = {name: split_name(name)[0] for name in config.decoding.models if name in then}
     return tuple(name for name, model in model_of.items() if language_model(model) or MODEL_NAMED[model].is_counted)
 
 
 def _refuse_others(base: Inputs, names: tuple[str, ...], models: pl.DataFrame) -> None:
     """Refuse a checkpoint that is not the one whose evaluation it would be compared with."""
-    behind = {f"{row[MODEL]}/{row[MODE]}": row["checkpoint"] for row in models.iter_rows(named=True)}
+    checkpoints = {list_name(row): row["checkpoint"] for row in models.iter_rows(named=True)}
     for name in names:
         stage, *others = producers(split_name(name)[0])
-        then = {stage: behind[name]} | {other: base["recommendations"].made_from[other] for other in others}
+        then = {stage: checkpoints[name]} | {other: base["recommendations"].made_from[other] for other in others}
         for source, digest in then.items():
             if base[source].digest != digest:
                 raise InputError(
@@ -194,45 +197,38 @@ def _refuse_other_settings(base: Inputs, config: DatasetConfig) -> None:
         )
 
 
-def _beside(table: pl.DataFrame, then: pl.DataFrame) -> pl.DataFrame:
-    """Each row with the same metric of the earlier evaluation, in the contract's order of columns."""
-    ends = {"value": "base_value", "ci_low": "base_ci_low", "ci_high": "base_ci_high"}
-    joined = table.join(then.select(*_SAME, *ends).rename(ends), on=_SAME, how="left", maintain_order="left")
-    return joined.select(list(Reevaluation.to_schema().columns))
-
-
 # -- checks ------------------------------------------------------------------------------------------
 
 
-def judge(found: pl.DataFrame, k: int) -> pl.DataFrame:
+def compare_with_then(rows: pl.DataFrame, k: int) -> pl.DataFrame:
     """HR@k and NDCG@k at item level that can be compared with their evaluation, and whether they moved.
 
     Returns:
-        the rows of `found` (contract `Reevaluation`) with `outside`: the value now lies outside the interval of then;
+        the rows (contract `Reevaluation`) with `outside`: the value now lies outside the interval of then;
         and `apart`: the intervals of then and now share no point.
     """
     compared = pl.col("metric").is_in(_JUDGED) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL)
     value, low, high = (pl.col(name) for name in ("value", "ci_low", "ci_high"))
     then_low, then_high = pl.col("base_ci_low"), pl.col("base_ci_high")
-    return found.filter(compared & pl.col("base_value").is_not_null()).with_columns(
+    return rows.filter(compared & pl.col("base_value").is_not_null()).with_columns(
         ((value < then_low) | (value > then_high)).alias("outside"),
         ((high < then_low) | (low > then_high)).alias("apart"),
     )
 
 
-def drift(judged: pl.DataFrame, why: str) -> Check:
+def drift(compared: pl.DataFrame, summary: str) -> Check:
     """Fails where a metric's interval lies apart from that of its evaluation.
 
     The value now is measured on other rows and has a noise of its own: without any drift, one of six values on as
     many rows lies outside the 95 % interval of then, and more on fewer rows. Noise alone parts the intervals of one
     in two hundred. So that is the verdict; both are told.
     """
-    if judged.is_empty():
-        return Check("drift", True, why)
-    apart, outside = judged.filter(pl.col("apart")), judged.filter(pl.col("outside")).height
+    if compared.is_empty():
+        return Check("drift", True, summary)
+    apart, outside = compared.filter(pl.col("apart")), compared.filter(pl.col("outside")).height
     moved = "; ".join(f"{_label(row)} {_then(row)} -> {ranged(row)}" for row in apart.iter_rows(named=True))
     detail = (
-        f"of {judged.height} figures {apart.height} have an interval apart from that of their evaluation (the "
+        f"of {compared.height} figures {apart.height} have an interval apart from that of their evaluation (the "
         f"verdict), {outside} a value outside of it" + (f": {moved}" if moved else "")
     )
     return Check("drift", apart.is_empty(), detail)
@@ -240,54 +236,54 @@ def drift(judged: pl.DataFrame, why: str) -> Check:
 
 def append_only(before: pl.DataFrame, after: pl.DataFrame) -> Check:
     """The first rows of the new history are all of the old one, value for value and type for type."""
-    kept = before.schema == after.schema and after.head(before.height).equals(before)
-    return Check("append_only", kept, f"{before.height:,} rows before, {after.height - before.height:,} behind them")
+    unchanged = before.schema == after.schema and after.head(before.height).equals(before)
+    detail = f"{before.height:,} rows before, {after.height - before.height:,} behind them"
+    return Check("append_only", unchanged, detail)
 
 
 # -- what people see ---------------------------------------------------------------------------------
 
 
-def _metrics(found: pl.DataFrame, judged: pl.DataFrame) -> dict[str, Any]:
+def _metrics(added: pl.DataFrame, compared: pl.DataFrame) -> dict[str, Any]:
     """Plotted over snapshots: headline numbers, how many rows, how many moved."""
     numbers: dict[str, Any] = {
         f"{row[MODEL]}_{row[MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
-        for row in judged.iter_rows(named=True)
+        for row in compared.iter_rows(named=True)
     }
-    rows, unreachable = found["n_rows"][0], found["unreachable"][0]
-    counts = {"rows": rows, "users": found["n_users"][0], "unreachable": unreachable}
+    rows, unreachable = added["n_rows"][0], added["unreachable"][0]
+    counts = {"rows": rows, "users": added["n_users"][0], "unreachable": unreachable}
     share = {"unreachable_share": round(unreachable / rows, 6)}
-    return numbers | counts | share | {name: int(judged[name].sum()) for name in ("outside", "apart")}
+    return numbers | counts | share | {name: int(compared[name].sum()) for name in ("outside", "apart")}
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{row[MODEL]}/{row[MODE]} {row['metric'].upper()}@{row['k']}"
+    return f"{list_name(row)} {row['metric'].upper()}@{row['k']}"
 
 
 def _then(row: dict[str, Any]) -> str:
     return ranged({name: row[f"base_{name}"] for name in ("value", "ci_low", "ci_high")})
 
 
-def _page(judged: pl.DataFrame, why: str, synthetic: bool) -> str:
+def _page(compared: pl.DataFrame, summary: str, synthetic: bool) -> str:
     """Then and now, side by side, as Markdown."""
-    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
-    said = f"{why[0].upper()}{why[1:]}.{label}"
-    if judged.is_empty():
-        return said
+    sentence = titled(f"{summary[0].upper()}{summary[1:]}.", synthetic)
+    if compared.is_empty():
+        return sentence
     rows = tuple(
         (_label(row), _then(row), ranged(row), *("yes" if row[name] else "no" for name in ("outside", "apart")))
-        for row in judged.iter_rows(named=True)
+        for row in compared.iter_rows(named=True)
     )
     grid = Grid("Then and now, item level", ("metric", "then", "now", "outside", "apart: drift"), rows)
-    return f"{said}\n\n{grid.markdown()}"
+    return f"{sentence}\n\n{grid.markdown()}"
 
 
-def _figure(table: pl.DataFrame, k: int, path: Path, synthetic: bool) -> None:
+def _draw(history: pl.DataFrame, k: int, path: Path, synthetic: bool) -> None:
     """NDCG@k of each model over snapshots."""
-    shown = table.filter((pl.col("metric") == NDCG) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL))
-    keys = shown[SNAPSHOT].unique().sort().to_list()
+    ndcg = history.filter((pl.col("metric") == NDCG) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL))
+    snapshots = ndcg[SNAPSHOT].unique().sort().to_list()
     series = {}
-    for (model, mode), own in shown.group_by(MODEL, MODE, maintain_order=True):
-        at = [float(keys.index(key)) for key in own[SNAPSHOT]]
-        series[f"{model}/{mode}"] = (at, *(own[name].to_list() for name in ("value", "ci_low", "ci_high")))
-    title = f"{table[DATASET][0]}, newer rows{f' ({SYNTHETIC_LABEL})' if synthetic else ''}"
-    plots.bands(series, path, title, "snapshot", f"NDCG@{k}, item level", ticks=keys)
+    for (model, mode), points in ndcg.group_by(MODEL, MODE, maintain_order=True):
+        at = [float(snapshots.index(key)) for key in points[SNAPSHOT]]
+        series[f"{model}/{mode}"] = (at, *(points[name].to_list() for name in ("value", "ci_low", "ci_high")))
+    title = titled(f"{history[DATASET][0]}, newer rows", synthetic)
+    figures.bands(series, path, title, "snapshot", f"NDCG@{k}, item level", ticks=snapshots)

@@ -15,12 +15,13 @@ import numpy as np
 import polars as pl
 
 from sidr_core.corpus.prompts import next_item
-from sidr_core.evaluation.pages import too_few
-from sidr_core.metrics.intervals import bootstrap, judge, paired
+from sidr_core.evaluation.pages import joined, titled
+from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, gap_rows, notes, span
+from sidr_core.metrics.intervals import bootstrap, judge_family, paired
 from sidr_core.metrics.ranking import NDCG, column, per_row
 from sidr_core.recommending.rows import history_sids
-from sidr_core.render import figures as plots
-from sidr_core.render.grid import SYNTHETIC_LABEL, Grid
+from sidr_core.render import figures
+from sidr_core.render.grid import Grid, ranged
 from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, ROW_ID, SID, TARGET, THINKING, USER_ID
 
 if TYPE_CHECKING:
@@ -68,57 +69,34 @@ def measure(
     rows = rows.sort(ROW_ID)
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     prompts = [loaded.renderer.prompt(next_item(history), THINKING) for history in histories]
-    targets = _leaves(loaded, rows, codebook)
+    sid_of = dict(codebook.select(ITEM_ID, SID).iter_rows())
+    targets = [loaded.index.leaf_of[sid_of[item]] for item in rows[TARGET]]
+
+    def ndcg(rankings: pl.DataFrame) -> np.ndarray:
+        """(R,) NDCG@k at item level, in the order of row_id."""
+        lists = rankings.with_columns(pl.lit("").alias(MODEL), pl.lit("").alias(MODE))
+        return per_row(lists, rows, codebook, [k]).sort(ROW_ID)[column(ITEM_LEVEL, NDCG, k)].to_numpy()
+
+    def lines(traces: int, cap: int, *columns: np.ndarray) -> pl.DataFrame:
+        named = zip((TOKENS, CLOSED, NDCG, ORACLE), columns, strict=True)
+        numbers = [pl.Series(name, values) for name, values in named]
+        return rows.select(pl.lit(traces).alias(TRACES), pl.lit(cap).alias(CAP), ROW_ID, USER_ID, *numbers)
+
     progress.say(f"direct, {rows.height:,} rows")
-    direct = neural(loaded, row_ids, histories, DIRECT, decoding, progress.named(DIRECT)).places
-    nothing = np.zeros(rows.height)
-    gains = _gains(direct, rows, codebook, k)
-    found = [_lines(rows, (0, 0), nothing, nothing + 1, gains, gains)]
+    gains = ndcg(neural(loaded, row_ids, histories, DIRECT, decoding, progress.named(DIRECT)).places)
+    measured = [lines(0, 0, np.zeros(rows.height), np.ones(rows.height), gains, gains)]
     for traces, cap in settings:
-        said = progress.named(f"{traces} x {cap}")
-        here = decoding.model_copy(update={"traces": traces, "max_thought_tokens": cap})
-        traced = think_and_rank(loaded, prompts, here, said)
-        places = best_of_traces(loaded, prompts, traced, targets, here) if traces > 1 else None
-        gains = _gains(places_of(traced.beams, loaded.index, row_ids), rows, codebook, k)
-        last = min(k, decoding.beam_width)
-        oracle = gains if places is None else np.where(places < last, 1 / np.log2(places + 2), 0.0)
+        options = decoding.model_copy(update={"traces": traces, "max_thought_tokens": cap})
+        traced = think_and_rank(loaded, prompts, options, progress.named(f"{traces} x {cap}"))
+        gains = ndcg(places_of(traced.beams, loaded.index, row_ids))
+        oracle = gains
+        if traces > 1:
+            best = best_of_traces(loaded, prompts, traced, targets, options)  # (R,), from 0
+            oracle = np.where(best < min(k, decoding.beam_width), 1 / np.log2(best + 2), 0.0)
         tokens = np.array([sum(len(thought.ids) for thought in row) for row in traced.thoughts], dtype=np.float64)
         closed = np.array([np.mean([thought.closed for thought in row]) for row in traced.thoughts])
-        found.append(_lines(rows, (traces, cap), tokens, closed, gains, oracle))
-    return pl.concat(found)
-
-
-def _leaves(loaded: Loaded, rows: pl.DataFrame, codebook: pl.DataFrame) -> list[int]:
-    """Row number of each target's SID in the checkpoint's index."""
-    sid_of = dict(codebook.select(ITEM_ID, SID).iter_rows())
-    return [loaded.index.leaf_of[sid_of[item]] for item in rows[TARGET]]
-
-
-def _gains(places: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame, k: int) -> np.ndarray:
-    """(R,) NDCG@k at item level, in the order of row_id."""
-    named = places.with_columns(pl.lit("").alias(MODEL), pl.lit("").alias(MODE))
-    return per_row(named, rows, codebook, [k]).sort(ROW_ID)[column(ITEM_LEVEL, NDCG, k)].to_numpy()
-
-
-def _lines(
-    rows: pl.DataFrame,
-    setting: tuple[int, int],
-    tokens: np.ndarray,
-    closed: np.ndarray,
-    gains: np.ndarray,
-    oracle: np.ndarray,
-) -> pl.DataFrame:
-    traces, cap = setting
-    return rows.select(
-        pl.lit(traces).alias(TRACES),
-        pl.lit(cap).alias(CAP),
-        ROW_ID,
-        USER_ID,
-        pl.Series(TOKENS, tokens),
-        pl.Series(CLOSED, closed),
-        pl.Series(NDCG, gains),
-        pl.Series(ORACLE, oracle),
-    )
+        measured.append(lines(traces, cap, tokens, closed, gains, oracle))
+    return pl.concat(measured)
 
 
 def table(measured: pl.DataFrame, settings: Evaluation) -> pl.DataFrame:
@@ -128,49 +106,39 @@ def table(measured: pl.DataFrame, settings: Evaluation) -> pl.DataFrame:
         traces, cap, tokens, closed, ndcg, ci_low, ci_high, oracle, difference, difference_low, difference_high,
         p_holm, verdict (these five null for direct).
     """
-    options: dict[str, Any] = {
-        "draws": settings.bootstrap,
-        "confidence": settings.confidence,
-        "seed": settings.seed,
-    }
-    found: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
+    lines: list[dict[str, Any]] = []
     direct: np.ndarray | None = None
     for (traces, cap), rows in measured.group_by([TRACES, CAP], maintain_order=True):
-        users, own = rows[USER_ID].to_numpy(), rows.select(NDCG).to_numpy()
-        interval = bootstrap(own, users, **options)
+        users, ndcg = rows[USER_ID].to_numpy(), rows.select(NDCG).to_numpy()
+        interval = bootstrap(ndcg, users, **options)
         means = {name: float(rows[name].to_numpy().mean()) for name in (TOKENS, CLOSED, ORACLE)}
         line = {TRACES: traces, CAP: cap, **means, NDCG: interval.value[0]}
         line |= {"ci_low": interval.low[0], "ci_high": interval.high[0]}
         if direct is None:
-            direct = own
+            direct = ndcg
         else:
-            gap = paired(own, direct, users, **options)
-            line |= {"difference": gap.interval.value[0], "p": float(gap.p[0])}
-            line |= {"difference_low": gap.interval.low[0], "difference_high": gap.interval.high[0]}
-        found.append(line)
-    family = [line for line in found if "p" in line]
-    words = judge([line["difference"] for line in family], [line.pop("p") for line in family], settings.confidence)
-    for line, verdict in zip(family, words, strict=True):
-        line |= {"p_holm": verdict.p_holm, "verdict": verdict.word}
-    names = (TOKENS, CLOSED, NDCG, "ci_low", "ci_high", ORACLE, "difference", "difference_low", "difference_high")
-    types = {TRACES: pl.Int64, CAP: pl.Int64, **dict.fromkeys((*names, "p_holm"), pl.Float64), "verdict": pl.String}
-    return pl.DataFrame(found, schema=types)
+            line |= gap_rows(paired(ndcg, direct, users, **options), GAP_BESIDE_VALUE)[0]
+        lines.append(line)
+    judge_family(lines, settings.confidence)
+    floats = (TOKENS, CLOSED, NDCG, "ci_low", "ci_high", ORACLE, *GAP_BESIDE_VALUE)
+    types = {TRACES: pl.Int64, CAP: pl.Int64, **dict.fromkeys((*floats, "p_holm"), pl.Float64), "verdict": pl.String}
+    return pl.DataFrame(lines, schema=types)
 
 
-def grid(found: pl.DataFrame, k: int) -> Grid:
+def grid(scaling: pl.DataFrame, k: int) -> Grid:
     """The table of :func:`table` for people."""
     rows = []
-    for row in found.iter_rows(named=True):
+    for row in scaling.iter_rows(named=True):
         gap = ("", "", "")
         if row["difference"] is not None:
-            span = f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]"
-            gap = (f"{row['difference']:+.4f} {span}", f"{row['p_holm']:.4f}", row["verdict"])
+            gap = (span(row, GAP_BESIDE_VALUE, "+"), f"{row['p_holm']:.4f}", row["verdict"])
         rows.append(
             (
                 f"{row[TRACES]} x {row[CAP]}" if row[TRACES] else DIRECT,
                 f"{row[TOKENS]:.1f}",
                 f"{row[CLOSED]:.1%}" if row[TRACES] else "",
-                f"{row[NDCG]:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]",
+                ranged(row, value=NDCG),
                 *gap,
                 f"{row[ORACLE]:.4f}" if row[TRACES] > 1 else "",
             )
@@ -179,28 +147,23 @@ def grid(found: pl.DataFrame, k: int) -> Grid:
     return Grid("Inference scaling", (*header, "oracle best of N"), tuple(rows))
 
 
-def page(found: pl.DataFrame, k: int, settings: Evaluation, temperature: float, caption: str, synthetic: bool) -> str:
+def page(scaling: pl.DataFrame, k: int, settings: Evaluation, temperature: float, caption: str, synthetic: bool) -> str:
     """The curve's numbers as Markdown."""
-    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
-    family = found["difference"].count()
-    notes = _NOTES.format(
-        k=k,
-        temperature=temperature,
-        percent=f"{100 * settings.confidence:g}",
-        draws=settings.bootstrap,
-        seed=settings.seed,
-        family=family,
-        few=too_few(settings, family),
+    family = scaling["difference"].count()
+    return joined(
+        titled("# Inference scaling", synthetic),
+        caption,
+        grid(scaling, k).markdown(),
+        notes(_NOTES, settings, family, k=k, temperature=temperature),
     )
-    return "\n\n".join([f"# Inference scaling{label}", caption, grid(found, k).markdown(), notes]) + "\n"
 
 
-def curve(found: pl.DataFrame, k: int, path: Path, title: str) -> None:
+def curve(scaling: pl.DataFrame, k: int, path: Path, title: str) -> None:
     """Draw NDCG with its interval against tokens per list, one line per cap, the direct list beside; write a PNG."""
-    thinking = found.filter((pl.col(TRACES) > 0) & (pl.col(TOKENS) > 0)).sort(CAP, TRACES)
+    thinking = scaling.filter((pl.col(TRACES) > 0) & (pl.col(TOKENS) > 0)).sort(CAP, TRACES)
     series = {
         f"at most {cap} tokens": tuple(rows[name].to_list() for name in (TOKENS, NDCG, "ci_low", "ci_high"))
         for (cap,), rows in thinking.group_by([CAP], maintain_order=True)
     }
-    direct = float(found.filter(pl.col(TRACES) == 0)[NDCG][0])
-    plots.bands(series, path, title, "tokens of thought per list", f"NDCG@{k}", (DIRECT, direct))
+    direct = float(scaling.filter(pl.col(TRACES) == 0)[NDCG][0])
+    figures.bands(series, path, title, "tokens of thought per list", f"NDCG@{k}", (DIRECT, direct))

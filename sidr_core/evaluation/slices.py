@@ -8,12 +8,12 @@ Slices are made of what was known before the target, and of the target itself, n
 - `repeat_purchase`: whether the target is in the history.
 - `same_brand`, `same_category`: as the last item of the history; `unknown` where either has none.
 
-The paper has no slices; by relation of target and history see METHOD.md 9.4.
+The paper has no slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,30 @@ import numpy as np
 import polars as pl
 
 from sidr_core.evaluation.protocol import headline, thinking_pairs
-from sidr_core.metrics.intervals import Floats, differences, draw_means, judge, summary
+from sidr_core.evaluation.verdicts import gap_rows
+from sidr_core.metrics.intervals import Floats, differences, draw_means, judge_family, summary
 from sidr_core.metrics.ranking import HR, NDCG, column
 from sidr_core.settings.models import split_name
-from sidr_core.tables.columns import BRAND, CATEGORY, HISTORY, ITEM_ID, ITEM_LEVEL, ROW_ID, TARGET, USER_ID
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import (
+    BRAND,
+    CATEGORY,
+    HISTORY,
+    ITEM_ID,
+    ITEM_LEVEL,
+    MODE,
+    MODEL,
+    ROW_ID,
+    TARGET,
+    USER_ID,
+)
 from sidr_core.tables.contracts import Slices
 
 if TYPE_CHECKING:
     from sidr_core.settings import Evaluation
 
 METRICS = (HR, NDCG)
+_VALUE = ("value", "ci_low", "ci_high")
 #: First length of each bin of the history.
 _LENGTHS = (1, 3, 5, 10)
 
@@ -80,20 +94,26 @@ def slices_table(
     k = headline(settings.ks)[-1]
     columns = [column(ITEM_LEVEL, metric, k) for metric in METRICS]
     names = list(scores)
-    first = scores[names[0]].select(ROW_ID, USER_ID).join(groups, on=ROW_ID, how="left", maintain_order="left")
+    labelled = scores[names[0]].select(ROW_ID, USER_ID).join(groups, on=ROW_ID, how="left", maintain_order="left")
     values = np.hstack([scores[name].select(columns).to_numpy() for name in names])
-    users = first[USER_ID].to_numpy()
-    found: list[dict[str, Any]] = []
+    users = labelled[USER_ID].to_numpy()
+    rows: list[dict[str, Any]] = []
     for slice_name in groups.columns[1:]:
-        labels = first[slice_name].to_numpy()
+        labels = labelled[slice_name].to_numpy()
         for label in sorted(set(labels), key=_order):
             inside = labels == label
-            told = {**context, "slice": slice_name, "group": label, "k": k, "level": ITEM_LEVEL, "seed": settings.seed}
-            told |= {"n_rows": int(inside.sum()), "n_users": len(np.unique(users[inside]))}
-            found += [told | row for row in _group(values[inside], users[inside], names, settings)]
-    _say(found, settings.confidence)
-    kinds: dict[str, Any] = {name: kind.dtype.type for name, kind in Slices.to_schema().columns.items()}  # type: ignore[union-attr]
-    return pl.DataFrame(found, schema=kinds)
+            shared = {
+                **context,
+                "slice": slice_name,
+                "group": label,
+                "k": k,
+                "level": ITEM_LEVEL,
+                "seed": settings.seed,
+            }
+            shared |= {"n_rows": int(inside.sum()), "n_users": len(np.unique(users[inside])), "seed": settings.seed}
+            rows += [shared | row for row in _group(values[inside], users[inside], names, settings)]
+    judge_family(rows, settings.confidence, "value")
+    return tables.typed(rows, Slices)
 
 
 def _group(values: Floats, users: np.ndarray, names: list[str], settings: Evaluation) -> list[dict[str, Any]]:
@@ -101,45 +121,31 @@ def _group(values: Floats, users: np.ndarray, names: list[str], settings: Evalua
     means = None
     if len(np.unique(users)) > 1:
         means = draw_means(values, users, draws=settings.bootstrap, seed=settings.seed)
-    place = {name: slice(len(METRICS) * at, len(METRICS) * (at + 1)) for at, name in enumerate(names)}
-    found = [row for name in names for row in _values(name, values[:, place[name]], means, place[name], settings)]
-    for a, b in thinking_pairs(names):
-        gap = values[:, place[a]] - values[:, place[b]]
+    columns = {name: slice(len(METRICS) * n, len(METRICS) * (n + 1)) for n, name in enumerate(names)}
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, minus: str | None, numbers: Sequence[Mapping[str, Any]]) -> None:
+        model, mode = split_name(name)
+        rows.extend(
+            {MODEL: model, MODE: mode, "minus": minus, "metric": metric, **row}
+            for metric, row in zip(METRICS, numbers, strict=True)
+        )
+
+    for name, at in columns.items():
         if means is None:
-            found += _rows(a, b, {"value": gap.mean(axis=0)})
-            continue
-        told = differences(gap, means[:, place[a]] - means[:, place[b]], settings.confidence)
-        counted = {"helped": told.helped, "harmed": told.harmed, "same": told.same, "p": told.p}
-        interval = {"value": told.interval.value, "ci_low": told.interval.low, "ci_high": told.interval.high}
-        found += _rows(a, b, interval | counted)
-    return found
-
-
-def _values(
-    name: str, values: Floats, means: Floats | None, place: slice, settings: Evaluation
-) -> list[dict[str, Any]]:
-    if means is None:
-        return _rows(name, None, {"value": values.mean(axis=0)})
-    told = summary(values, means[:, place], settings.confidence)
-    return _rows(name, None, {"value": told.value, "ci_low": told.low, "ci_high": told.high})
-
-
-def _rows(name: str, minus: str | None, numbers: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One row per metric; each of `numbers` is (M,)."""
-    model, mode = split_name(name)
-    return [
-        {"model": model, "mode": mode, "minus": minus, "metric": metric}
-        | {key: values[at].item() for key, values in numbers.items()}
-        for at, metric in enumerate(METRICS)
-    ]
-
-
-def _say(rows: list[dict[str, Any]], confidence: float) -> None:
-    """Correct the p-values of all differences as one family and put the outcome into words."""
-    family = [row for row in rows if "p" in row]
-    verdicts = judge([row["value"] for row in family], [row["p"] for row in family], confidence)
-    for row, verdict in zip(family, verdicts, strict=True):
-        row |= {"p_holm": verdict.p_holm, "verdict": verdict.word}
+            add(name, None, [{"value": value} for value in values[:, at].mean(axis=0)])
+        else:
+            interval = summary(values[:, at], means[:, at], settings.confidence)
+            ends = zip(interval.value, interval.low, interval.high, strict=True)
+            add(name, None, [dict(zip(_VALUE, numbers, strict=True)) for numbers in ends])
+    for a, b in thinking_pairs(names):
+        gap = values[:, columns[a]] - values[:, columns[b]]
+        if means is None:
+            add(a, b, [{"value": value} for value in gap.mean(axis=0)])
+        else:
+            gaps = differences(gap, means[:, columns[a]] - means[:, columns[b]], settings.confidence)
+            add(a, b, gap_rows(gaps, _VALUE))
+    return rows
 
 
 def _yes(condition: pl.Expr) -> pl.Expr:

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from sidr_core.evaluation import compare
-from sidr_core.evaluation.compare import Scored
-from sidr_core.evaluation.pages import too_few
-from sidr_core.evaluation.protocol import with_horizons
-from sidr_core.metrics.intervals import judge
-from sidr_core.render.grid import SYNTHETIC_LABEL, Grid
+from sidr_core.evaluation.compare import Scored, full_name
+from sidr_core.evaluation.pages import joined, titled
+from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, gap_cells, mark_horizons, notes
+from sidr_core.metrics.intervals import judge_family
+from sidr_core.render.grid import Grid, ranged
 from sidr_core.reviews.domains import of_domains
-from sidr_core.tables.columns import DATASET, MODE, MODEL
 
 if TYPE_CHECKING:
     from sidr_core.settings import Evaluation
 
 DOMAIN, MINUS = "domain", "minus"
-#: `seen_until` of what is subtracted.
+#: `seen_until` of the model that is subtracted.
 _SEEN = "minus_seen_until"
+_GAP = (*GAP_BESIDE_VALUE, "helped", "harmed", "same", "p", "p_holm", "verdict")
 
 _NOTES = """\
 A row is a model by the dataset it was trained in, a column the test rows of one domain, ranked against the whole
@@ -50,95 +50,55 @@ def matrix(
         Columns of :func:`sidr_core.evaluation.compare.table`, before them `domain` and `minus`: what is subtracted,
         null for the values themselves.
     """
-    found = []
+    rows: list[dict[str, Any]] = []
     for domain, compared in references.items():
-        inside = {str(entry.name): _inside(entry, domain) for entry in (*entries, *compared)}
-        wanted = [inside[str(entry.name)] for entry in entries]
-        values = compare.table(wanted, k, settings)
-        blank = [pl.lit(None, dtype=values.schema[name]).alias(name) for name in _GAP]
-        none = [pl.lit(None, pl.String).alias(name) for name in (MINUS, _SEEN)]
-        found.append(values.with_columns(pl.lit(domain).alias(DOMAIN), *none, *blank))
+        by_name = {entry.name: replace(entry, rows=of_domains(entry.rows, [domain])) for entry in (*entries, *compared)}
+        models = [by_name[entry.name] for entry in entries]
+        values = compare.table(models, k, settings)
+        no_gap = {DOMAIN: domain, **dict.fromkeys((*_GAP, MINUS, _SEEN))}
+        rows += [row | no_gap for row in values.iter_rows(named=True)]
         for number, reference in enumerate(compared):
-            first = inside[str(reference.name)]
-            # Two references that are both models were compared already, the other way round.
-            known = {entry.name for entry in entries}
-            skipped = {reference.name, *(e.name for e in compared[:number] if reference.name in known)}
-            others = [entry for entry in wanted if entry.name not in skipped]
-            gaps = compare.table([first, *others], k, settings).filter(pl.col("difference").is_not_null())
-            other = {DOMAIN: domain, MINUS: str(reference.name), _SEEN: reference.seen_until}
-            found.append(gaps.with_columns(**{name: pl.lit(text) for name, text in other.items()}))
-    return _judged(pl.concat(found), settings.confidence).select(DOMAIN, MINUS, pl.exclude(DOMAIN, MINUS))
+            skipped = {reference.name}
+            if reference.name in {entry.name for entry in entries}:
+                # Two references that are both models were compared already, the other way round.
+                skipped |= {entry.name for entry in compared[:number]}
+            others = [entry for entry in models if entry.name not in skipped]
+            gaps = compare.table([by_name[reference.name], *others], k, settings).filter(pl.col("p").is_not_null())
+            minus = {MINUS: str(reference.name), _SEEN: reference.seen_until, DOMAIN: domain}
+            rows += [row | minus for row in gaps.iter_rows(named=True)]
+    judge_family(rows, settings.confidence)
+    mark_horizons(rows, "seen_until", _SEEN)
+    types = {DOMAIN: pl.String, MINUS: pl.String, **values.schema}
+    return pl.DataFrame(rows, schema=types)
 
 
-_GAP = ("difference", "difference_low", "difference_high", "helped", "harmed", "same", "p", "p_holm", "verdict")
-
-
-def _inside(entry: Scored, domain: str) -> Scored:
-    return replace(entry, rows=of_domains(entry.rows, [domain]))
-
-
-def _judged(found: pl.DataFrame, confidence: float) -> pl.DataFrame:
-    """All differences corrected as one family, and told where the two know data of different periods."""
-    gaps = found.with_row_index("n").filter(pl.col(MINUS).is_not_null())
-    words = judge(gaps["difference"].to_list(), gaps["p"].to_list(), confidence)
-    told = zip(words, gaps["seen_until"], gaps[_SEEN], strict=True)
-    corrected = gaps.select("n").with_columns(
-        pl.Series("p_holm", [verdict.p_holm for verdict in words], dtype=pl.Float64),
-        pl.Series("verdict", [with_horizons(verdict.word, *seen) for verdict, *seen in told], dtype=pl.String),
-    )
-    values = found.drop("p_holm", "verdict", _SEEN).with_row_index("n")
-    return values.join(corrected, on="n", how="left").sort("n").drop("n")
-
-
-def grids(found: pl.DataFrame) -> tuple[Grid, Grid]:
+def grids(transfer: pl.DataFrame) -> tuple[Grid, Grid]:
     """The matrix, models by domains; and every difference."""
-    named = found.with_columns(pl.concat_str(DATASET, MODEL, MODE, separator="/").alias("name"))
-    named = named.with_columns(pl.format("{}@{}", pl.col("metric").str.to_uppercase(), "k").alias("label"))
-    values = named.filter(pl.col(MINUS).is_null())
-    cells = {
-        (row["name"], row[DOMAIN], row["label"]): f"{row['value']:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]"
-        for row in values.iter_rows(named=True)
-    }
-    columns = [
-        (d, m) for d in values[DOMAIN].unique(maintain_order=True) for m in values["label"].unique(maintain_order=True)
-    ]
-    rows = [
-        (name, *(cells[name, *column] for column in columns)) for name in values["name"].unique(maintain_order=True)
-    ]
-    gaps = [
-        (
-            f"{row['name']} − {row[MINUS]}",
-            row[DOMAIN],
-            row["label"],
-            f"{row['difference']:+.4f} [{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]",
-            f"{row['helped']:,} / {row['harmed']:,} / {row['same']:,}",
-            f"{row['p_holm']:.4f}",
-            row["verdict"],
-        )
-        for row in named.filter(pl.col(MINUS).is_not_null()).iter_rows(named=True)
-    ]
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    gaps = []
+    for row in transfer.iter_rows(named=True):
+        label = f"{row['metric'].upper()}@{row['k']}"
+        if row[MINUS] is None:
+            cells.setdefault(full_name(row), {})[row[DOMAIN], label] = ranged(row)
+        else:
+            pair = f"{full_name(row)} − {row[MINUS]}"
+            gaps.append((pair, row[DOMAIN], label, *gap_cells(row, GAP_BESIDE_VALUE)))
+    columns = [f"{domain}: {label}" for domain, label in next(iter(cells.values()))]
+    lines = tuple((name, *by_column.values()) for name, by_column in cells.items())
     return (
-        Grid("Item level, by test domain", ("model", *(f"{d}: {m}" for d, m in columns)), tuple(rows)),
-        Grid(
-            "Paired differences",
-            ("a − b", "tested on", "metric", "difference", "rows better / worse / same", "p (Holm)", "a is"),
-            tuple(gaps),
-        ),
+        Grid("Item level, by test domain", ("model", *columns), lines),
+        Grid("Paired differences", ("a − b", "tested on", "metric", *GAP_HEADER, "a is"), tuple(gaps)),
     )
 
 
-def page(title: str, found: pl.DataFrame, settings: Evaluation, synthetic: bool) -> str:
+def page(title: str, transfer: pl.DataFrame, settings: Evaluation, synthetic: bool) -> str:
     """The matrix as Markdown."""
-    sizes = found.group_by(DOMAIN, maintain_order=True).agg(pl.col("n_rows", "n_users").first()).iter_rows()
-    label = f" ({SYNTHETIC_LABEL})" if synthetic else ""
-    caption = "; ".join(f"{domain}: {rows:,} test rows of {users:,} users" for domain, rows, users in sizes)
-    values, gaps = grids(found)
-    notes = _NOTES.format(
-        percent=f"{100 * settings.confidence:g}",
-        draws=settings.bootstrap,
-        seed=settings.seed,
-        family=len(gaps.rows),
-        few=too_few(settings, len(gaps.rows)),
+    sizes = transfer.group_by(DOMAIN, maintain_order=True).agg(pl.col("n_rows", "n_users").first()).iter_rows()
+    values, gaps = grids(transfer)
+    return joined(
+        titled(f"# {title}", synthetic),
+        "; ".join(f"{domain}: {rows:,} test rows of {users:,} users" for domain, rows, users in sizes),
+        values.markdown(),
+        gaps.markdown() if gaps.rows else "",
+        notes(_NOTES, settings, len(gaps.rows)),
     )
-    shown = [values.markdown(), *([gaps.markdown()] if gaps.rows else [])]
-    return "\n\n".join([f"# {title}{label}", caption, *shown, notes]) + "\n"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -39,6 +39,12 @@ def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """Read a Parquet file into memory. Raises StoreError where it is none."""
     with sound(path):
         return pl.from_arrow(pq.read_table(path, columns=columns))  # type: ignore[return-value]
+
+
+def typed(rows: Sequence[Mapping[str, Any]], contract: type[DataFrameModel]) -> pl.DataFrame:
+    """Rows as a table with the columns and types of a contract; a column that a row lacks is null."""
+    types: dict[str, Any] = {name: kind.dtype.type for name, kind in contract.to_schema().columns.items()}  # type: ignore[union-attr]
+    return pl.DataFrame(rows, schema=types)
 
 
 @contextmanager

@@ -288,5 +288,5 @@ def test_thoughts_are_printed_with_titles():
     assert doctest.testmod(cases).attempted >= 2
     assert doctest.testmod(cases).failed == 0
     titles, sids = {"A": "Chess", "B": "Go"}, {"A": "<a_0><b_1>", "B": "<a_0><b_1>"}
-    assert cases.Shelf(titles, sids).resolve("<a_0><b_1>") == "<a_0><b_1> (Chess / Go)"
-    assert cases.Shelf(titles, {}).resolve("no SID here") == "no SID here"
+    assert cases.ItemTitles(titles, sids).resolve("<a_0><b_1>") == "<a_0><b_1> (Chess / Go)"
+    assert cases.ItemTitles(titles, {}).resolve("no SID here") == "no SID here"

@@ -8,7 +8,7 @@ import pytest
 from builders import small_world
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.evaluation import cases, reasoning
-from sidr_core.evaluation.cases import Case, Shelf
+from sidr_core.evaluation.cases import Case, ItemTitles
 from sidr_core.evaluation.reasoning import Naming, cases_of, target_places
 from sidr_core.settings import Evaluation
 from sidr_core.sids.tokens import format_sid
@@ -224,32 +224,32 @@ def test_lengths_of_two_stages_are_paired_by_row():
 # -- one rendering -------------------------------------------------------------------------------------
 
 EVIL = "</td>|<img src=x onerror=alert(1)> **b** `c` [l](http://x) # h\n| --- | \x1b[31m"
-SHELF = Shelf({"A": "Chess", "B": "Go", "E": EVIL}, {"A": "<a_0><b_1>", "B": "<a_0><b_1>", "E": "<a_1><b_0>"})
+TITLES = ItemTitles({"A": "Chess", "B": "Go", "E": EVIL}, {"A": "<a_0><b_1>", "B": "<a_0><b_1>", "E": "<a_1><b_0>"})
 
 
 def case(**fields):
-    places = pl.DataFrame(
+    ranking = pl.DataFrame(
         {"rank": [1, 2], "item_id": ["E", "A"], "sid": ["<a_1><b_0>", "<a_0><b_1>"], "score": [-1.0, -2]}
     )
-    return Case(**{"heading": "d: user u", "history": ["A", "E"], "places": places, "target": "A", **fields})
+    return Case(**{"heading": "d: user u", "history": ["A", "E"], "ranking": ranking, "target": "A", **fields})
 
 
 def test_a_shared_sid_is_resolved_to_all_its_titles():
-    assert SHELF.resolve("so <a_0><b_1>") == "so <a_0><b_1> (Chess / Go)"
-    assert SHELF.named("<a_0><b_1> <a_0> <a_7><b_7>") == {"<a_0><b_1>", "<a_7><b_7>"}
-    assert Shelf({}, {}).named("<a_0>") == set()
+    assert TITLES.resolve("so <a_0><b_1>") == "so <a_0><b_1> (Chess / Go)"
+    assert TITLES.named("<a_0><b_1> <a_0> <a_7><b_7>") == {"<a_0><b_1>", "<a_7><b_7>"}
+    assert ItemTitles({}, {}).named("<a_0>") == set()
 
 
 def test_markdown_holds_every_part_and_marks_the_target():
-    text = cases.markdown(case(thought="then <a_0><b_1>", ranks={"grpo/direct": "2"}), SHELF)
+    text = cases.markdown(case(thought="then <a_0><b_1>", ranks={"grpo/direct": "2"}), TITLES)
     assert "**Thought**\n\n- then &lt;a\\_0&gt;&lt;b\\_1&gt; (Chess / Go)" in text
     assert "| **2** | **Chess** | **A** |" in text
     assert "**Truth**\n\n- Chess A" in text and "- grpo/direct: 2" in text
-    assert "not closed by the model" in cases.markdown(case(thought="", unclosed=True), SHELF)
+    assert "not closed by the model" in cases.markdown(case(thought="", unclosed=True), TITLES)
 
 
 def test_hostile_text_stays_text_in_markdown():
-    text = cases.markdown(case(heading=EVIL, thought=f"{EVIL}\n\n# heading\n```"), SHELF)
+    text = cases.markdown(case(heading=EVIL, thought=f"{EVIL}\n\n# heading\n```"), TITLES)
     assert "<img" not in text and "\x1b" not in text and not re.search(r"(?<!\\)\]\(", text)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     # A cell cannot end a row: every row has the five cells of the header.
@@ -259,7 +259,7 @@ def test_hostile_text_stays_text_in_markdown():
 
 
 def test_the_terminal_shows_the_same_parts(capsys):
-    cases.show(case(thought="then <a_0><b_1>", ranks={"grpo/direct": "2"}), SHELF)
+    cases.show(case(thought="then <a_0><b_1>", ranks={"grpo/direct": "2"}), TITLES)
     out = capsys.readouterr().out
     for part in ("History, oldest first", "then <a_0><b_1> (Chess / Go)", "Truth", "grpo/direct: 2", "<img src=x"):
         assert part in out

@@ -256,7 +256,7 @@ def figure(value, low, high, then=(0.5, 0.4, 0.6)) -> dict:
     ],
 )
 def test_outside_and_apart_by_hand(now, outside, apart):
-    judged = reevaluate.judge(pl.DataFrame([figure(*now)]), 10)
+    judged = reevaluate.compare_with_then(pl.DataFrame([figure(*now)]), 10)
     assert judged.select("outside", "apart").rows() == [(outside, apart)]
     check = reevaluate.drift(judged, "")
     assert check.passed is not apart
@@ -269,7 +269,7 @@ def test_only_headline_figures_at_item_level_are_judged():
         figure(0.1, 0.0, 0.2) | change
         for change in ({"k": 5}, {"level": "sid"}, {"metric": "mrr"}, {"base_value": None}, {"metric": "hr"})
     ]
-    assert reevaluate.judge(pl.DataFrame(rows), 10)["metric"].to_list() == ["hr"]
+    assert reevaluate.compare_with_then(pl.DataFrame(rows), 10)["metric"].to_list() == ["hr"]
 
 
 def test_a_changed_row_of_the_history_is_noticed(later):
