@@ -1,12 +1,13 @@
-"""Each module imports only rooms above its own, in type checking too; nothing else lies loose."""
+"""Each module imports only rooms above its own, in type checking too, and no modules import each other in a circle."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-ROOMS = (
-    "errors render tables metrics settings pipeline remote sids reviews corpus models items decoding baselines"
-    " recommending training evaluation cli"
-).split()
+ROOMS = [
+    "errors", "render", "tables", "metrics", "settings", "pipeline", "remote", "sids", "reviews", "corpus", "models",
+    "items", "decoding", "baselines", "recommending", "training", "evaluation", "cli",
+]  # fmt: skip
 ROOT = Path(__file__).parents[1]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -34,6 +35,13 @@ def room(module: str) -> int:
 
 def test_each_room_imports_only_rooms_above_it() -> None:
     assert [(name, other) for name in IMPORTS for other in IMPORTS[name] if room(other) > room(name)] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
 
 
 def test_every_module_lies_in_a_room() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.batch import BatchClient
 from sidr_core.remote.client import Client, Request
 from sidr_core.remote.ledger import Ledger
@@ -28,7 +27,6 @@ def load(path: str):
 
 scripted_server = load("tests/faults/scripted_server.py")
 ScriptedServer = scripted_server.ScriptedServer
-QUIET = Progress(lambda line: None)
 #: USD per million tokens.
 PRICE = Price(input=1.0, output=2.0)
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from builders.stage import MONTHS, QUIET, SOURCE
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import Profile, parse_profile
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.run import Outcome, plan, run_stage
-from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store
 from sidr_core.settings import TinyModel
 from sidr_core.sids.tokens import format_sid
@@ -37,8 +37,8 @@ MODELS = ("sft/direct", "activation/thinking", "grpo/direct", "grpo/thinking", "
 def profile(**decoding: Any) -> Profile:
     """The profile `test` with one dataset, `toys`; decoding fields can be overridden."""
     fields: dict[str, Any] = {
-        "source": {"kind": "sample", "category": "games", "items": 50, "users": 50},
-        "snapshots": {"start": "2020-01", "end": SNAPSHOT},
+        "source": {**SOURCE},
+        "snapshots": {**MONTHS},
         "quantizer": {"levels": 2, "size": 4, "collisions": "share"},
         "gru4rec": {"trials": [{"hidden_size": 16, "learning_rate": 0.01}], "epochs": 8},
         "sasrec": {"trials": [{"hidden_size": 16, "learning_rate": 0.01}], "epochs": 8},
@@ -101,27 +101,27 @@ class World:
 
     def run(self, stage: str, profile: Profile | None = None) -> Outcome:
         """Run a real stage."""
-        quiet = Progress(lambda line: None)
-        return run_stage(profile or self.profile, "toys", SNAPSHOT, stage_named(stage), self.store, quiet)
+        return run_stage(profile or self.profile, "toys", SNAPSHOT, stage_named(stage), self.store, QUIET)
 
 
 def build(home: Path) -> World:
     """Everything down to the checkpoints and counters. `SIDR_HOME` should name `home`."""
     world = World(Store(home / "store"), profile())
-    nothing: dict[str, Callable[[Path], None]] = {
-        name: lambda folder: (folder / "empty.txt").write_text("") and None for name in ("raw_reviews", "raw_items")
-    }
-    for name, write in nothing.items():
-        world.publish(name, write)
+    for name in ("raw_reviews", "raw_items"):
+        world.publish(name, _nothing)
     world.publish("interactions", _interactions)
     world.publish("item_embeddings", _embeddings)
     world.publish("sid_codebook", lambda f: tables.write(codebook(), f / "sid_codebook.parquet", contracts.Codebook))
-    world.publish("synthetic_corpus", lambda folder: (folder / "empty.txt").write_text("") and None)
+    world.publish("synthetic_corpus", _nothing)
     for seed, name in enumerate(("sft", "activation", "grpo"), start=1):
-        world.publish(f"{name}_checkpoint", lambda folder, name=name, seed=seed: _checkpoint(folder, name, seed))
+        world.publish(f"{name}_checkpoint", lambda folder, name=name, seed=seed: checkpoint_of(folder, name, seed))
     for name in ("baseline_popularity", "baseline_item_item"):
         world.run(name)
     return world
+
+
+def _nothing(folder: Path) -> None:
+    (folder / "empty.txt").write_text("")
 
 
 def _embeddings(folder: Path) -> None:
@@ -160,7 +160,8 @@ def _interactions(folder: Path) -> None:
     tables.write(test, folder / "test.parquet", contracts.Samples)
 
 
-def _checkpoint(folder: Path, name: str, seed: int) -> None:
+def checkpoint_of(folder: Path, name: str, seed: int) -> None:
+    """Write the checkpoint of a tiny untrained model, as the stage `name` would have."""
     from sidr_core.models import checkpoint
     from sidr_core.models.base import build_base
 

@@ -25,7 +25,7 @@ DECODING = Decoding(beam_width=6, batch_size=4, max_thought_tokens=5, traces=3)
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory) -> checkpoint.Loaded:
     folder: Path = tmp_path_factory.mktemp("checkpoint")
-    small_world._checkpoint(folder, "grpo", 3)
+    small_world.checkpoint_of(folder, "grpo", 3)
     return checkpoint.load(folder, device="cpu")
 
 
@@ -124,7 +124,7 @@ def test_the_threshold_is_chosen_on_at_most_so_many_valid_rows(loaded) -> None:
 
 
 def test_a_checkpoint_maps_its_index_and_reads_the_table_where_the_arrays_are_not_of_it(tmp_path: Path) -> None:
-    small_world._checkpoint(tmp_path, "sft", 1)
+    small_world.checkpoint_of(tmp_path, "sft", 1)
     mapped = checkpoint.load(tmp_path, device="cpu").index
     assert not mapped.starts[0].flags.writeable
     table = pl.read_parquet(tmp_path / "sid_index.parquet")

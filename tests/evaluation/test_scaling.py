@@ -67,7 +67,7 @@ def test_the_curve_is_the_same_picture_twice(tmp_path):
 
 
 def test_a_checkpoint_is_measured_row_by_row(tmp_path):
-    small_world._checkpoint(tmp_path, "grpo", 3)
+    small_world.checkpoint_of(tmp_path, "grpo", 3)
     loaded, rows = checkpoint.load(tmp_path), small_world.samples(4, 2)
     decoding = Decoding(beam_width=5, batch_size=4, models=())
     pairs = [(1, 3), (2, 3), (2, 6)]
@@ -84,7 +84,7 @@ def test_a_checkpoint_is_measured_row_by_row(tmp_path):
 
 
 def test_a_cut_off_beyond_the_beam_makes_no_hit_of_a_miss(tmp_path):
-    small_world._checkpoint(tmp_path, "grpo", 3)
+    small_world.checkpoint_of(tmp_path, "grpo", 3)
     loaded, rows = checkpoint.load(tmp_path), small_world.samples(4, 2)
     decoding = Decoding(beam_width=2, batch_size=4, models=())
 

@@ -239,7 +239,7 @@ def test_only_lists_of_a_changed_checkpoint_are_decoded_again(world):
     first = world.run("recommendations")
     assert first.reused
     shutil.rmtree(world.store.root / "sft_checkpoint")
-    world.publish("sft_checkpoint", lambda folder: small_world._checkpoint(folder, "sft", 9))
+    world.publish("sft_checkpoint", lambda folder: small_world.checkpoint_of(folder, "sft", 9))
     second = world.run("recommendations")
     assert not second.reused
     changed = [a != b for a, b in zip(parts(first), parts(second), strict=True)]

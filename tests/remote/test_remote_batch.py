@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from builders.remote import PRICE, QUIET, ScriptedServer, client, note, notes
+from builders.remote import PRICE, ScriptedServer, client, note, notes
+from builders.stage import QUIET
 from sidr_core.pipeline.stage import Progress
 from sidr_core.remote import batch, retry
 from sidr_core.remote.errors import BudgetExhausted, EndpointError, TeacherUnavailable

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from builders.remote import PRICE, QUIET, Note, ScriptedServer, client, endpoint, note, notes
+from builders.remote import PRICE, Note, ScriptedServer, client, endpoint, note, notes
+from builders.stage import QUIET
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.stage import Progress
 from sidr_core.remote import retry

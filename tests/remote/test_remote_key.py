@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from builders import small_world
-from builders.remote import QUIET, ScriptedServer, client, notes
+from builders.remote import ScriptedServer, client, notes
+from builders.stage import QUIET
 from sidr_core.cli import estimate as cli_estimate
 from sidr_core.cli import main as cli
 from sidr_core.pipeline.graph import stage_named

@@ -19,7 +19,7 @@ QUIET = Progress(lambda line: None)
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rollouts") / "checkpoint"
-    small_world._checkpoint(folder, "grpo", 3)
+    small_world.checkpoint_of(folder, "grpo", 3)
     return checkpoint.load(folder)
 
 
