@@ -106,7 +106,7 @@ def _measured(name: str, seconds: float, said: str, ranked: pl.DataFrame, test: 
     from sidr_core.metrics.ranking import HR, NDCG, column, per_row
 
     own = pl.DataFrame({"item_id": items, "sid": items})
-    places = counted(ranked, own, _K).places.with_columns(pl.lit(name).alias(MODEL), pl.lit(DIRECT).alias(MODE))
+    places = counted(ranked, own, _K).rankings.with_columns(pl.lit(name).alias(MODEL), pl.lit(DIRECT).alias(MODE))
     scores = per_row(places, test, own, (_K,))
     values = scores.select(column(ITEM_LEVEL, HR, _K), column(ITEM_LEVEL, NDCG, _K)).to_numpy()
     found = bootstrap(values, scores[USER_ID].to_numpy(), draws=_DRAWS, confidence=0.95, seed=42)

@@ -143,7 +143,7 @@ class ItemRanker:
             return top_k(self._scores(histories), samples[ROW_ID], self.catalogue.ids, k)
 
     def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        return counted(self.rank(samples, k), self.catalogue.as_codebook, k).places
+        return counted(self.rank(samples, k), self.catalogue.as_codebook, k).rankings
 
     def _scores(self, histories: list[list[int]]) -> Iterator[np.ndarray]:
         """Logits (R, N) of consecutive rows."""

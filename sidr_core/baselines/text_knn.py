@@ -52,8 +52,8 @@ class TextRanker:
         return top_k(self._scores(self.catalogue.histories(samples)), samples[ROW_ID], self.catalogue.ids, k)
 
     def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists by the columns `sidr_core.decoding.lists.PLACES`, every item standing for itself."""
-        return counted(self.rank(samples, k), self.catalogue.as_codebook, k).places
+        """Lists by the columns `sidr_core.decoding.lists.RANKING`, every item standing for itself."""
+        return counted(self.rank(samples, k), self.catalogue.as_codebook, k).rankings
 
     def _scores(self, histories: list[list[int]]) -> Iterator[np.ndarray]:
         for start in range(0, len(histories), _BLOCK):

@@ -22,7 +22,7 @@ from sidr_core.baselines import training
 from sidr_core.baselines.sequences import steps
 from sidr_core.decoding.batching import batches, left_pad
 from sidr_core.decoding.beam import Beams, Trie, extend
-from sidr_core.decoding.lists import places_of
+from sidr_core.decoding.lists import rankings_of
 from sidr_core.errors import SidrError
 from sidr_core.models.checkpoint import codebook_digest
 from sidr_core.models.quiet import quiet
@@ -87,7 +87,7 @@ class SidRanker:
             for rows in batches(prompts, _ROWS):
                 nodes, values = self._search([prompts[row] for row in rows], k)
                 leaf[rows], scores[rows] = nodes.cpu().numpy(), values.cpu().numpy()
-        return places_of(Beams(leaf, scores), self.index, samples[ROW_ID].to_list())
+        return rankings_of(Beams(leaf, scores), self.index, samples[ROW_ID].to_list())
 
     def _prompt(self, items: Sequence[str]) -> list[int]:
         return [*(token for item in items for token in self._ids[item]), _END]

@@ -66,7 +66,7 @@ class Learner(Protocol):
         ...
 
     def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists of `k` SIDs by the columns `sidr_core.decoding.lists.PLACES`."""
+        """Lists of `k` SIDs by the columns `sidr_core.decoding.lists.RANKING`."""
         ...
 
 
@@ -271,7 +271,7 @@ def publish(
     save_file(weights, out_dir / WEIGHTS)
     width = min(K, rows.counts.height)
     book = rows.catalogue.as_codebook
-    popular = score(counted(popularity.rank(rows.counts, rows.valid, width), book, width).places, rows.valid, book)
+    popular = score(counted(popularity.rank(rows.counts, rows.valid, width), book, width).rankings, rows.valid, book)
     meta = {
         "stage": stage,
         "model": dict(model),

@@ -104,7 +104,7 @@ def recommend(
     case = cases.Case(
         published.heading("grpo_checkpoint", f"grpo/{mode} for {who}"),
         items,
-        lists.places.head(k),
+        lists.rankings.head(k),
         thought=None if thought is None else thought[REASONING],
         unclosed=thought is not None and not thought["closed"],
     )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sidr_core.sids.index import SidIndex
 
 
-#: Columns of one list's places, and of the thoughts behind them.
-PLACES = [ROW_ID, RANK, ITEM_ID, SID, SCORE]
+#: Columns of a ranking, one row per item of a list.
+RANKING = [ROW_ID, RANK, ITEM_ID, SID, SCORE]
 
 
 REASONING_TEXT, CLOSED, N_TOKENS = "reasoning", "closed", "n_tokens"
@@ -28,18 +28,18 @@ class Lists:
     """Ranked items of some rows.
 
     Attributes:
-        places: row_id, rank (from 1), item_id, sid, score; the items of a shared SID lie side by side.
+        rankings: row_id, rank (from 1), item_id, sid, score; the items of a shared SID lie side by side.
         thoughts: row_id, trace, reasoning, closed, n_tokens, one line per thought; None in direct mode. Trace 0 is
             the one to show: it gives the first item of the list the most probability. Rows that an adaptive
             model did not think about have no line.
     """
 
-    places: pl.DataFrame
+    rankings: pl.DataFrame
     thoughts: pl.DataFrame | None = None
 
 
-def places_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataFrame:
-    """Beams (R, B) as places: each SID gives one place per item that carries it, all at its score."""
+def rankings_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataFrame:
+    """Beams (R, B) as rankings: each SID gives one row per item that carries it, all at its score."""
     rows, width = beams.leaf.shape
     flat = pl.DataFrame(
         {
@@ -49,17 +49,17 @@ def places_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataF
             SCORE: beams.scores.ravel().astype(np.float64),
         }
     )
-    leaves = index.places(np.unique(beams.leaf))
+    leaves = index.items_at(np.unique(beams.leaf))
     placed = flat.join(leaves, on="leaf", how="inner").sort("row", "beam", ITEM_ID)
     names = pl.DataFrame({"row": np.arange(rows), ROW_ID: list(row_ids)}, schema_overrides={ROW_ID: pl.String})
     ranked = placed.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("row").alias(RANK))
-    return ranked.join(names, on="row", how="left", maintain_order="left").select(PLACES)
+    return ranked.join(names, on="row", how="left", maintain_order="left").select(RANKING)
 
 
 def counted(ranked: pl.DataFrame, codebook: pl.DataFrame, width: int) -> Lists:
     """Lists of a counter, cut where `width` distinct SIDs are full.
 
-    So item and SID level have as many places as a beam gives; a counter tells items of one SID apart.
+    So the list is as long as a beam's at item and at SID level; a counter tells items of one SID apart.
 
     Args:
         ranked: row_id, rank, item_id, score; long enough that `width` SIDs are in it.
@@ -70,4 +70,4 @@ def counted(ranked: pl.DataFrame, codebook: pl.DataFrame, width: int) -> Lists:
     fresh = named.with_columns(pl.col(SID).is_first_distinct().over(ROW_ID).cast(pl.Int32).alias("fresh"))
     kept = fresh.filter(pl.col("fresh").cum_sum().over(ROW_ID) <= width)
     ranked = kept.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK))
-    return Lists(ranked.select(PLACES))
+    return Lists(ranked.select(RANKING))

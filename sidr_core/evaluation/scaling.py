@@ -22,7 +22,7 @@ from sidr_core.metrics.ranking import NDCG, column, per_row
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid, ranged
-from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, ROW_ID, SID, TARGET, THINKING, USER_ID
+from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, ROW_ID, SID, TARGET, USER_ID
 
 if TYPE_CHECKING:
     from sidr_core.models.checkpoint import Loaded
@@ -62,13 +62,13 @@ def measure(
         One line per setting and row: traces, cap (both 0: direct), row_id, user_id, tokens, closed (share of the
         thoughts), ndcg, oracle.
     """
-    from sidr_core.decoding.lists import places_of
-    from sidr_core.decoding.traces import best_of_traces, think_and_rank
+    from sidr_core.decoding.decoder import Decoder
+    from sidr_core.decoding.lists import rankings_of
     from sidr_core.recommending.lists import neural
 
     rows = rows.sort(ROW_ID)
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
-    prompts = [loaded.renderer.prompt(next_item(history), THINKING) for history in histories]
+    turns = [next_item(history) for history in histories]
     sid_of = dict(codebook.select(ITEM_ID, SID).iter_rows())
     targets = [loaded.index.leaf_of[sid_of[item]] for item in rows[TARGET]]
 
@@ -83,18 +83,19 @@ def measure(
         return rows.select(pl.lit(traces).alias(TRACES), pl.lit(cap).alias(CAP), ROW_ID, USER_ID, *numbers)
 
     progress.say(f"direct, {rows.height:,} rows")
-    gains = ndcg(neural(loaded, row_ids, histories, DIRECT, decoding, progress.named(DIRECT)).places)
+    gains = ndcg(neural(loaded, row_ids, histories, DIRECT, decoding, progress.named(DIRECT)).rankings)
     measured = [lines(0, 0, np.zeros(rows.height), np.ones(rows.height), gains, gains)]
     for traces, cap in settings:
         options = decoding.model_copy(update={"traces": traces, "max_thought_tokens": cap})
-        traced = think_and_rank(loaded, prompts, options, progress.named(f"{traces} x {cap}"))
-        gains = ndcg(places_of(traced.beams, loaded.index, row_ids))
+        decoder = Decoder.of(loaded, options)
+        ranked = decoder.think_and_rank(turns, progress.named(f"{traces} x {cap}"))
+        gains = ndcg(rankings_of(ranked.beams, loaded.index, row_ids))
         oracle = gains
         if traces > 1:
-            best = best_of_traces(loaded, prompts, traced, targets, options)  # (R,), from 0
+            best = decoder.best_of_traces(turns, ranked, targets)  # (R,), from 0
             oracle = np.where(best < min(k, decoding.beam_width), 1 / np.log2(best + 2), 0.0)
-        tokens = np.array([sum(len(thought.ids) for thought in row) for row in traced.thoughts], dtype=np.float64)
-        closed = np.array([np.mean([thought.closed for thought in row]) for row in traced.thoughts])
+        tokens = np.array([sum(len(thought.ids) for thought in row) for row in ranked.thoughts], dtype=np.float64)
+        closed = np.array([np.mean([thought.closed for thought in row]) for row in ranked.thoughts])
         measured.append(lines(traces, cap, tokens, closed, gains, oracle))
     return pl.concat(measured)
 

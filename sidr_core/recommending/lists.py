@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from sidr_core.decoding.lists import CLOSED, N_TOKENS, REASONING_TEXT, Lists, places_of
+from sidr_core.corpus.prompts import next_item
+from sidr_core.decoding.lists import CLOSED, N_TOKENS, REASONING_TEXT, Lists, rankings_of
 from sidr_core.tables.columns import DIRECT, MODE, MODEL, ROW_ID, THINKING, TRACE
 
 if TYPE_CHECKING:
     from sidr_core.decoding.beam import Beams
+    from sidr_core.decoding.decoder import Decoder
     from sidr_core.decoding.thinking import Thought
     from sidr_core.models.checkpoint import Loaded
     from sidr_core.pipeline.stage import Progress
@@ -67,12 +69,12 @@ def neural(
         decoding: widths, batch size, caps, traces and scoring.
         progress: told how many rows are done.
     """
-    from sidr_core.decoding.traces import think_and_rank
-
+    decoder, turns = _decoder(loaded, decoding), _turns(histories)
     if mode == DIRECT:
-        return Lists(places_of(_direct(loaded, histories, decoding, progress), loaded.index, row_ids))
-    traced = think_and_rank(loaded, _prompts(loaded, histories, THINKING), decoding, progress)
-    return Lists(places_of(traced.beams, loaded.index, row_ids), _thoughts(loaded, row_ids, traced.thoughts))
+        direct = decoder.rank_directly(turns, progress)
+        return Lists(rankings_of(direct, loaded.index, row_ids))
+    ranked = decoder.think_and_rank(turns, progress)
+    return Lists(rankings_of(ranked.beams, loaded.index, row_ids), _thoughts(loaded, row_ids, ranked.thoughts))
 
 
 def adaptive(
@@ -90,15 +92,15 @@ def adaptive(
 
     The other arguments are those of :func:`neural`.
     """
-    direct = _direct(loaded, histories, decoding, progress)
+    direct = _decoder(loaded, decoding).rank_directly(_turns(histories), progress)
     unsure = np.flatnonzero(margins(direct) <= threshold).tolist()
-    surely = places_of(direct, loaded.index, row_ids)
+    surely = rankings_of(direct, loaded.index, row_ids)
     if not unsure:
         return Lists(surely, pl.DataFrame(schema=_THOUGHTS))
     names = [row_ids[row] for row in unsure]
     thought = neural(loaded, names, [histories[row] for row in unsure], THINKING, decoding, progress)
     kept = surely.filter(~pl.col(ROW_ID).is_in(names))
-    return Lists(pl.concat([kept, thought.places]), thought.thoughts)
+    return Lists(pl.concat([kept, thought.rankings]), thought.thoughts)
 
 
 def choice_rows(valid: pl.DataFrame, decoding: Decoding, loaded: Loaded) -> pl.DataFrame:
@@ -127,13 +129,13 @@ def choose_threshold(
     from sidr_core.recommending.rows import history_sids
 
     row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    beams = _direct(loaded, histories, decoding, progress)
+    beams = _decoder(loaded, decoding).rank_directly(_turns(histories), progress)
     lists = {
-        DIRECT: places_of(beams, loaded.index, row_ids),
-        THINKING: neural(loaded, row_ids, histories, THINKING, decoding, progress).places,
+        DIRECT: rankings_of(beams, loaded.index, row_ids),
+        THINKING: neural(loaded, row_ids, histories, THINKING, decoding, progress).rankings,
     }
     both = pl.concat(
-        [places.with_columns(pl.lit("").alias(MODEL), pl.lit(mode).alias(MODE)) for mode, places in lists.items()]
+        [ranking.with_columns(pl.lit("").alias(MODEL), pl.lit(mode).alias(MODE)) for mode, ranking in lists.items()]
     )
     k = min(_K, decoding.beam_width)
     gain = metrics.column("item", metrics.NDCG, k)
@@ -172,25 +174,14 @@ def margins(beams: Beams) -> np.ndarray:
     return shares[:, 0] - (shares[:, 1] if shares.shape[1] > 1 else 0.0)
 
 
-def _prompts(loaded: Loaded, histories: Sequence[Sequence[str]], mode: str) -> list[list[int]]:
-    from sidr_core.corpus.prompts import next_item
+def _decoder(loaded: Loaded, decoding: Decoding) -> Decoder:
+    from sidr_core.decoding.decoder import Decoder  # torch takes seconds to import
 
-    return [loaded.renderer.prompt(next_item(history), mode) for history in histories]
+    return Decoder.of(loaded, decoding)
 
 
-def _direct(loaded: Loaded, histories: Sequence[Sequence[str]], decoding: Decoding, progress: Progress | None) -> Beams:
-    from sidr_core.decoding.beam import constrained_beam
-
-    return constrained_beam(
-        loaded.model,
-        _prompts(loaded, histories, DIRECT),
-        loaded.index,
-        beam_width=decoding.beam_width,
-        batch_size=decoding.batch_size,
-        pad_id=loaded.renderer.pad_id,
-        scoring=decoding.scoring,
-        progress=progress,
-    )
+def _turns(histories: Sequence[Sequence[str]]) -> list[str]:
+    return [next_item(history) for history in histories]
 
 
 def _thoughts(loaded: Loaded, row_ids: Sequence[str], thoughts: Sequence[Sequence[Thought]]) -> pl.DataFrame:

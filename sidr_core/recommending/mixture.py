@@ -45,7 +45,7 @@ def mixed(neural: pl.DataFrame, counter: pl.DataFrame, share: float, codebook: p
     """Lists of the mixture, of `width` distinct SIDs; the score is the log of an item's worth.
 
     Args:
-        neural: places of the checkpoint's lists (`lists.PLACES`), scores in nats.
+        neural: the checkpoint's lists (`lists.RANKING`), scores in nats.
         counter: row_id, rank, item_id, score of the counter for the same rows.
         share: of the counter, 0 to 1. codebook: item_id -> sid.
     """
@@ -77,7 +77,7 @@ def choose_share(
         neural, counter: lists for the rows of `valid`, as of :func:`mixed`. Test rows must never come here.
     """
     k = min(_K, width)
-    found = [_ndcg(mixed(neural, counter, share, codebook, width).places, valid, codebook, k) for share in SHARES]
+    found = [_ndcg(mixed(neural, counter, share, codebook, width).rankings, valid, codebook, k) for share in SHARES]
     best = max(range(len(SHARES)), key=lambda place: (found[place], -place))
     return Share(SHARES[best], found[best], found[0], found[-1], valid.height)
 

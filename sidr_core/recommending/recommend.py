@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from sidr_core.decoding.lists import CLOSED, N_TOKENS, PLACES, Lists, counted
+from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists, counted
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import leakage as refusals
@@ -142,7 +142,7 @@ def part_of(
             lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, folder, progress)
         else:
             lists = _from_baseline(model, inputs, config, rows, codebook)
-        pq.write_table(lists.places.sort(ROW_ID, RANK).to_arrow(), folder / "places.parquet", compression="zstd")
+        pq.write_table(lists.rankings.sort(ROW_ID, RANK).to_arrow(), folder / "places.parquet", compression="zstd")
         if lists.thoughts is not None:
             pq.write_table(
                 lists.thoughts.sort(ROW_ID, TRACE).to_arrow(), folder / "thoughts.parquet", compression="zstd"
@@ -195,7 +195,7 @@ def _mixture(
     loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
     valid = _valid(inputs, config, loaded)
     row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    own = neural(loaded, row_ids, histories, DIRECT, config.decoding, progress.named("valid rows")).places
+    own = neural(loaded, row_ids, histories, DIRECT, config.decoding, progress.named("valid rows")).rankings
 
     def counts(samples: pl.DataFrame) -> pl.DataFrame:
         return _ranked("item_item", inputs, config, samples, _length(codebook, width))
@@ -203,7 +203,9 @@ def _mixture(
     share = mixture.choose_share(own, counts(valid), valid, codebook, width)
     _keep_choice(folder, share)
     direct = part_of(f"{stage}/{DIRECT}", inputs, config, rows, codebook, progress, also)
-    return mixture.mixed(tables.read(direct.path("places.parquet"), PLACES), counts(rows), share.share, codebook, width)
+    return mixture.mixed(
+        tables.read(direct.path("places.parquet"), RANKING), counts(rows), share.share, codebook, width
+    )
 
 
 def _valid(inputs: Inputs, config: DatasetConfig, loaded: Loaded) -> pl.DataFrame:
@@ -255,7 +257,7 @@ def joined_lists(parts: Mapping[str, Artifact], rows: pl.DataFrame, config: Any)
     frames = []
     for name, part in parts.items():
         model, mode = split_name(name)
-        places = tables.read(part.path("places.parquet"), PLACES).join(truth, on=ROW_ID, how="inner")
+        places = tables.read(part.path("places.parquet"), RANKING).join(truth, on=ROW_ID, how="inner")
         reasoning = pl.lit(None, pl.String).alias(REASONING)
         if "thoughts.parquet" in part.files:
             said = tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, REASONING]).filter(pl.col(TRACE) == 0)

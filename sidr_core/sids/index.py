@@ -161,9 +161,9 @@ class SidIndex:
 
     def items_of(self, leaf: int) -> list[str]:
         """Items that carry the SID of row `leaf`, sorted by id."""
-        return self.places(np.array([leaf]))[ITEM_ID].to_list()
+        return self.items_at(np.array([leaf]))[ITEM_ID].to_list()
 
-    def places(self, leaves: np.ndarray) -> pl.DataFrame:
+    def items_at(self, leaves: np.ndarray) -> pl.DataFrame:
         """`leaf`, `sid`, `item_id`: one row per item that carries the SID of one of the distinct rows `leaves`."""
         first, last = self.item_starts[leaves].astype(np.int64), self.item_starts[leaves + 1].astype(np.int64)
         shared = last - first

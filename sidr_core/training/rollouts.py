@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sidr_core.decoding.beam import constrained_beam
+from sidr_core.decoding.decoder import Decoder
 from sidr_core.decoding.thinking import generate_tokens, thought_of
 from sidr_core.tables import columns as c
 
@@ -171,8 +171,6 @@ def _drawn(
     """A leaf drawn from the beam of each of R prompts by `noise` (R, B), and the beam's leaves (B,), best first."""
     if not prompts:
         return []
-    beams = constrained_beam(
-        model, prompts, index, beam_width=noise.shape[1], batch_size=_BATCH, pad_id=renderer.pad_id
-    )
+    beams = Decoder(model, renderer, index, beam_width=noise.shape[1], batch_size=_BATCH).rank(prompts)
     drawn = (beams.scores / settings.temperature + noise).argmax(axis=1)
     return [(int(row[place]), row) for row, place in zip(beams.leaf, drawn, strict=True)]

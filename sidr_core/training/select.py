@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sidr_core.decoding.beam import constrained_beam
-from sidr_core.decoding.thinking import Thought, generate_thoughts
+from sidr_core.decoding.decoder import Decoder
 from sidr_core.sids.index import SidIndex
 from sidr_core.tables import columns as c
 from sidr_core.tables.samples import subset
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 K = 10
 METRICS = ("hr@10", "ndcg@10")
+_BATCH = 128
 
 
 class Selector:
@@ -59,29 +58,26 @@ class Selector:
         """:data:`METRICS` of each row of `samples`, (R, 2), and what the thoughts of thinking mode were like."""
         training = model.training
         model.eval()
-        prompts = [self.renderer.prompt(user, self.mode) for user in self.users]
+        width = min(K, len(self.index.sids))
+        decoder = Decoder(
+            model,
+            self.renderer,
+            self.index,
+            beam_width=width,
+            batch_size=_BATCH,
+            max_thought_tokens=self.max_thought_tokens,
+        )
         extra: dict[str, float] = {}
         if self.mode == c.THINKING:
-            thoughts = generate_thoughts(
-                model, prompts, max_tokens=self.max_thought_tokens, batch_size=128, renderer=self.renderer
-            )
-            prompts = with_thoughts(prompts, thoughts, self.renderer)
+            ranked = decoder.think_and_rank(self.users)
+            beams, thoughts = ranked.beams, [thought for row in ranked.thoughts for thought in row]
             extra = {
                 "close_rate": float(np.mean([thought.closed for thought in thoughts])),
                 "thought_tokens": float(np.mean([len(thought.ids) for thought in thoughts])),
             }
-        width = min(K, len(self.index.sids))
-        beams = constrained_beam(
-            model, prompts, self.index, beam_width=width, batch_size=128, pad_id=self.renderer.pad_id
-        )
+        else:
+            beams = decoder.rank_directly(self.users)
         model.train(training)
-        places = np.asarray(beams.leaf) == self.targets[:, None]
-        gains = (places / np.log2(np.arange(width) + 2)).sum(axis=1)
-        return np.stack([places.any(axis=1), gains], axis=1).astype(np.float64), extra
-
-
-def with_thoughts(
-    prompts: Sequence[list[int]], thoughts: Sequence[Thought], renderer: PromptRenderer
-) -> list[list[int]]:
-    """Thinking prompts continued by their thought and the closing tag: where the answer begins."""
-    return [[*prompt, *thought.ids, *renderer.close_ids] for prompt, thought in zip(prompts, thoughts, strict=True)]
+        hits = np.asarray(beams.leaf) == self.targets[:, None]
+        gains = (hits / np.log2(np.arange(width) + 2)).sum(axis=1)
+        return np.stack([hits.any(axis=1), gains], axis=1).astype(np.float64), extra

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from builders import small_world
 from sidr_core.corpus.prompts import next_item
 from sidr_core.decoding.beam import Beams, constrained_beam
-from sidr_core.decoding.traces import best_of_traces, best_places, think_and_rank
+from sidr_core.decoding.decoder import Decoder, best_positions
 from sidr_core.models import checkpoint
 from sidr_core.recommending.lists import adaptive, best_threshold, choice_rows, choose_threshold, margins, neural
 from sidr_core.settings import Decoding
@@ -30,22 +30,23 @@ def loaded(tmp_path_factory) -> checkpoint.Loaded:
 
 
 def test_a_list_after_several_thoughts_ranks_by_their_mean(loaded) -> None:
-    prompts = [loaded.renderer.prompt(next_item(history), THINKING) for history in HISTORIES]
+    turns = [next_item(history) for history in HISTORIES]
     wide = DECODING.model_copy(update={"beam_width": len(loaded.index)})
-    traced = think_and_rank(loaded, prompts, wide)
-    assert [len(row) for row in traced.thoughts] == [3] * 5
-    assert any(len({thought.ids for thought in row}) > 1 for row in traced.thoughts)
-    for row, prompt in enumerate(prompts):
-        contexts = [[*prompt, *thought.ids, *loaded.renderer.close_ids] for thought in traced.thoughts[row]]
+    ranked = Decoder.of(loaded, wide).think_and_rank(turns)
+    assert [len(row) for row in ranked.thoughts] == [3] * 5
+    assert any(len({thought.ids for thought in row}) > 1 for row in ranked.thoughts)
+    for row, turn in enumerate(turns):
+        prompt = loaded.renderer.prompt(turn, THINKING)
+        contexts = [[*prompt, *thought.ids, *loaded.renderer.close_ids] for thought in ranked.thoughts[row]]
         each = constrained_beam(
             loaded.model, contexts, loaded.index, beam_width=len(loaded.index), batch_size=9, pad_id=0
         )
         by_leaf = np.zeros_like(each.scores)
         np.put_along_axis(by_leaf, each.leaf, each.scores, axis=1)
         mean = np.log(np.exp(by_leaf.astype(float)).mean(axis=0))
-        np.testing.assert_allclose(traced.beams.scores[row], mean[traced.beams.leaf[row]], atol=1e-4)
-        np.testing.assert_allclose(traced.beams.scores[row], np.sort(mean)[::-1], atol=1e-4)
-        first = by_leaf[:, traced.beams.leaf[row, 0]]
+        np.testing.assert_allclose(ranked.beams.scores[row], mean[ranked.beams.leaf[row]], atol=1e-4)
+        np.testing.assert_allclose(ranked.beams.scores[row], np.sort(mean)[::-1], atol=1e-4)
+        first = by_leaf[:, ranked.beams.leaf[row, 0]]
         assert (np.diff(first) <= 1e-5).all(), "the thought that supports the first place most stands first"
 
 
@@ -53,31 +54,31 @@ def test_several_thoughts_are_several_lines_and_one_list(loaded) -> None:
     lists = neural(loaded, ROWS, HISTORIES, THINKING, DECODING)
     assert lists.thoughts is not None
     assert lists.thoughts.select("row_id", "trace").rows() == [(row, n) for row in ROWS for n in range(3)]
-    assert lists.places.group_by("row_id").agg(pl.col("sid").n_unique())["sid"].to_list() == [6] * 5
+    assert lists.rankings.group_by("row_id").agg(pl.col("sid").n_unique())["sid"].to_list() == [6] * 5
     again = neural(loaded, ROWS, HISTORIES, THINKING, DECODING)
-    assert again.places.equals(lists.places) and again.thoughts.equals(lists.thoughts)
+    assert again.rankings.equals(lists.rankings) and again.thoughts.equals(lists.thoughts)
     one = neural(loaded, ROWS, HISTORIES, THINKING, DECODING.model_copy(update={"traces": 1}))
     assert one.thoughts["trace"].to_list() == [0] * 5
 
 
 def test_the_oracle_takes_the_best_list_of_any_thought(loaded) -> None:
     lists = np.array([[[4, 2, 7], [7, 4, 1]], [[1, 2, 3], [3, 2, 1]]])
-    assert best_places(lists, [4, 9]).tolist() == [0, 3]
-    assert best_places(lists, [2, 2]).tolist() == [1, 1]
-    prompts = [loaded.renderer.prompt(next_item(history), THINKING) for history in HISTORIES]
-    traced = think_and_rank(loaded, prompts, DECODING)
-    places = best_of_traces(loaded, prompts, traced, traced.beams.leaf[:, 0].tolist(), DECODING)
-    assert places.shape == (5,) and (places <= 6).all()
-    assert places.min() == 0
+    assert best_positions(lists, [4, 9]).tolist() == [0, 3]
+    assert best_positions(lists, [2, 2]).tolist() == [1, 1]
+    decoder, turns = Decoder.of(loaded, DECODING), [next_item(history) for history in HISTORIES]
+    ranked = decoder.think_and_rank(turns)
+    positions = decoder.best_of_traces(turns, ranked, ranked.beams.leaf[:, 0].tolist())
+    assert positions.shape == (5,) and (positions <= 6).all()
+    assert positions.min() == 0
 
 
 def test_an_adaptive_model_thinks_where_its_direct_list_is_unsure(loaded) -> None:
-    direct = neural(loaded, ROWS, HISTORIES, DIRECT, DECODING).places.sort("row_id", "rank")
+    direct = neural(loaded, ROWS, HISTORIES, DIRECT, DECODING).rankings.sort("row_id", "rank")
     never, always = (adaptive(loaded, ROWS, HISTORIES, threshold, DECODING) for threshold in (-1.0, 1.0))
-    assert never.places.sort("row_id", "rank").equals(direct)
+    assert never.rankings.sort("row_id", "rank").equals(direct)
     assert never.thoughts is not None and never.thoughts.is_empty()
     thinking = neural(loaded, ROWS, HISTORIES, THINKING, DECODING)
-    assert always.places.sort("row_id", "rank").equals(thinking.places.sort("row_id", "rank"))
+    assert always.rankings.sort("row_id", "rank").equals(thinking.rankings.sort("row_id", "rank"))
     prompts = [loaded.renderer.prompt(next_item(history), DIRECT) for history in HISTORIES]
     beams = constrained_beam(loaded.model, prompts, loaded.index, beam_width=6, batch_size=4, pad_id=0)
     lead = margins(beams)
@@ -85,9 +86,9 @@ def test_an_adaptive_model_thinks_where_its_direct_list_is_unsure(loaded) -> Non
     some = adaptive(loaded, ROWS, HISTORIES, between, DECODING)
     thought = {row for row, margin in zip(ROWS, lead, strict=True) if margin <= between}
     assert set(some.thoughts["row_id"]) == thought and len(thought) == 2
-    kept = some.places.filter(~pl.col("row_id").is_in(thought)).sort("row_id", "rank")
+    kept = some.rankings.filter(~pl.col("row_id").is_in(thought)).sort("row_id", "rank")
     assert kept.equals(direct.filter(~pl.col("row_id").is_in(thought)))
-    assert some.places.group_by("row_id").len().height == 5
+    assert some.rankings.group_by("row_id").len().height == 5
 
 
 def test_margins_by_hand() -> None:
@@ -131,7 +132,7 @@ def test_a_checkpoint_maps_its_index_and_reads_the_table_where_the_arrays_are_no
     table.filter(pl.col("item_id") != "A03").write_parquet(tmp_path / "sid_index.parquet")
     built = checkpoint.load(tmp_path, device="cpu").index
     assert built.starts[0].flags.writeable and len(built) == len(mapped) - 1
-    assert "A03" in mapped.places(np.arange(len(mapped)))["item_id"].to_list()
-    assert "A03" not in built.places(np.arange(len(built)))["item_id"].to_list()
+    assert "A03" in mapped.items_at(np.arange(len(mapped)))["item_id"].to_list()
+    assert "A03" not in built.items_at(np.arange(len(built)))["item_id"].to_list()
     (tmp_path / "sid_index.safetensors").unlink()
     assert checkpoint.load(tmp_path, device="cpu").index.sids == built.sids

@@ -35,24 +35,24 @@ COUNTS = counter(("r", [("B", 3.0), ("A", 0.0), ("C", 0.0), ("D", 0.0)]))
 
 
 def test_the_worth_of_an_item_is_computed_by_hand():
-    found = mixed(MODEL, COUNTS, 0.5, CODEBOOK, 3).places
+    found = mixed(MODEL, COUNTS, 0.5, CODEBOOK, 3).rankings
     # B: 0.5 * 3 / (3 + 1) = 0.375; A: 0.5 * 0.5 = 0.25; C and D share 0.4: 0.5 * 0.2 = 0.1 each.
     assert items(found) == ["B", "A", "C", "D"]
     assert found["score"].exp().to_list() == pytest.approx([0.375, 0.25, 0.1, 0.1])
 
 
 def test_at_the_ends_one_list_comes_first():
-    assert items(mixed(MODEL, COUNTS, 0.0, CODEBOOK, 3).places) == ["A", "C", "D", "B"]
-    assert items(mixed(MODEL, COUNTS, 1.0, CODEBOOK, 3).places)[0] == "B"
+    assert items(mixed(MODEL, COUNTS, 0.0, CODEBOOK, 3).rankings) == ["A", "C", "D", "B"]
+    assert items(mixed(MODEL, COUNTS, 1.0, CODEBOOK, 3).rankings)[0] == "B"
 
 
 def test_a_counter_that_saw_nothing_is_silent():
     silent = counter(("r", [("B", 1e-9), ("A", 0.0), ("C", 0.0), ("D", 0.0)]))
-    assert items(mixed(MODEL, silent, 0.9, CODEBOOK, 3).places)[:3] == ["A", "C", "D"]
+    assert items(mixed(MODEL, silent, 0.9, CODEBOOK, 3).rankings)[:3] == ["A", "C", "D"]
 
 
 def test_lists_end_where_so_many_sids_are_full():
-    assert items(mixed(MODEL, COUNTS, 0.5, CODEBOOK, 2).places) == ["B", "A"]
+    assert items(mixed(MODEL, COUNTS, 0.5, CODEBOOK, 2).rankings) == ["B", "A"]
 
 
 def test_the_share_is_the_best_on_valid_rows_and_of_equal_ones_the_lowest():

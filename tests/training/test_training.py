@@ -19,7 +19,7 @@ from sidr_core.tables.samples import subset
 from sidr_core.training import cards, sft, tracking
 from sidr_core.training.cards import log_table, model_card, valid_figures
 from sidr_core.training.examples import IGNORED, history_prompts, tokenise, weighted
-from sidr_core.training.select import Selector, with_thoughts
+from sidr_core.training.select import Selector
 from sidr_core.training.sft import answer_loss
 
 CODES = [[a, b] for a in range(3) for b in range(4)]
@@ -144,12 +144,16 @@ def test_selection_equals_a_hand_count(world):
 
 
 def test_thoughts_join_where_training_put_them(world):
+    from sidr_core.decoding.decoder import Decoder
     from sidr_core.decoding.thinking import Thought
+    from sidr_core.sids.index import SidIndex
 
-    _, renderer = world
+    model, renderer = world
+    index = SidIndex.build(CODEBOOK, renderer.tokenizer.get_vocab().__getitem__)
     prompt = renderer.prompt("x", "thinking")
     thought = renderer.encode("so that")
-    (joined,) = with_thoughts([prompt], [Thought(tuple(thought), True)], renderer)
+    decoder = Decoder(model, renderer, index, beam_width=1, batch_size=1)
+    (joined,) = decoder.prompts_after(["x"], [[Thought(tuple(thought), True)]])
     assert joined + renderer.completion(SIDS[1], None) == prompt + renderer.completion(SIDS[1], "so that")
 
 
