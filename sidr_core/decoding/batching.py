@@ -45,10 +45,10 @@ def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]
 
 
 def distinct(values: Sequence[_T]) -> tuple[list[_T], list[int]]:
-    """The distinct values in order of first occurrence, and for each value its place among them."""
-    place: dict[_T, int] = {}
-    places = [place.setdefault(value, len(place)) for value in values]
-    return list(place), places
+    """The distinct values in order of first occurrence, and for each value its position among them."""
+    position: dict[_T, int] = {}
+    positions = [position.setdefault(value, len(position)) for value in values]
+    return list(position), positions
 
 
 def left_pad(
@@ -58,7 +58,7 @@ def left_pad(
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = torch.arange(longest, device=device) >= (longest - lengths)[:, None]
+    mask = torch.arange(longest, device=device) >= (longest - lengths)[:, None]  # (R, T)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return ids, mask.long(), positions
 
@@ -81,12 +81,12 @@ def prefill(
     shared = _shared(prompts)
     cache = None
     if shared:
-        head = torch.tensor([list(prompts[0][:shared])], device=device)
-        places = torch.arange(shared, device=device)[None]
-        cache = forward(input_ids=head, attention_mask=torch.ones_like(head), position_ids=places).past_key_values
+        head = torch.tensor([list(prompts[0][:shared])], device=device)  # (1, shared)
+        positions = torch.arange(shared, device=device)[None]
+        cache = forward(input_ids=head, attention_mask=torch.ones_like(head), position_ids=positions).past_key_values
         cache.batch_repeat_interleave(len(prompts))
-    ids, mask, positions = left_pad([prompt[shared:] for prompt in prompts], pad_id, device)
-    mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+    ids, mask, positions = left_pad([prompt[shared:] for prompt in prompts], pad_id, device)  # (R, T - shared)
+    mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)  # (R, T)
     output = forward(input_ids=ids, attention_mask=mask, position_ids=positions + shared, past_key_values=cache)
     return output, mask, positions[:, -1:] + shared
 

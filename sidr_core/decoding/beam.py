@@ -78,7 +78,7 @@ def constrained_beam(
         pad_id: any token id; padding is masked.
         scoring: `exact`, or `sliced`: each level normalised over its own SID tokens.
         contexts: N, contexts per prompt whose distributions are averaged.
-        progress: told how many different prompts are done.
+        progress: counts the different prompts that are done.
 
     Raises:
         SidrError: fewer SIDs than `beam_width` (lists must be full), or the model's scores are not numbers.
@@ -90,8 +90,8 @@ def constrained_beam(
             found=f"beam width {beam_width}",
             fix="lower decoding.beam_width, or let more items through the filters",
         )
-    each = [tuple(prompt) for prompt in prompts]
-    groups, places = distinct([tuple(each[n : n + contexts]) for n in range(0, len(each), contexts)])
+    rows_ids = [tuple(prompt) for prompt in prompts]
+    groups, group_of = distinct([tuple(rows_ids[n : n + contexts]) for n in range(0, len(rows_ids), contexts)])
     leaf = np.zeros((len(groups), beam_width), dtype=np.int64)
     scores = np.zeros((len(groups), contexts, beam_width), dtype=np.float32)
     trie = _trie(index, model.device)
@@ -102,15 +102,15 @@ def constrained_beam(
         head = None
         for rows in batches(longest, max(1, batch_size // contexts)):
             head = head or head_of(model, longest[rows[0]], sliced=scoring == "sliced")
-            found, values = _search(
+            ranked, values = _search(
                 head, [context for row in rows for context in groups[row]], trie, beam_width, pad_id, contexts
             )
-            leaf[rows], scores[rows] = found.cpu().numpy(), values.cpu().numpy()
+            leaf[rows], scores[rows] = ranked.cpu().numpy(), values.cpu().numpy()
             done += len(rows)
             if progress:
                 progress.tick(done, len(groups), "prompts ranked")
     pooled = scores[:, 0] if contexts == 1 else np.logaddexp.reduce(scores, axis=1) - np.float32(math.log(contexts))
-    return Beams(leaf[places], pooled[places], scores[places] if contexts > 1 else None)
+    return Beams(leaf[group_of], pooled[group_of], scores[group_of] if contexts > 1 else None)
 
 
 def _refuse_unfit(model: PreTrainedModel, tokens: int) -> None:
@@ -130,24 +130,24 @@ def _refuse_unfit(model: PreTrainedModel, tokens: int) -> None:
 
 
 class Trie:
-    """The index as tensors on a device; `levels[l]` are the distinct tokens of a level, `slot` the place in them."""
+    """The index as tensors on a device; `levels[l]` are the distinct tokens of a level, `slot` the position in them."""
 
     def __init__(self, index: SidIndex, device: torch.device) -> None:
         self.starts = [torch.tensor(array, dtype=torch.long, device=device) for array in index.starts]
         self.tokens = [torch.tensor(array, dtype=torch.long, device=device) for array in index.token_ids]
-        found = [ids.unique(return_inverse=True) for ids in self.tokens]
-        self.levels, self.slot = [ids for ids, _ in found], [slot for _, slot in found]
+        unique = [ids.unique(return_inverse=True) for ids in self.tokens]
+        self.levels, self.slot = [ids for ids, _ in unique], [slot for _, slot in unique]
 
 
 _TRIES: WeakKeyDictionary[SidIndex, Trie] = WeakKeyDictionary()
 
 
 def _trie(index: SidIndex, device: torch.device) -> Trie:
-    """The tensors of an index; those made last are kept, for training asks again after every step."""
-    known = _TRIES.get(index)
-    if known is None or known.starts[0].device != device:
-        known = _TRIES[index] = Trie(index, device)
-    return known
+    """The tensors of an index; those made last are cached, for training asks again after every step."""
+    trie = _TRIES.get(index)
+    if trie is None or trie.starts[0].device != device:
+        trie = _TRIES[index] = Trie(index, device)
+    return trie
 
 
 def _search(
@@ -156,15 +156,15 @@ def _search(
     """Search R prompts of N contexts. Returns leaves (R, B), best first, and scores per context (R, N, B)."""
     model = head.model
     output, mask, last = prefill(head.read_prompts, prompts, pad_id, model.device)
-    nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=mask.device)
-    scores = torch.zeros(len(prompts), 1, device=mask.device)
+    nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=mask.device)  # (R N, W), the root: W = 1
+    scores = torch.zeros(len(prompts), 1, device=mask.device)  # (R N, W)
     # (R N, W, P): which of the P beam slots in the cache each beam descends from.
     lineage = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=mask.device)
-    states = head.states(output)[:, -1:]
+    states = head.states(output)[:, -1:]  # (R N, W, H)
     for level in range(len(trie.starts)):
         if level:
-            own = torch.eye(nodes.shape[1], dtype=torch.bool, device=mask.device).expand(len(prompts), -1, -1)
-            lineage = torch.cat([lineage, own], dim=2)
+            itself = torch.eye(nodes.shape[1], dtype=torch.bool, device=mask.device).expand(len(prompts), -1, -1)
+            lineage = torch.cat([lineage, itself], dim=2)
             output = head.read(
                 input_ids=trie.tokens[level - 1][nodes],
                 attention_mask=_tree_mask(model, mask, lineage),
@@ -172,10 +172,10 @@ def _search(
                 past_key_values=output.past_key_values,
             )
             states = head.states(output)
-        log_probs = head.log_probs(states, trie.levels[level])
+        log_probs = head.log_probs(states, trie.levels[level])  # (R N, W, K)
         nodes, scores, parents = extend(log_probs, nodes, scores, trie, level, width, contexts)
         lineage = lineage.take_along_dim(parents[..., None], dim=1)
-    order = torch.argsort(_pooled(scores, contexts), dim=1, descending=True, stable=True)
+    order = torch.argsort(_pooled(scores, contexts), dim=1, descending=True, stable=True)  # (R, B)
     ranked = scores.unflatten(0, (-1, contexts)).take_along_dim(order[:, None], dim=2)
     return nodes[::contexts].gather(1, order), ranked
 
@@ -195,20 +195,21 @@ def extend(
     level has a child, so W' = min(B, nodes of the level) can always be filled. Nodes stay in ascending
     order, and of equal scores the first are kept, so ties are settled by SID.
     """
-    first, last = trie.starts[level][nodes], trie.starts[level][nodes + 1]
-    offset = torch.arange(int((last - first).max()), device=nodes.device)
-    child = first[..., None] + offset
+    # R rows of N contexts, W beams, F children of the node that has most
+    first, last = trie.starts[level][nodes], trie.starts[level][nodes + 1]  # (R N, W)
+    offset = torch.arange(int((last - first).max()), device=nodes.device)  # (F,)
+    child = first[..., None] + offset  # (R N, W, F)
     legal = child < last[..., None]
     child = torch.where(legal, child, 0)
     total = scores[..., None] + log_probs.gather(2, trie.slot[level][child])
-    total = torch.where(legal, total, -torch.inf).flatten(1)
+    total = torch.where(legal, total, -torch.inf).flatten(1)  # (R N, W F)
     keep = min(width, len(trie.tokens[level]))
     best = _best(_pooled(total, contexts), legal[::contexts].flatten(1), keep).repeat_interleave(contexts, dim=0)
     return child.flatten(1).gather(1, best), total.gather(1, best), best // len(offset)
 
 
 def _best(total: torch.Tensor, legal: torch.Tensor, keep: int) -> torch.Tensor:
-    """Places (R, keep) of the best of `total` (R, C), ascending; the first of equal ones."""
+    """Positions (R, keep) of the best of `total` (R, C), ascending; the first of equal ones."""
     least = total.topk(keep, dim=1).values[:, -1:]
     if bool((total.isnan() | total.isposinf()).any() | least.isneginf().any()):
         raise SidrError(
@@ -232,9 +233,9 @@ def _pooled(scores: torch.Tensor, contexts: int) -> torch.Tensor:
 def _tree_mask(model: PreTrainedModel, prompt: torch.Tensor, lineage: torch.Tensor) -> torch.Tensor:
     """Who sees whom: prompt mask (R, T) and lineage (R, W, P) give (R, 1, W, T + P), as `model` wants it."""
     rows, width, _ = lineage.shape
-    seen = torch.cat([prompt.bool()[:, None].expand(rows, width, -1), lineage], dim=2)[:, None]
+    visible = torch.cat([prompt.bool()[:, None].expand(rows, width, -1), lineage], dim=2)[:, None]
     if model.config._attn_implementation == "sdpa":
-        return seen
+        return visible
     # Eager attention adds its mask to the scores.
-    blocked = torch.full_like(seen, torch.finfo(model.dtype).min, dtype=model.dtype)
-    return blocked.masked_fill(seen, 0)
+    blocked = torch.full_like(visible, torch.finfo(model.dtype).min, dtype=model.dtype)
+    return blocked.masked_fill(visible, 0)

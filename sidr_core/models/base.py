@@ -21,7 +21,7 @@ from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
 from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
-from sidr_core.models.untrusted import foreign_file, reading
+from sidr_core.models.untrusted import reading, untrusted_file
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, add_tokens, extend_vocabulary, words_of_codes
 from sidr_core.settings import BaseModelConfig, PackagedModel, PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
@@ -161,8 +161,8 @@ def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel,
     """A model and its tokenizer from a folder or, where there is none of that name, from the hub."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if foreign := foreign_file(Path(name)):
-        raise _unreadable(name, f"{foreign}: only safetensors and JSON are read, and no code")
+    if untrusted := untrusted_file(Path(name)):
+        raise _unreadable(name, f"{untrusted}: only safetensors and JSON are read, and no code")
     source: dict[str, Any] = {
         "revision": revision,
         "local_files_only": Path(name).is_dir(),
@@ -199,7 +199,7 @@ def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def plain_generation(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Generation settings from scratch: a chat model's sampling must not leak into decoding (METHOD.md 10.1)."""
+    """Generation settings from scratch: a chat model's sampling must not leak into decoding."""
     from transformers import GenerationConfig
 
     return GenerationConfig(do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)

@@ -31,11 +31,11 @@ from sidr_core.errors import SidrError
 from sidr_core.models.base import plain_generation
 from sidr_core.models.prompt import PromptRenderer
 from sidr_core.models.quiet import quiet
-from sidr_core.models.untrusted import foreign_file, reading
+from sidr_core.models.untrusted import reading, untrusted_file
 from sidr_core.pipeline.report import Check
 from sidr_core.pipeline.store import sha256_file
-from sidr_core.sids.index import SidIndex, levels_of, sid_texts
-from sidr_core.sids.tokens import sid_tokens
+from sidr_core.sids.index import SidIndex, levels_of
+from sidr_core.sids.tokens import sid_texts, sid_token
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import CODES, ITEM_ID, SID
 from sidr_core.tables.contracts import Contract
@@ -118,7 +118,7 @@ def load(folder: Path, device: str | None = None) -> Loaded:
         SidrError: it is not a checkpoint, holds weights that are no safetensors, or its map is broken.
     """
     folder = Path(folder)
-    _refuse_foreign(folder)
+    _refuse_untrusted(folder)
     tokenizer, model = _read(folder)
     index = _index(folder, tokenizer)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def codebook_digest(codebook: pl.DataFrame) -> str:
 def check_loads_plain(folder: Path) -> Check:
     """Whether the folder loads by the library alone and gives finite logits: the check `loads_plain`."""
     try:
-        _refuse_foreign(folder)
+        _refuse_untrusted(folder)
         tokenizer, model = _read(folder)
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([[tokenizer.eos_token_id]])).logits
@@ -179,17 +179,17 @@ def _token_map(codebook: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pl
 
 def _used(levels: Sequence[np.ndarray]) -> list[str]:
     """The distinct tokens of L arrays of codes, by level."""
-    return [sid_tokens([0] * n + [int(code)])[n] for n, codes in enumerate(levels) for code in np.unique(codes)]
+    return [sid_token(level, code) for level, codes in enumerate(levels) for code in np.unique(codes)]
 
 
 def _token_ids(levels: Sequence[np.ndarray], vocabulary: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Vocabulary ids of L arrays of codes, level by level; -1 where a token is no entry."""
-    found = {}
+    by_level = {}
     for level, codes in enumerate(levels):
         used, slot = np.unique(codes, return_inverse=True)
-        ids = [vocabulary.get(sid_tokens([0] * level + [int(code)])[level], -1) for code in used]
-        found[f"ids_{level}"] = np.array(ids, dtype=np.int32)[slot]
-    return found
+        ids = [vocabulary.get(sid_token(level, code), -1) for code in used]
+        by_level[f"ids_{level}"] = np.array(ids, dtype=np.int32)[slot]
+    return by_level
 
 
 def _index(folder: Path, tokenizer: PreTrainedTokenizerBase) -> SidIndex:
@@ -199,7 +199,7 @@ def _index(folder: Path, tokenizer: PreTrainedTokenizerBase) -> SidIndex:
     if index is not None:
         # Each token of each level stands for every item that uses it.
         recorded = {
-            (sid_tokens([0] * level + [int(code)])[level], int(token))
+            (sid_token(level, code), int(token))
             for level in range(index.levels)
             for code, token in np.unique(np.stack([index.codes[level], index.token_ids[level]], axis=1), axis=0)
         }
@@ -251,11 +251,11 @@ def _read(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     return tokenizer, model
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_untrusted(folder: Path) -> None:
     if missing := [name for name in (WEIGHTS, INDEX, META, "config.json") if not (folder / name).is_file()]:
         raise _broken(folder, f"{WEIGHTS}, {INDEX}, {META} and config.json", f"no {missing[0]}")
-    if foreign := foreign_file(folder):
-        raise _broken(folder, "safetensors only: other weight formats can run code when read", foreign)
+    if untrusted := untrusted_file(folder):
+        raise _broken(folder, "safetensors only: other weight formats can run code when read", untrusted)
 
 
 def _broken(folder: Path, expected: str, found: str) -> SidrError:

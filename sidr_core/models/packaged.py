@@ -39,10 +39,10 @@ class Packaged:
         it is a plugin whose own dependencies need a compiler.
         """
         try:
-            found = metadata.distribution(self.package).files or ()
+            installed = metadata.distribution(self.package).files or ()
         except metadata.PackageNotFoundError:
             return None
-        paths = [Path(str(entry.locate())) for entry in found if entry.name.endswith(".gguf")]
+        paths = [Path(str(entry.locate())) for entry in installed if entry.name.endswith(".gguf")]
         return next((path for path in paths if path.is_file()), None)
 
     def source(self) -> Path:
@@ -51,8 +51,8 @@ class Packaged:
         Raises:
             InputError: the package is not installed.
         """
-        if (found := self.file()) is not None:
-            return found
+        if (file := self.file()) is not None:
+            return file
         raise InputError(
             f"the packaged model {self.name} is not here",
             expected=f"the package {self.package} with its weights",
@@ -94,8 +94,8 @@ def prepare(models: Path, model: Packaged = SMOLLM2) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if _source(folder) == made_from:
             return folder
-        for litter in folder.parent.glob(f".{model.name}-*"):  # we hold the lock: their owners are dead
-            shutil.rmtree(litter)
+        for unfinished in folder.parent.glob(f".{model.name}-*"):  # we hold the lock: their owners are dead
+            shutil.rmtree(unfinished)
         tmp = folder.with_name(f".{model.name}-{uuid.uuid4().hex[:8]}")
         tmp.mkdir()
         expand(source, tmp)

@@ -74,5 +74,5 @@ def _vocabulary_layers(model: Any) -> list[str]:
             found=f"{type(model).__name__} with one",
             fix="use parameters: all, or another base model",
         )
-    wanted = [inner] if head is None or head.weight is inner.weight else [inner, head]
-    return [name for name, module in model.named_modules() if any(module is layer for layer in wanted)]
+    layers = [inner] if head is None or head.weight is inner.weight else [inner, head]
+    return [name for name, module in model.named_modules() if any(module is layer for layer in layers)]

@@ -11,12 +11,12 @@ def quiet() -> Iterator[None]:
     """No transformers progress bars and, below errors, no messages inside the block."""
     from transformers.utils import logging
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if shown:
+        if bars:
             logging.enable_progress_bar()

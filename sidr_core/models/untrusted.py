@@ -29,7 +29,7 @@ _MOST_LAYERS = 1_000
 _LAYERS = re.compile(r"layers?$|blocks?$")
 
 
-def foreign_file(folder: Path) -> str | None:
+def untrusted_file(folder: Path) -> str | None:
     """The first file in a folder or below it that is refused, by its path from there; None if there is none.
 
     So is a link to a folder, which is not looked into, an index of shards that names anything but safetensors
@@ -41,13 +41,13 @@ def foreign_file(folder: Path) -> str | None:
         for path in folder.rglob("*")
         if any(map(path.match, _PATTERNS)) or (path.is_symlink() and path.is_dir())
     )
-    told = (
+    contents = (
         f"{path.relative_to(folder).as_posix()}, which holds {problem!r}"
-        for pattern, judge in ((_INDEX, _foreign_shard), ("config.json", _layers_without_end))
+        for pattern, judge in ((_INDEX, _untrusted_shard), ("config.json", _layers_without_end))
         for path in sorted(folder.rglob(pattern))
         if (problem := _judged(path, judge)) is not None
     )
-    return min(refused, default=None) or next(told, None)
+    return min(refused, default=None) or next(contents, None)
 
 
 def _judged(path: Path, judge: Callable[[Any], str | None]) -> str | None:
@@ -58,7 +58,7 @@ def _judged(path: Path, judge: Callable[[Any], str | None]) -> str | None:
         return f"nothing that can be read ({type(error).__name__})"
 
 
-def _foreign_shard(index: Any) -> str | None:
+def _untrusted_shard(index: Any) -> str | None:
     """What an index of shards names and should not."""
     shards: list[Any] = list(index["weight_map"].values())
     return next((str(shard)[:100] for shard in shards if not _is_beside(shard)), None)
@@ -67,8 +67,8 @@ def _foreign_shard(index: Any) -> str | None:
 def _layers_without_end(config: Any) -> str | None:
     """A number of layers beyond all models, on any level of a configuration."""
     for name, value in config.items():
-        if isinstance(value, dict) and (found := _layers_without_end(value)):
-            return found
+        if isinstance(value, dict) and (problem := _layers_without_end(value)):
+            return problem
         if isinstance(value, int | float) and value > _MOST_LAYERS and _LAYERS.search(name):
             return f"{name}: {value}"[:100]
     return None

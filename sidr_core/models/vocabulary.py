@@ -59,7 +59,7 @@ def extend_vocabulary(
     if not new:
         return []
     old_ids = torch.tensor(sorted(known.values()))
-    spoken = {token: _counted(tokenizer, words[token]) for token in new if words and words.get(token)}
+    counts = {token: _counted(tokenizer, words[token]) for token in new if words and words.get(token)}
     add_tokens(tokenizer, new)
     if len(tokenizer) > len(_weight(model.get_input_embeddings())):
         # The library draws values that are replaced below; the caller's random state is not spent on them.
@@ -74,7 +74,7 @@ def extend_vocabulary(
     new_ids = [tokenizer.get_vocab()[token] for token in new]
     generator = torch.Generator().manual_seed(seed)
     for table in tables:
-        _initialise(table, old_ids, torch.tensor(new_ids), [spoken.get(token) for token in new], noise, generator)
+        _initialise(table, old_ids, torch.tensor(new_ids), [counts.get(token) for token in new], noise, generator)
     return new_ids
 
 
@@ -85,12 +85,12 @@ def words_of_codes(codebook: pl.DataFrame, titles: Mapping[str, str]) -> dict[st
         codebook: table with `item_id` and `codes`.
         titles: by item id; items without one say nothing.
     """
-    found: dict[str, list[str]] = {}
+    words: dict[str, list[str]] = {}
     for item, codes in codebook.select(ITEM_ID, CODES).sort(ITEM_ID).iter_rows():
         if title := titles.get(item):
             for token in sid_tokens(codes):
-                found.setdefault(token, []).append(title)
-    return found
+                words.setdefault(token, []).append(title)
+    return words
 
 
 def own_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -125,20 +125,20 @@ def _initialise(
     table: torch.Tensor,
     old: torch.Tensor,
     new: torch.Tensor,
-    spoken: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+    words: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
     noise: float,
     generator: torch.Generator,
 ) -> None:
     """Set the rows `new` of a table (V, H) or bias (V,) to their centres plus noise per dimension.
 
-    A centre is the mean of the rows `old`, or of a token's own words: (ids, counts) in `spoken`.
+    A centre is the mean of the rows `old`, or of the token's own words: (ids, counts) in `words`.
     """
     known = table[old.to(table.device)].float()
     mean, spread = known.mean(dim=0).cpu(), known.std(dim=0).cpu()
     centres = mean.expand(len(new), *mean.shape).clone()
-    for row, said in enumerate(spoken):
-        if said is not None and len(said[0]):
-            ids, counts = said
+    for row, counted in enumerate(words):
+        if counted is not None and len(counted[0]):
+            ids, counts = counted
             shares = (counts / counts.sum()).to(table.device)
             centres[row] = (shares @ table[ids.to(table.device)].float()).cpu()
     draws = torch.randn(len(new), *mean.shape, generator=generator)

@@ -3,10 +3,9 @@
 Files: `sid_codebook.parquet`, `quality.json`, `codes.png`, and for all kinds but a published index, which
 comes without centroids, `codebook.safetensors` and `retired.parquet`.
 
-What is quantized and how is the business of `quantize.py`, `collisions.py` resolves collisions, and
-`lasting.py` says which SIDs stay from one snapshot to the next. The codebook starts cold where there is
-no snapshot before, the quantizer's settings changed, or nothing is unchanged; it is fitted anew where it
-has aged past `quantizer.refit` or its SIDs run out.
+`quantize.py` codes the vectors, `collisions.py` resolves collisions, and `warm_start.py` decides which SIDs stay from
+one snapshot to the next. The codebook starts cold where there is no earlier snapshot, the quantizer's settings
+changed, or no item is unchanged; it is fitted anew where it has aged past `quantizer.refit` or runs out of SIDs.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ import polars as pl
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.sids import quality
-from sidr_core.sids import warm_start as lasting
+from sidr_core.sids import quality, warm_start
 from sidr_core.sids.collisions import group_numbers, resolve
 from sidr_core.sids.quantize import Codebook, fit
-from sidr_core.sids.tokens import parse_sid
-from sidr_core.sids.warm_start import QUALITY, RETIRED, TABLE, Fit, Known
+from sidr_core.sids.tokens import parse_sid, sid_texts
+from sidr_core.sids.warm_start import QUALITY, RETIRED, TABLE, Fit, Previous
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     BRAND,
@@ -36,7 +34,6 @@ from sidr_core.tables.columns import (
     HISTORY,
     ITEM_ID,
     PUBLISHED_SID,
-    SID,
     TARGET,
     TEXT_DIGEST,
     TITLE,
@@ -92,6 +89,10 @@ class _Coded:
     fit: Fit | None = None
     ratios: dict[str, float] | None = None
 
+    @property
+    def is_warm(self) -> bool:
+        return self.started.startswith("warm")
+
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Code every item and write the table, the centroids, the retired SIDs and the report.
@@ -103,33 +104,34 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     quantizer: Quantizer = config.quantizer
     snapshot: str = config.snapshot.key  # type: ignore[attr-defined]
     catalogue = _catalogue(inputs, quantizer)
-    known = lasting.load(inputs.previous)
-    found = lasting.compare(catalogue.items, known) if known else None
+    previous = warm_start.load(inputs.previous)
+    compared = warm_start.compare(catalogue.items, previous) if previous else None
     if quantizer.kind == "published":
         coded = _published(catalogue.items, quantizer)
     else:
-        coded = _quantized(catalogue, quantizer, known, found, snapshot, progress)
+        coded = _quantized(catalogue, quantizer, previous, compared, snapshot, progress)
     progress.say(f"{coded.started}; writing the table and the report")
-    items = catalogue.items.with_columns(_codes_series(coded.codes), sid_texts(coded.codes))
+    codes = pl.Series(CODES, coded.codes.astype(np.int32)).arr.to_list()
+    items = catalogue.items.with_columns(codes, sid_texts(coded.codes.T))
     tables.write(items, out_dir / TABLE, CodebookTable)
     if coded.book is not None:
         coded.book.save(out_dir / CENTROIDS)
-        kept = lasting.retire(known, items) if known and _is_warm(coded) else lasting.no_retired()
-        tables.write(kept, out_dir / RETIRED, RetiredSids)
+        retired = warm_start.retire(previous, items) if previous and coded.is_warm else warm_start.no_retired()
+        tables.write(retired, out_dir / RETIRED, RetiredSids)
     levels = coded.codes[:, : coded.nearest.shape[1]]
     quality.plot(levels, coded.size, out_dir / PLOT)
     agreed = quality.agreements(levels, items)
     metrics = _metrics(catalogue, coded, agreed)
-    if known is not None and found is not None:
-        metrics |= lasting.churn(found, coded.codes, known)
+    if previous is not None and compared is not None:
+        metrics |= warm_start.churn(compared, coded.codes, previous)
     metrics |= _ageing(coded, quantizer.refit)
-    (out_dir / QUALITY).write_text(lasting.summary(snapshot, quantizer, coded.fit, metrics))
+    (out_dir / QUALITY).write_text(warm_start.summary(snapshot, quantizer, coded.fit, metrics))
     return Report(
         metrics=metrics,
         checks=(
             _collision_check(coded.codes, quantizer),
             _collapse_check(coded),
-            _lasting_check(coded, metrics),
+            _sids_last_check(coded, metrics),
         ),
         markdown={
             "Use of the codes": quality.level_table(levels, coded.size),
@@ -163,8 +165,8 @@ def _catalogue(inputs: Inputs, quantizer: Quantizer) -> _Catalogue:
 def _quantized(
     catalogue: _Catalogue,
     quantizer: Quantizer,
-    known: Known | None,
-    found: pl.DataFrame | None,
+    previous: Previous | None,
+    compared: pl.DataFrame | None,
     snapshot: str,
     progress: Progress,
 ) -> _Coded:
@@ -178,9 +180,9 @@ def _quantized(
             fix="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions: suffix`",
         )
     started, ratios = "cold", None
-    if known is not None and found is not None:
-        if (reason := _cold(quantizer, known, found)) is None:
-            warm = _warm(catalogue, quantizer, known, found)
+    if previous is not None and compared is not None:
+        if (reason := _cold(quantizer, previous, compared)) is None:
+            warm = _warm(catalogue, quantizer, previous, compared)
             if isinstance(warm, _Coded):
                 return warm
             started, ratios = f"refit: {warm[0]}", warm[1]
@@ -190,27 +192,27 @@ def _quantized(
     return _fitted(catalogue, quantizer, snapshot, started, ratios, progress)
 
 
-def _cold(quantizer: Quantizer, known: Known, found: pl.DataFrame) -> str | None:
-    """Why the codebook of the snapshot before says nothing about this one; None if it does."""
-    if known.quantizer != lasting.settings(quantizer):
+def _cold(quantizer: Quantizer, previous: Previous, compared: pl.DataFrame) -> str | None:
+    """Why the previous snapshot's codebook cannot be used; None if it can."""
+    if previous.quantizer != warm_start.settings(quantizer):
         return "other quantizer settings than in the previous snapshot"
-    if not (found[lasting.STATE] == lasting.UNCHANGED).any():
+    if not (compared[warm_start.STATE] == warm_start.UNCHANGED).any():
         return "no item is as it was in the previous snapshot"
     return None
 
 
 def _warm(
-    catalogue: _Catalogue, quantizer: Quantizer, known: Known, found: pl.DataFrame
+    catalogue: _Catalogue, quantizer: Quantizer, previous: Previous, compared: pl.DataFrame
 ) -> _Coded | tuple[str, dict[str, float] | None]:
     """The catalogue coded by the old codebook, or why it should be fitted anew and the measures that say so."""
-    assert known.fit is not None, "a quantized codebook has a fit"
-    book = Codebook.load(known.folder.path(CENTROIDS))
-    placed = lasting.place(book, catalogue.vectors, found, known, quantizer.collisions, catalogue.item_ids)
+    assert previous.fit is not None, "a quantized codebook has a fit"
+    book = Codebook.load(previous.folder.path(CENTROIDS))
+    placed = warm_start.place(book, catalogue.vectors, compared, previous, quantizer.collisions, catalogue.item_ids)
     if placed is None:
         return f"too few of {book.size} ** {book.levels} SIDs have never been given", None
     fresh = np.flatnonzero(placed.fresh)
     errors = quality.squared_errors(book, catalogue.vectors[fresh], placed.nearest[fresh])
-    record = known.fit.with_placed(errors, placed.moved)
+    record = previous.fit.with_placed(errors, placed.moved)
     ratios = record.ratios(len(placed.codes))
     if (reason := record.aged(len(placed.codes), quantizer.refit)) is not None:
         return reason, ratios
@@ -244,7 +246,7 @@ def _resolved(book: Codebook, catalogue: _Catalogue, quantizer: Quantizer) -> tu
     latent = book.project(catalogue.vectors, catalogue.item_ids)
     nearest = book.encode(latent) if book.fitted is None else book.fitted
     codes = resolve(book, latent, nearest, np.zeros(len(nearest), dtype=bool), quantizer.collisions)
-    return nearest, codes, book.encode(latent) if quantizer.kind == "balanced_kmeans" else nearest
+    return nearest, codes, book.encode(latent) if book.forced else nearest
 
 
 def _unseen(
@@ -273,7 +275,7 @@ def _unseen(
     rest = _fit(mine, quantizer, progress)
     unseen = rest.encode(rest.project(others.vectors, others.item_ids))
     error = float(quality.squared_errors(rest, others.vectors, unseen).mean())
-    return error, float(lasting.among(unseen, _resolved(rest, mine, quantizer)[1]).mean()) if reassigned else 0.0
+    return error, float(warm_start.among(unseen, _resolved(rest, mine, quantizer)[1]).mean()) if reassigned else 0.0
 
 
 def _published(items: pl.DataFrame, quantizer: Quantizer) -> _Coded:
@@ -299,28 +301,13 @@ def _bad_sid(item: str, text: str | None) -> InputError:
     )
 
 
-def _codes_series(codes: np.ndarray) -> pl.Series:
-    return pl.Series(CODES, codes.astype(np.int32)).arr.to_list()
-
-
-def sid_texts(codes: np.ndarray) -> pl.Series:
-    """The SIDs of codes (N, L) as text: `tokens.format_sid` of every row at once."""
-    letters = quality.LETTERS[: codes.shape[1]]
-    parts = [part for letter in letters for part in (pl.lit(f"<{letter}_"), pl.col(letter), pl.lit(">"))]
-    return pl.DataFrame(codes, schema=list(letters)).select(pl.concat_str(parts).alias(SID)).to_series()
-
-
 # -- the report ---------------------------------------------------------------------------------
-
-
-def _is_warm(coded: _Coded) -> bool:
-    return coded.started.startswith("warm")
 
 
 def _metrics(catalogue: _Catalogue, coded: _Coded, agreed: dict[tuple[str, str], quality.Agreement]) -> Metrics:
     levels = coded.codes[:, : coded.nearest.shape[1]]
     prefixes = quality.prefix_counts(levels)
-    found: Metrics = {
+    metrics: Metrics = {
         "items": len(levels),
         "distinct_sids": len(np.unique(group_numbers(coded.codes))),
         "collision_rate": round(quality.collision_rate(coded.codes), 5),
@@ -328,31 +315,31 @@ def _metrics(catalogue: _Catalogue, coded: _Coded, agreed: dict[tuple[str, str],
         "largest_prefix": int(prefixes.max()),
         "codes_per_level": coded.size,
         **quality.usage(levels, coded.size),
-        **{f"{name}_lift_{prefix}": round(seen.lift, 3) for (name, prefix), seen in agreed.items()},
+        **{f"{name}_lift_{prefix}": round(agreement.lift, 3) for (name, prefix), agreement in agreed.items()},
         **quality.nearest_shares(levels, catalogue.vectors),
         "started": coded.started,
     }
     if coded.book is not None:
         errors = quality.squared_errors(coded.book, catalogue.vectors, levels)
-        found["collision_rate_before"] = round(quality.collision_rate(coded.nearest), 5)
-        found["reconstruction_error"] = round(quality.relative_error(catalogue.vectors, errors), 5)
+        metrics["collision_rate_before"] = round(quality.collision_rate(coded.nearest), 5)
+        metrics["reconstruction_error"] = round(quality.relative_error(catalogue.vectors, errors), 5)
     if coded.codes.shape[1] > levels.shape[1]:
-        found["largest_suffix"] = int(coded.codes[:, -1].max())
-    return found
+        metrics["largest_suffix"] = int(coded.codes[:, -1].max())
+    return metrics
 
 
 def _ageing(coded: _Coded, limits: Refit) -> Metrics:
     """The measures of the codebook's age beside their limits; of a refit, those that led to it."""
     if coded.fit is None:
         return {}
-    found: Metrics = {
+    metrics: Metrics = {
         "fit_snapshot": coded.fit.snapshot,
         "fit_items": coded.fit.items,
         "placed_since_fit": coded.fit.placed,
     }
     for name, value in (coded.ratios or {}).items():
-        found |= {f"refit_{name}": round(value, 4), f"refit_{name}_limit": getattr(limits, name)}
-    return found
+        metrics |= {f"refit_{name}": round(value, 4), f"refit_{name}_limit": getattr(limits, name)}
+    return metrics
 
 
 def _collision_check(codes: np.ndarray, quantizer: Quantizer) -> Check:
@@ -372,7 +359,7 @@ def _collapse_check(coded: _Coded) -> Check:
     return Check("no_collapse", not faults, "; ".join(faults) or fine)
 
 
-def _lasting_check(coded: _Coded, metrics: Metrics) -> Check:
+def _sids_last_check(coded: _Coded, metrics: Metrics) -> Check:
     churned, unchanged = metrics.get("churned_items", 0), metrics.get("unchanged_items", 0)
     detail = f"{churned} of {unchanged} unchanged items have another SID than before ({coded.started})"
-    return Check("sids_last", churned == 0 or not _is_warm(coded), detail)
+    return Check("sids_last", churned == 0 or not coded.is_warm, detail)

@@ -1,8 +1,6 @@
 """What becomes of items with equal codes: other last codes (`reassign`), a number (`suffix`), or nothing (`share`).
 
-Deviation: the base code re-encodes colliding groups with Sinkhorn (ε 0.003) at the last level up to 20
-times and accepts what is left, 0.4 % on the published indices; its constrained k-means path adds a
-fourth token by rank to duplicates only (METHOD.md 3.2, 3.3). Here:
+The base accepts what its own resolution leaves (docs/method.md, "Collisions"). Here:
 
 - `reassign`: the items of a prefix (all levels but the last) get the set of last codes with the least
   total squared distance, one each, by optimal assignment; nothing is left. If a prefix has more items

@@ -1,10 +1,9 @@
 """Projections that are fitted to a catalogue: whitening, and co-occurrence fused with text.
 
-Co-occurrence: two items are a pair where one is the target of a train row and the other one of the last
-`WINDOW` items before it, so that each meeting of two items counts once, however the rows overlap. The
-pairs' positive pointwise mutual information, both directions alike and without an item's pairs with
-itself, is factored by a truncated SVD; an item's vector is its row of U·√Σ at unit length, so that items
-are near which are taken in like company. The paper quantizes text alone; recent work joins the two in ways of its own.
+Co-occurrence: two items are a pair where one is the target of a train row and the other one of the last `WINDOW`
+items before it, so that each co-occurrence counts once, however the rows overlap. The pairs' positive pointwise mutual
+information, symmetric and without an item's pairs with itself, is factored by a truncated SVD; an item's vector is its
+row of U·√Σ at unit length, so items that co-occur with the same items are near. The paper quantizes text alone.
 """
 
 from __future__ import annotations
@@ -110,10 +109,10 @@ def cooccurrence_vectors(
         left, strength = left[:, ::-1], strength[::-1]
     else:
         left, strength, _ = np.linalg.svd(information.toarray())
-    found = left[:, :size] * np.sqrt(strength[:size])
-    length = np.linalg.norm(found, axis=1)
-    caught = length > _ROUNDING * length.max()  # the others' company is in none of the strongest directions
-    return known[caught], np.ascontiguousarray(unit(found[caught]), dtype=np.float32)
+    behaviour = left[:, :size] * np.sqrt(strength[:size])  # (n, b)
+    length = np.linalg.norm(behaviour, axis=1)
+    covered = length > _ROUNDING * length.max()  # the other items lie in none of the strongest directions
+    return known[covered], np.ascontiguousarray(unit(behaviour[covered]), dtype=np.float32)
 
 
 def _information(histories: pl.DataFrame, item_ids: Sequence[str]) -> sparse.csr_array:

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from sidr_core.errors import SidrError
-from sidr_core.sids.tokens import format_sid, sid_tokens
+from sidr_core.sids.tokens import sid_texts, sid_token
 from sidr_core.tables.columns import CODES, ITEM_ID, SID
 
 LEAF = "leaf"
@@ -74,7 +74,7 @@ class SidIndex:
             first = np.flatnonzero(fresh)  # the row where each node begins
             starts.append(np.append(np.searchsorted(first, above), len(first)).astype(np.int32))
             used, slot = np.unique(column[first], return_inverse=True)
-            known = [token_id(sid_tokens([0] * level + [int(code)])[level]) for code in used]
+            known = [token_id(sid_token(level, code)) for code in used]
             ids.append(np.array(known, dtype=np.int32)[slot])
             codes.append(column[first].astype(np.int32))
             above = first
@@ -148,16 +148,16 @@ class SidIndex:
     @cached_property
     def sids(self) -> tuple[str, ...]:
         """The SID of each leaf, in leaf order."""
-        return tuple(self.sid_texts(np.arange(len(self))).to_list())
+        return tuple(self.sids_of(np.arange(len(self))).to_list())
 
     @cached_property
     def leaf_of(self) -> dict[str, int]:
         """SID text -> its row number."""
         return {sid: row for row, sid in enumerate(self.sids)}
 
-    def sid_texts(self, leaves: np.ndarray) -> pl.Series:
-        """SIDs of the rows `leaves`."""
-        return sid_texts(self._codes_of(leaves))
+    def sids_of(self, leaves: np.ndarray) -> pl.Series:
+        """SIDs of the rows `leaves` (S',)."""
+        return sid_texts([self.codes[level][nodes] for level, nodes in enumerate(self._nodes(leaves))])
 
     def items_of(self, leaf: int) -> list[str]:
         """Items that carry the SID of row `leaf`, sorted by id."""
@@ -172,7 +172,7 @@ class SidIndex:
         ends, text = self.item_ends, self.item_text
         items = [text[ends[row] : ends[row + 1]].tobytes().decode() for row in rows.tolist()]
         return pl.DataFrame(
-            {LEAF: np.repeat(leaves, shared), SID: self.sid_texts(np.repeat(leaves, shared)), ITEM_ID: items},
+            {LEAF: np.repeat(leaves, shared), SID: self.sids_of(np.repeat(leaves, shared)), ITEM_ID: items},
             schema_overrides={ITEM_ID: pl.String},
         )
 
@@ -182,13 +182,10 @@ class SidIndex:
 
     def _nodes(self, leaves: np.ndarray) -> list[np.ndarray]:
         """The nodes (S',) of each level on the way to `leaves` (S',)."""
-        found = [leaves]
+        nodes = [leaves]
         for level in range(self.levels - 1, 0, -1):
-            found.append(np.searchsorted(self.starts[level], found[-1], side="right") - 1)
-        return found[::-1]
-
-    def _codes_of(self, leaves: np.ndarray) -> list[np.ndarray]:
-        return [self.codes[level][nodes] for level, nodes in enumerate(self._nodes(leaves))]
+            nodes.append(np.searchsorted(self.starts[level], nodes[-1], side="right") - 1)
+        return nodes[::-1]
 
     def _children_of(self, node: int, level: int) -> tuple[int, int]:
         return int(self.starts[level][node]), int(self.starts[level][node + 1])
@@ -219,13 +216,6 @@ def levels_of(codes: pl.Series) -> list[np.ndarray]:
             fix="materialize sid_codebook again",
         )
     return [codes.list.get(level).to_numpy() for level in range(lengths[0])]
-
-
-def sid_texts(codes: Sequence[np.ndarray]) -> pl.Series:
-    """The SIDs of L arrays of codes, each (S,): `format_sid` for a whole catalogue."""
-    letters = format_sid([0] * len(codes)).replace("0", "{}")
-    frame = pl.DataFrame({f"code_{level}": column for level, column in enumerate(codes)})
-    return frame.select(pl.format(letters, *frame.columns).alias(SID))[SID]
 
 
 _TYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}

@@ -37,7 +37,7 @@ def train(vectors: np.ndarray, size: int, iterations: int, seed: int) -> np.ndar
     """
     vectors = sample(vectors, SAMPLE * size, seed)
     start = sample(vectors, max(_FIRST_SAMPLE * size, _FIRST_AT_LEAST), seed)
-    if len(distinct(start)) <= size:  # most often not, and then there is no need to look at all
+    if len(distinct(start)) <= size:  # rarely; else there is no need to look at all vectors
         start = vectors
         first = distinct(vectors)
         if len(first) <= size:
@@ -63,13 +63,13 @@ def train(vectors: np.ndarray, size: int, iterations: int, seed: int) -> np.ndar
 
 def nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """(N,) int64 number of the nearest centroid; the lowest of equals."""
-    found = np.zeros(len(vectors), dtype=np.int64)
+    owner = np.zeros(len(vectors), dtype=np.int64)
     lengths, doubled = (centroids**2).sum(axis=1), np.ascontiguousarray(-2 * centroids.T)
     for rows in blocks(len(vectors), _SEARCH_BLOCK):
         distances = vectors[rows] @ doubled
         distances += lengths
-        found[rows] = distances.argmin(axis=1)
-    return found
+        owner[rows] = distances.argmin(axis=1)
+    return owner
 
 
 def means(vectors: np.ndarray, owner: np.ndarray, fallback: np.ndarray) -> np.ndarray:
@@ -84,9 +84,9 @@ def means(vectors: np.ndarray, owner: np.ndarray, fallback: np.ndarray) -> np.nd
     order = np.argsort(owner, kind="stable")
     ends = np.concatenate([[0], np.cumsum(count)])
     members = sparse.csr_array((np.ones(len(owner), np.float32), order, ends), shape=(len(fallback), len(owner)))
-    found = (members @ vectors) / np.maximum(count, 1).astype(np.float32)[:, None]
-    found[count == 0] = fallback[count == 0]
-    return found
+    centroids = (members @ vectors) / np.maximum(count, 1).astype(np.float32)[:, None]
+    centroids[count == 0] = fallback[count == 0]
+    return centroids
 
 
 def sample(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -64,10 +64,10 @@ class Whitened:
 class Fused:
     """The unit text vector beside the unit co-occurrence vector: distances are weighted sums of both.
 
-    An item without co-occurrence, as every item is that came after the fit, gets the co-occurrence vector
-    to expect from its text (ridge regression on the items that have one). So its place depends on its
-    text alone, and it lies among items that people take together with its like; zeros would pull all such
-    items to the centroids with the least co-occurrence.
+    An item without co-occurrence, such as one that came after the fit, gets the co-occurrence vector
+    expected from its text (ridge regression on the items that have one). So its codes depend on its text alone, and it
+    lies among items that people buy with similar ones; zeros would pull all such items to the centroids with the least
+    co-occurrence.
 
     Args:
         items: (n,) ids of the items with co-occurrence.
@@ -89,8 +89,8 @@ class Fused:
         latent[:, width:] = latent[:, :width] @ self.expected
         if items is not None:
             row = {item: n for n, item in enumerate(self.items)}
-            found = np.array([row.get(item, -1) for item in items], dtype=np.int64)
-            latent[found >= 0, width:] = self.behaviour[found[found >= 0]]
+            known = np.array([row.get(item, -1) for item in items], dtype=np.int64)
+            latent[known >= 0, width:] = self.behaviour[known[known >= 0]]
         latent[:, :width] *= np.float32(np.sqrt(1 - self.weight))
         latent[:, width:] *= np.float32(np.sqrt(self.weight))
         return latent
@@ -135,11 +135,11 @@ class Mlp:
         return _forward(self.decoder, latent)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
+        tensors: dict[str, np.ndarray] = {}
         for side, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
             for n, (weight, bias) in enumerate(layers):
-                found |= {f"{side}.{n}.weight": weight, f"{side}.{n}.bias": bias}
-        return found
+                tensors |= {f"{side}.{n}.weight": weight, f"{side}.{n}.bias": bias}
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Mlp:
@@ -154,7 +154,7 @@ class Mlp:
 def restore(name: str, tensors: Mapping[str, np.ndarray]) -> Projection:
     """The projection called `name`, from its tensors."""
     kinds: dict[str, Callable[[Mapping[str, np.ndarray]], Projection]] = {
-        Whitened.name: lambda found: Whitened(**found),
+        Whitened.name: lambda tensors: Whitened(**tensors),
         Fused.name: Fused.from_tensors,
         Mlp.name: Mlp.from_tensors,
     }
@@ -168,12 +168,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _forward(layers: Sequence[tuple[np.ndarray, np.ndarray]], vectors: np.ndarray) -> np.ndarray:
-    found = np.empty((len(vectors), len(layers[-1][1])), dtype=np.float32)
+    output = np.empty((len(vectors), len(layers[-1][1])), dtype=np.float32)
     for start in range(0, len(vectors), _BLOCK):
         part = vectors[start : start + _BLOCK]
         for n, (weight, bias) in enumerate(layers):
             part = part @ weight.T + bias
             if n < len(layers) - 1:
                 np.maximum(part, 0, out=part)
-        found[start : start + _BLOCK] = part
-    return found
+        output[start : start + _BLOCK] = part
+    return output

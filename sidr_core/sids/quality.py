@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from sidr_core.metrics.lists import gini
+from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
 from sidr_core.sids.collisions import group_numbers
 from sidr_core.sids.kmeans import blocks
@@ -42,26 +44,19 @@ def perplexity(counts: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def gini(counts: np.ndarray) -> float:
-    """Gini coefficient: 0 where all counts are equal, (n - 1) / n where one has everything."""
-    ordered = np.sort(counts).astype(float)
-    n = len(ordered)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
-
-
 def usage(codes: np.ndarray, size: int) -> dict[str, float]:
     """Per level of codes (N, L): how many codes are in use, their perplexity, and Gini over all `size`."""
-    found: dict[str, float] = {}
+    used: dict[str, float] = {}
     for letter, column in zip(LETTERS, codes.T, strict=False):
         counts = np.bincount(column, minlength=size)
-        found[f"level_{letter}_codes"] = int((counts > 0).sum())
-        found[f"level_{letter}_perplexity"] = round(perplexity(counts), 2)
-        found[f"level_{letter}_gini"] = round(gini(counts), 4)
-    return found
+        used[f"level_{letter}_codes"] = int((counts > 0).sum())
+        used[f"level_{letter}_perplexity"] = round(perplexity(counts), 2)
+        used[f"level_{letter}_gini"] = round(float(gini(counts)), 4)
+    return used
 
 
 def collision_rate(codes: np.ndarray) -> float:
-    """(items - distinct SIDs) / items, as in METHOD.md 3.2."""
+    """(items - distinct SIDs) / items."""
     return (len(codes) - len(np.unique(group_numbers(codes)))) / len(codes)
 
 
@@ -130,12 +125,12 @@ def _pairs(groups: np.ndarray) -> int:
 def agreements(codes: np.ndarray, items: pl.DataFrame) -> dict[tuple[str, str], Agreement]:
     """(column, prefix letters) -> agreement, for category and brand and every prefix shorter than the SID."""
     depths = range(1, max(2, codes.shape[1]))
-    found = {
+    agreed = {
         (name, LETTERS[:depth]): agreement(group_numbers(codes[:, :depth]), items[name])
         for name in (CATEGORY, BRAND)
         for depth in depths
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in agreed.items() if value is not None}
 
 
 def shared_levels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -148,11 +143,11 @@ def nearest_items(vectors: np.ndarray, rows: np.ndarray, count: int) -> np.ndarr
     import faiss
 
     count = min(count, len(vectors) - 1)
-    found = faiss.knn(np.ascontiguousarray(vectors[rows]), vectors, count + 1)[1]
+    neighbours = faiss.knn(np.ascontiguousarray(vectors[rows]), vectors, count + 1)[1]
     # an item is not always its own first neighbour: others may have the same vector
-    keep = found != rows[:, None]
-    keep[keep.all(axis=1), -1] = False
-    return found[keep].reshape(len(rows), count)
+    others = neighbours != rows[:, None]
+    others[others.all(axis=1), -1] = False
+    return neighbours[others].reshape(len(rows), count)
 
 
 def nearest_shares(codes: np.ndarray, vectors: np.ndarray) -> dict[str, float]:
@@ -179,20 +174,20 @@ def collapse(codes: np.ndarray, size: int) -> list[str]:
     the codes of a collapsed codebook look even. A few codes per level, or a few prefixes, cannot be
     used evenly enough to judge, so the limits are wider there.
     """
-    found = []
+    faults = []
     for letter, column in zip(LETTERS, codes.T, strict=False):
         counts = np.bincount(column)
         even, least = perplexity(counts), max(1.5, LEAST_PERPLEXITY * min(size, len(codes)))
         share, most = counts.max() / len(codes), max(LARGEST_CODE, 1.5 / size)
         if even < least:
-            found.append(f"level {letter} has a perplexity of {even:.1f}, below {least:.1f}")
+            faults.append(f"level {letter} has a perplexity of {even:.1f}, below {least:.1f}")
         if share > most:
-            found.append(f"{share:.0%} of the items have code <{letter}_{counts.argmax()}>, above {most:.0%}")
+            faults.append(f"{share:.0%} of the items have code <{letter}_{counts.argmax()}>, above {most:.0%}")
     largest = int(prefix_counts(codes).max())
     prefixes = size ** (codes.shape[1] - 1)
     if codes.shape[1] > 1 and largest > max(2, len(codes) * max(LARGEST_PREFIX, 4 / prefixes)):
-        found.append(f"one prefix holds {largest} of {len(codes)} items")
-    return found
+        faults.append(f"one prefix holds {largest} of {len(codes)} items")
+    return faults
 
 
 # -- what a person looks at ---------------------------------------------------------------------
@@ -200,23 +195,22 @@ def collapse(codes: np.ndarray, size: int) -> list[str]:
 
 def level_table(codes: np.ndarray, size: int) -> str:
     """Markdown: use of each level."""
-    found = usage(codes, size)
-    lines = ["| level | codes in use | of | perplexity | Gini |", "| --- | ---: | ---: | ---: | ---: |"]
+    used, rows = usage(codes, size), []
     for letter in LETTERS[: codes.shape[1]]:
-        cells = (found[f"level_{letter}_{name}"] for name in ("codes", "perplexity", "gini"))
-        used, even, uneven = cells
-        lines.append(f"| {letter} | {used:.0f} | {size} | {even:.1f} | {uneven:.3f} |")
-    return "\n".join(lines)
+        count, even, uneven = (used[f"level_{letter}_{name}"] for name in ("codes", "perplexity", "gini"))
+        rows.append((letter, f"{count:.0f}", str(size), f"{even:.1f}", f"{uneven:.3f}"))
+    return markdown_table(("level", "codes in use", "of", "perplexity", "Gini"), rows)
 
 
-def agreement_table(found: dict[tuple[str, str], Agreement]) -> str:
+def agreement_table(agreed: dict[tuple[str, str], Agreement]) -> str:
     """Markdown: for each label and prefix, how often two items of one prefix share the label."""
-    if not found:
+    if not agreed:
         return "The catalogue has neither categories nor brands to compare with."
-    lines = ["| label | prefix | pairs | same label | by chance | lift |", "| --- | --- | ---: | ---: | ---: | ---: |"]
-    for (name, prefix), seen in found.items():
-        lines.append(f"| {name} | {prefix} | {seen.pairs:,} | {seen.same:.2%} | {seen.chance:.2%} | {seen.lift:.1f} |")
-    return "\n".join(lines)
+    rows = [
+        (name, prefix, f"{one.pairs:,}", f"{one.same:.2%}", f"{one.chance:.2%}", f"{one.lift:.1f}")
+        for (name, prefix), one in agreed.items()
+    ]
+    return markdown_table(("label", "prefix", "pairs", "same label", "by chance", "lift"), rows, "llr")
 
 
 def prefix_examples(codes: np.ndarray, items: pl.DataFrame) -> str:

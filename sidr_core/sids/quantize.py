@@ -4,15 +4,15 @@ A quantizer is a projection of the text vectors into a latent space (`projection
 fused with co-occurrence, the encoder of an RQ-VAE, or two of these in turn) and centroids per level in
 that space. Coding a vector is the same for all: the nearest centroid of the residual, level after level.
 
-Deviation from the paper: METHOD.md 3.1 trains an RQ-VAE; the default is faiss k-means on the residuals of
-the level before (METHOD.md 3.3), which needs seconds on a CPU and no tuning. The same input and seed give
-the same bytes.
+Deviation from the paper, which trains an RQ-VAE (docs/method.md, "Codebooks"): the default is faiss k-means on the
+residuals of the level before, which needs seconds on a CPU and no tuning. The same input and seed give the same bytes.
+A kind of quantizer is a module of `quantizers/`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -22,8 +22,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sidr_core.errors import InputError, ProfileError
-from sidr_core.sids import balanced, kmeans
+from sidr_core.sids import kmeans
 from sidr_core.sids.projection import Projection, restore
+from sidr_core.sids.quantizers import module_of
 from sidr_core.tables.tensors import read_tensors, unreadable
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ class Codebook:
         centroids: (L, K, d) float32.
         projections: from text vectors to latent ones, in turn; none where the text vectors are quantized.
         fitted: (N, L) codes of the vectors that it was fitted on, in their order; None after loading.
-            They are the greedy codes of :meth:`encode` except for `balanced_kmeans`, where they alone
-            have equal clusters.
+        forced: the fitted codes are other than the greedy ones of :meth:`encode`, such as those of equal clusters.
     """
 
     centroids: np.ndarray
     projections: tuple[Projection, ...] = ()
     fitted: np.ndarray | None = None
+    forced: bool = False
 
     @property
     def levels(self) -> int:
@@ -87,10 +88,10 @@ class Codebook:
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """The text vectors (N, D) that codes (N, l) stand for: comparable between quantizers."""
-        found = self.decode(codes)
+        vectors = self.decode(codes)
         for projection in reversed(self.projections):
-            found = projection.lift(found)
-        return found
+            vectors = projection.lift(vectors)
+        return vectors
 
     def save(self, path: Path) -> None:
         """Write the centroids and the projections; equal codebooks give equal bytes."""
@@ -134,7 +135,7 @@ def fit(
         vectors: (N, D).
         histories: the train samples (`history_item_ids`, `target_item_id`), for `vectors: fused`.
         item_ids: of the vectors, in their order, for `vectors: fused`.
-        progress: told of long steps.
+        progress: counts levels or epochs.
 
     Returns:
         The codebook, with `fitted` codes. The latent vectors are `book.project(vectors, item_ids)`.
@@ -147,25 +148,19 @@ def fit(
     size = codes_per_level(vectors, config)
     projections = _projections(vectors, config, histories, item_ids)
     latent = _project(projections, vectors, item_ids)
-    if config.kind == "balanced_kmeans":
-        centroids, codes = _balanced(latent, size, config, progress)
-        return Codebook(centroids, projections, codes)
-    if config.kind == "rqvae":
-        from sidr_core.sids import rqvae  # torch takes seconds to import
-
-        encoder, centroids = rqvae.fit(latent, size, config, progress)
-        book = Codebook(centroids, (*projections, encoder))
-        latent = encoder.project(latent)
-    else:
-        book = Codebook(_residual_kmeans(latent, size, config, progress), projections)
-    return replace(book, fitted=book.encode(latent))
+    quantized = module_of(config.kind).fit(latent, size, config, progress)
+    if quantized.encoder is not None:
+        projections, latent = (*projections, quantized.encoder), quantized.encoder.project(latent)
+    book = Codebook(quantized.centroids, projections)
+    forced = quantized.codes is not None
+    return replace(book, fitted=quantized.codes if forced else book.encode(latent), forced=forced)
 
 
 def codes_per_level(vectors: np.ndarray, config: Quantizer) -> int:
     """`config.size`, or less for a small catalogue, but always enough SIDs for N items.
 
-    At most half as many codes as distinct vectors: with more, the first level alone would tell the
-    items apart and leave nothing for the others.
+    At most half as many codes as distinct vectors: with more, the first level alone would separate the items and leave
+    nothing for the others.
     """
     enough = ceil(round(len(vectors) ** (1 / config.levels), 9))
     return min(config.size, max(2, len(kmeans.distinct(vectors)) // 2, enough))
@@ -175,7 +170,7 @@ def _check(vectors: np.ndarray, config: Quantizer) -> None:
     if config.kind == "published":
         raise ProfileError(
             "sid_codebook: a published index has no quantizer to fit",
-            expected="residual_kmeans, balanced_kmeans or rqvae",
+            expected="a quantizer that is fitted to vectors, such as residual_kmeans",
             found="quantizer.kind: published",
             fix="take the SIDs of the source, or choose another kind",
         )
@@ -187,7 +182,8 @@ def _check(vectors: np.ndarray, config: Quantizer) -> None:
             fix="look at `interactions`: its filters may have left no item",
         )
     # a sum is finite only if all are, and needs no mask as large as the vectors
-    wrong = sum(int((~np.isfinite(vectors[rows].sum(axis=1, dtype=np.float64))).sum()) for rows in _rows(vectors))
+    sums = (vectors[rows].sum(axis=1, dtype=np.float64) for rows in kmeans.blocks(len(vectors)))
+    wrong = sum(int((~np.isfinite(block)).sum()) for block in sums)
     if wrong:
         raise InputError(
             "sid_codebook: vectors are not finite",
@@ -195,10 +191,6 @@ def _check(vectors: np.ndarray, config: Quantizer) -> None:
             found=f"{wrong:,} of {len(vectors):,} vectors with NaN or infinity",
             fix="materialize `item_embeddings` again, with another `encoder.dtype` if it is half precision",
         )
-
-
-def _rows(vectors: np.ndarray) -> Iterator[slice]:
-    return kmeans.blocks(len(vectors))
 
 
 def _projections(
@@ -221,37 +213,3 @@ def _project(projections: Sequence[Projection], vectors: np.ndarray, items: Sequ
     for projection in projections:
         vectors = projection.project(vectors, items)
     return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def _residual_kmeans(latent: np.ndarray, size: int, config: Quantizer, progress: Progress | None) -> np.ndarray:
-    """(L, K, d) centroids, learnt from one sample of latent (N, d)."""
-    residual = np.array(kmeans.sample(latent, kmeans.SAMPLE * size, config.seed), order="C")
-    levels: list[np.ndarray] = []
-    for level in range(config.levels):
-        if levels:
-            residual -= levels[-1][kmeans.nearest(residual, levels[-1])]
-        levels.append(kmeans.train(residual, size, config.iterations, config.seed + level))
-        _tell(progress, level, config)
-    return np.stack(levels)
-
-
-def _balanced(
-    latent: np.ndarray, size: int, config: Quantizer, progress: Progress | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(L, K, d) centroids and the (N, L) codes with equal clusters on every level."""
-    residual = np.array(latent, dtype=np.float32, order="C")
-    codes = np.zeros((len(latent), config.levels), dtype=np.int64)
-    levels = []
-    for level in range(config.levels):
-        start = kmeans.train(residual, size, config.iterations, config.seed + level)
-        centroids, codes[:, level] = balanced.kmeans(residual, start, config.iterations)
-        levels.append(centroids)
-        for rows in _rows(residual):
-            residual[rows] -= centroids[codes[rows, level]]
-        _tell(progress, level, config)
-    return np.stack(levels), codes
-
-
-def _tell(progress: Progress | None, level: int, config: Quantizer) -> None:
-    if progress is not None:
-        progress.tick(level + 1, config.levels, "levels")

@@ -1,8 +1,8 @@
 """The text form of a SID: `<a_3><b_17><c_200>`.
 
-One token per level, levels lettered a, b, c, …, codes 0-based as in the published indices (METHOD.md
-3.5). Only codes in use become vocabulary entries. Parsing is strict: a swapped or missing level, a
-blank or a leading zero is an error, unlike the permissive patterns of the base code.
+One token per level, levels lettered a, b, c, …, codes 0-based as in the published indices (docs/method.md,
+"Codebooks"). Only codes in use become vocabulary entries. Parsing is strict: a swapped or missing level, a blank or a
+leading zero is an error, unlike the permissive patterns of the base code.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import polars as pl
+import numpy as np
+import polars as pl
+
+from sidr_core.tables.columns import CODES, SID
 
 _LETTERS = string.ascii_lowercase
 _CODE = r"(?:0|[1-9]\d*)"
@@ -40,7 +41,12 @@ def sid_tokens(codes: Sequence[int]) -> list[str]:
     """
     if not 0 < len(codes) <= len(_LETTERS) or min(codes) < 0:
         raise ValueError(f"a SID has 1 to {len(_LETTERS)} codes of at least 0, not {list(codes)}")
-    return [f"<{letter}_{int(code)}>" for letter, code in zip(_LETTERS, codes, strict=False)]
+    return [sid_token(level, code) for level, code in enumerate(codes)]
+
+
+def sid_token(level: int, code: int) -> str:
+    """The token of a code at a level (0-based): `(1, 17)` -> `<b_17>`."""
+    return f"<{_LETTERS[level]}_{int(code)}>"
 
 
 def format_sid(codes: Sequence[int]) -> str:
@@ -61,5 +67,12 @@ def parse_sid(text: str) -> list[int]:
 
 def used_tokens(codebook: pl.DataFrame) -> list[str]:
     """The distinct tokens of a codebook table (column `codes`), by level, then by number."""
-    pairs = {(level, code) for codes in codebook["codes"] for level, code in enumerate(codes)}
-    return [f"<{_LETTERS[level]}_{code}>" for level, code in sorted(pairs)]
+    pairs = {(level, code) for codes in codebook[CODES] for level, code in enumerate(codes)}
+    return [sid_token(level, code) for level, code in sorted(pairs)]
+
+
+def sid_texts(levels: Sequence[np.ndarray]) -> pl.Series:
+    """The SIDs of a whole catalogue as text, by :func:`format_sid`, from L arrays of codes (S,)."""
+    pattern = format_sid([0] * len(levels)).replace("0", "{}")
+    frame = pl.DataFrame({f"code_{level}": codes for level, codes in enumerate(levels)})
+    return frame.select(pl.format(pattern, *frame.columns).alias(SID))[SID]

@@ -1,4 +1,4 @@
-"""SIDs that last from one snapshot to the next, and when they are given up.
+"""Warm start: SIDs that stay the same from one snapshot to the next, and when they are given up.
 
 The paper indexes one catalogue once. Here a catalogue changes every month, and every checkpoint,
 corpus and list that was made with a SID goes on meaning it. So, until a refit:
@@ -75,7 +75,7 @@ class Fit:
         unseen at the fit, and of the moved items those are left out that would have been moved then.
         """
         mean = self.placed_error / self.placed if self.placed else self.error
-        # an error of nothing at the fit would make the least error of a new item an infinite one
+        # after a fit without error, the smallest error of a new item would count as infinitely worse
         least = 1e-9
         share = self.moved / self.placed if self.placed else self.taken
         return {
@@ -86,26 +86,26 @@ class Fit:
 
     def aged(self, items: int, limits: Refit) -> str | None:
         """Why the codebook should be fitted anew; None while it need not."""
-        found = self.ratios(items)
-        if found["growth"] > limits.growth:
-            return f"the catalogue is {found['growth']:.2f} times what it was at the fit, above {limits.growth:g}"
+        ratios = self.ratios(items)
+        if ratios["growth"] > limits.growth:
+            return f"the catalogue is {ratios['growth']:.2f} times what it was at the fit, above {limits.growth:g}"
         if self.placed < limits.least_new:
             return None
-        if found["error_ratio"] > limits.error_ratio:
+        if ratios["error_ratio"] > limits.error_ratio:
             return (
-                f"items placed since the fit have {found['error_ratio']:.2f} times the error expected then, "
+                f"items placed since the fit have {ratios['error_ratio']:.2f} times the error expected then, "
                 f"above {limits.error_ratio:g}"
             )
-        if found["moved_share"] > limits.moved_share:
+        if ratios["moved_share"] > limits.moved_share:
             return (
                 f"{self.moved} of {self.placed} items placed since the fit found their SID taken, which is "
-                f"{found['moved_share']:.0%} of those that would not have then, above {limits.moved_share:.0%}"
+                f"{ratios['moved_share']:.0%} of those that would not have then, above {limits.moved_share:.0%}"
             )
         return None
 
 
 @dataclass(frozen=True)
-class Known:
+class Previous:
     """The output of the snapshot before. `retired` and `fit` are empty for a published index."""
 
     snapshot: str
@@ -116,7 +116,7 @@ class Known:
     folder: StageInput
 
 
-def load(folder: StageInput | None) -> Known | None:
+def load(folder: StageInput | None) -> Previous | None:
     """What the snapshot before left."""
     if folder is None:
         return None
@@ -124,7 +124,7 @@ def load(folder: StageInput | None) -> Known | None:
     fit = Fit(**about["fit"]) if about["fit"] else None
     table = tables.read(folder.path(TABLE))
     retired = tables.read(folder.path(RETIRED)) if fit else no_retired()
-    return Known(about["snapshot"], table, retired, about["quantizer"], fit, folder)
+    return Previous(about["snapshot"], table, retired, about["quantizer"], fit, folder)
 
 
 def summary(snapshot: str, quantizer: Quantizer, fit: Fit | None, metrics: Mapping[str, Any]) -> str:
@@ -149,13 +149,13 @@ def no_retired() -> pl.DataFrame:
     return pl.DataFrame(schema={ITEM_ID: text, SID: text, CODES: pl.List(pl.Int32), TEXT_DIGEST: text, LAST: text})
 
 
-def compare(items: pl.DataFrame, known: Known) -> pl.DataFrame:
+def compare(items: pl.DataFrame, previous: Previous) -> pl.DataFrame:
     """The catalogue's items (`item_id`, `text_digest`), in their order, with `state` and the `codes` they had.
 
     `codes` are null for new items, and those of the older text for changed ones.
     """
-    old = known.table.select(ITEM_ID, old_digest=TEXT_DIGEST, old_codes=CODES)
-    retired = known.retired.select(ITEM_ID, TEXT_DIGEST, retired_codes=CODES)
+    old = previous.table.select(ITEM_ID, old_digest=TEXT_DIGEST, old_codes=CODES)
+    retired = previous.retired.select(ITEM_ID, TEXT_DIGEST, retired_codes=CODES)
     both = (
         items.select(ITEM_ID, TEXT_DIGEST)
         .join(old, on=ITEM_ID, how="left", maintain_order="left")
@@ -195,8 +195,8 @@ class Placed:
 def place(
     book: Codebook,
     vectors: np.ndarray,
-    found: pl.DataFrame,
-    known: Known,
+    compared: pl.DataFrame,
+    previous: Previous,
     policy: Policy,
     item_ids: Sequence[str] | None = None,
 ) -> Placed | None:
@@ -204,33 +204,35 @@ def place(
 
     Args:
         vectors: (N, D) text vectors.
-        found: what :func:`compare` gave.
+        compared: what :func:`compare` gave.
         policy: `reassign`, `suffix` or `share`.
         item_ids: of the N items, where the projection needs them.
 
     Returns:
         None if the SIDs that are free do not suffice.
     """
-    fresh = np.isin(found[STATE].to_numpy(), (NEW, CHANGED))
+    fresh = np.isin(compared[STATE].to_numpy(), (NEW, CHANGED))
     rows = np.flatnonzero(fresh)
     latent = book.project(vectors[rows], None if item_ids is None else [item_ids[n] for n in rows.tolist()])
-    given = np.unique(np.concatenate([codes_array(known.table), codes_array(known.retired, known.table)]), axis=0)
-    codes = np.zeros((len(found), given.shape[1]), dtype=np.int64)
-    had = found[CODES].is_not_null()
-    codes[had.to_numpy()] = codes_array(found.filter(had), known.table)
+    given = np.unique(
+        np.concatenate([codes_array(previous.table), codes_array(previous.retired, previous.table)]), axis=0
+    )
+    codes = np.zeros((len(compared), given.shape[1]), dtype=np.int64)
+    had = compared[CODES].is_not_null()
+    codes[had.to_numpy()] = codes_array(compared.filter(had), previous.table)
     nearest = codes[:, : book.levels].copy()
     nearest[rows] = book.encode(latent)
-    fixed = ~fresh | ((found[STATE] == CHANGED).to_numpy() & _may_stay(codes, nearest, given, policy))
+    fixed = ~fresh | ((compared[STATE] == CHANGED).to_numpy() & _may_stay(codes, nearest, given, policy))
     codes[~fixed, : book.levels] = nearest[~fixed]
     reserved = given[~among(given, codes[fixed])] if policy != "share" else given[:0]
     if policy == "reassign" and len(codes) + len(reserved) > book.size**book.levels:
         return None
-    everything = np.concatenate([codes, reserved])
+    with_reserved = np.concatenate([codes, reserved])
     held = np.concatenate([fixed, np.ones(len(reserved), dtype=bool)])
-    # rows that keep their codes need no vectors: these zeros are never touched and take no memory
-    sparse = np.zeros((len(everything), latent.shape[1]), dtype=np.float32)
+    # rows that keep their codes need no vectors: their pages of zeros are never touched, so they take no memory
+    sparse = np.zeros((len(with_reserved), latent.shape[1]), dtype=np.float32)
     sparse[rows] = latent
-    codes = resolve(book, sparse, everything, held, policy)[: len(codes)]
+    codes = resolve(book, sparse, with_reserved, held, policy)[: len(codes)]
     moved = int((codes[rows, : book.levels] != nearest[rows]).any(axis=1).sum())
     return Placed(codes, nearest, fresh, moved)
 
@@ -260,20 +262,20 @@ def codes_array(table: pl.DataFrame, like: pl.DataFrame | None = None) -> np.nda
     return table[CODES].list.to_array(levels).to_numpy().reshape(-1, levels).astype(np.int64)
 
 
-def retire(known: Known, table: pl.DataFrame) -> pl.DataFrame:
-    """`retired.parquet` beside the new `table`: each (item, text) that had a SID since the fit and is no more."""
-    last = known.table.with_columns(pl.lit(known.snapshot).alias(LAST))
-    everything = pl.concat([known.retired, last.select(known.retired.columns)])
-    return everything.join(table, on=[ITEM_ID, TEXT_DIGEST], how="anti").sort(ITEM_ID, TEXT_DIGEST)
+def retire(previous: Previous, table: pl.DataFrame) -> pl.DataFrame:
+    """`retired.parquet` beside the new `table`: each (item, text) that had a SID since the fit and has left."""
+    last = previous.table.with_columns(pl.lit(previous.snapshot).alias(LAST))
+    given = pl.concat([previous.retired, last.select(previous.retired.columns)])
+    return given.join(table, on=[ITEM_ID, TEXT_DIGEST], how="anti").sort(ITEM_ID, TEXT_DIGEST)
 
 
-def churn(found: pl.DataFrame, codes: np.ndarray, known: Known) -> dict[str, int]:
+def churn(compared: pl.DataFrame, codes: np.ndarray, previous: Previous) -> dict[str, int]:
     """Counts of what changed since the snapshot before, for codes (N, L) of the items of :func:`compare`."""
-    count = dict(found[STATE].value_counts().iter_rows())
-    unchanged = found[STATE] == UNCHANGED
-    old, new = codes_array(found.filter(unchanged), known.table), codes[unchanged.to_numpy()]
+    count = dict(compared[STATE].value_counts().iter_rows())
+    unchanged = compared[STATE] == UNCHANGED
+    old, new = codes_array(compared.filter(unchanged), previous.table), codes[unchanged.to_numpy()]
     kept = (old == new).all(axis=1).sum() if old.shape[1] == new.shape[1] else 0
-    gone = known.table.join(found, on=ITEM_ID, how="anti").height
+    gone = previous.table.join(compared, on=ITEM_ID, how="anti").height
     return {
         "unchanged_items": len(old),
         "churned_items": len(old) - int(kept),

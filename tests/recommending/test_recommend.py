@@ -8,8 +8,9 @@ import pytest
 
 from builders import small_world
 from builders.small_world import MODELS, SNAPSHOT
+from sidr_core.decoding.lists import counted, rankings_of
 from sidr_core.errors import InputError
-from sidr_core.recommending import lists, recommend
+from sidr_core.recommending import recommend
 from sidr_core.recommending.rows import chosen_rows, history_sids
 from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
@@ -66,7 +67,7 @@ def test_places_list_all_items_of_a_shared_sid():
     book = pl.DataFrame({"item_id": ["x", "y", "z"], "codes": [[0, 0], [0, 1], [0, 1]]})
     index = SidIndex.build(book, lambda token: 7)
     beams = Beams(np.array([[1, 0], [0, 1]]), np.array([[-0.5, -1.0], [-2.0, -3.0]], dtype=np.float32))
-    assert lists.rankings_of(beams, index, ["r2", "r1"]).rows() == [
+    assert rankings_of(beams, index, ["r2", "r1"]).rows() == [
         ("r2", 1, "y", "<a_0><b_1>", -0.5),
         ("r2", 2, "z", "<a_0><b_1>", -0.5),
         ("r2", 3, "x", "<a_0><b_0>", -1.0),
@@ -81,10 +82,10 @@ def test_a_counters_list_ends_where_its_sids_are_full():
         {"row_id": ["r"] * 5, "rank": [1, 2, 3, 4, 5], "item_id": list("ABCDE"), "score": [5.0, 4, 3, 2, 1]}
     )
     book = pl.DataFrame({"item_id": list("ABCE"), "sid": ["s1", "s2", "s1", "s3"]})
-    assert lists.counted(ranked, book, 2).rankings.select("rank", "item_id").rows() == [(1, "A"), (2, "B"), (3, "C")]
+    assert counted(ranked, book, 2).rankings.select("rank", "item_id").rows() == [(1, "A"), (2, "B"), (3, "C")]
     # D has no SID and is left out; the ranks close up
-    assert lists.counted(ranked, book, 3).rankings["item_id"].to_list() == ["A", "B", "C", "E"]
-    assert lists.counted(ranked, book, 3).rankings["rank"].to_list() == [1, 2, 3, 4]
+    assert counted(ranked, book, 3).rankings["item_id"].to_list() == ["A", "B", "C", "E"]
+    assert counted(ranked, book, 3).rankings["rank"].to_list() == [1, 2, 3, 4]
 
 
 def test_the_table_holds_every_model_and_row(world):

@@ -12,10 +12,11 @@ from scipy.optimize import linear_sum_assignment
 
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.settings import Quantizer
-from sidr_core.sids import balanced, cooccurrence, kmeans
+from sidr_core.sids import cooccurrence, kmeans
 from sidr_core.sids.collisions import add_suffix, group_numbers, reassign, resolve
 from sidr_core.sids.projection import unit
 from sidr_core.sids.quantize import Codebook, codes_per_level, fit
+from sidr_core.sids.quantizers import balanced_kmeans
 
 N, D = 240, 12
 IDS = [f"i{n:03d}" for n in range(N)]
@@ -237,7 +238,7 @@ def optimum(cost: np.ndarray, sizes: np.ndarray) -> float:
 def test_balanced_assignment_is_optimal(n, k, seed, grid, warm):
     rng = np.random.default_rng(seed)
     cost = rng.normal(size=(n, k)) if not grid else rng.integers(0, grid + 1, size=(n, k)).astype(float)  # many ties
-    owner, prices = balanced.assign(cost, rng.normal(size=k) if warm else None)
+    owner, prices = balanced_kmeans.assign(cost, rng.normal(size=k) if warm else None)
     sizes = np.bincount(owner, minlength=k)
     assert sizes.max() - sizes.min() <= 1
     mine = cost[np.arange(n), owner]
@@ -248,7 +249,7 @@ def test_balanced_assignment_is_optimal(n, k, seed, grid, warm):
 def test_balanced_assignment_of_a_real_size_is_optimal():
     vectors = blobs(1500, 16)
     cost = ((vectors[:, None] - vectors[None, :24]) ** 2).sum(axis=2)  # float32, as in training
-    owner, _ = balanced.assign(cost)
+    owner, _ = balanced_kmeans.assign(cost)
     sizes = np.bincount(owner)
     assert sorted(set(sizes)) == [62, 63]
     mine = float(cost[np.arange(1500), owner].sum(dtype=np.float64))
@@ -268,7 +269,7 @@ def test_clusters_are_equal_on_every_level(n, size, levels, copies):
 
 def test_balanced_centroids_are_the_means_of_their_clusters():
     vectors = blobs(101)
-    centroids, owner = balanced.kmeans(vectors, vectors[:7].copy(), 20)
+    centroids, owner = balanced_kmeans.cluster(vectors, vectors[:7].copy(), 20)
     for cluster in range(7):
         assert np.allclose(centroids[cluster], vectors[owner == cluster].mean(axis=0), atol=1e-5)
 
@@ -277,7 +278,7 @@ def test_balanced_iterations_go_on_while_they_help():
     vectors = blobs(400, seed=3)
 
     def error(iterations: int) -> float:
-        centroids, owner = balanced.kmeans(vectors, vectors[:9].copy(), iterations)
+        centroids, owner = balanced_kmeans.cluster(vectors, vectors[:9].copy(), iterations)
         return float(((vectors - centroids[owner]) ** 2).sum())
 
     errors = [error(iterations) for iterations in (1, 2, 50)]
@@ -395,7 +396,7 @@ def test_the_expected_company_is_that_of_the_text():
 
 
 def test_layers_of_the_rqvae():
-    from sidr_core.sids import rqvae
+    from sidr_core.sids.quantizers import rqvae
 
     assert rqvae.widths(2560, 32) == [2560, 2048, 1024, 512, 256, 128, 64, 32]
     assert rqvae.widths(384, 32) == [384, 256, 128, 64, 32]
@@ -407,7 +408,7 @@ def test_layers_of_the_rqvae():
 def test_loss_of_the_rqvae_by_hand():
     import torch
 
-    from sidr_core.sids import rqvae
+    from sidr_core.sids.quantizers import rqvae
 
     model = rqvae._Model(1, 2, Quantizer(levels=2, code_size=1), torch.Generator())
     with torch.no_grad():

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from builders.stage import Folder, StageInputs, stage_config
 from sidr_core.errors import InputError, ProfileError
+from sidr_core.metrics.lists import gini
 from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Quantizer
 from sidr_core.settings.data import Refit
-from sidr_core.sids import codebook, quality
-from sidr_core.sids import warm_start as lasting
+from sidr_core.sids import codebook, quality, warm_start
 from sidr_core.sids.quantize import Codebook, fit
-from sidr_core.sids.tokens import SID_PATTERN, SID_TOKEN, format_sid, parse_sid, sid_tokens, used_tokens
+from sidr_core.sids.tokens import SID_PATTERN, SID_TOKEN, format_sid, parse_sid, sid_texts, sid_tokens, used_tokens
 from sidr_core.tables import files as tables
 from sidr_core.tables.contracts import Embeddings, Items, Samples
 from sidr_core.tables.vectors import vector_series
@@ -83,7 +83,7 @@ def test_usage_by_hand():
     assert (found["level_a_codes"], found["level_b_codes"]) == (2, 4)
     assert (found["level_a_perplexity"], found["level_b_perplexity"]) == (2.0, 4.0)
     assert (found["level_a_gini"], found["level_b_gini"]) == (0.5, 0.0)
-    assert quality.gini(np.array([0, 0, 0, 7])) == 0.75
+    assert gini(np.array([0, 0, 0, 7])) == 0.75
     uneven = quality.usage(np.array([[0], [0], [0], [1]]), size=2)["level_a_perplexity"]
     assert uneven == round(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), 2)
 
@@ -169,7 +169,7 @@ def test_few_codes_out_of_many_are_a_collapse():
     assert quality.collapse(codes, 256) == ["level a has a perplexity of 10.0, below 12.8"]
 
 
-# -- lasting ids --------------------------------------------------------------------------------
+# -- warm start ---------------------------------------------------------------------------------
 
 LINE = Codebook(np.array([[[0.0], [100.0]], [[0.0], [1.0]]], dtype=np.float32))
 
@@ -184,15 +184,15 @@ def known(rows: list[tuple[str, str, list[int]]], retired: list[tuple[str, str, 
         table = table.cast({"item_id": pl.String, "sid": pl.String, "text_digest": pl.String})
         return table.with_columns(pl.lit("2020-01").alias("last_snapshot")) if last else table
 
-    return lasting.Known("2020-02", frame(rows, False), frame(retired or [], True), {}, None, None)  # type: ignore[arg-type]
+    return warm_start.Previous("2020-02", frame(rows, False), frame(retired or [], True), {}, None, None)  # type: ignore[arg-type]
 
 
-def place(old: lasting.Known, items: dict[str, tuple[str, float]], policy: str = "reassign") -> Any:
+def place(old: warm_start.Previous, items: dict[str, tuple[str, float]], policy: str = "reassign") -> Any:
     """Codes and state by item, and how many moved, after items (digest, place on the line) were placed."""
     frame = pl.DataFrame({"item_id": list(items), "text_digest": [digest for digest, _ in items.values()]})
-    found = lasting.compare(frame, old)
+    found = warm_start.compare(frame, old)
     vectors = np.array([[x] for _, x in items.values()], dtype=np.float32)
-    placed = lasting.place(LINE, vectors, found, old, policy)  # type: ignore[arg-type]
+    placed = warm_start.place(LINE, vectors, found, old, policy)  # type: ignore[arg-type]
     states = dict(zip(items, found["state"], strict=True))
     return placed and (dict(zip(items, placed.codes.tolist(), strict=True)), states, placed.moved)
 
@@ -201,10 +201,10 @@ def test_what_became_of_each_item():
     old = known([("a", "1", [0, 0]), ("b", "1", [0, 1]), ("z", "1", [1, 1])], [("c", "1", [1, 0]), ("b", "0", [0, 2])])
     items = {"a": ("1", 0.0), "b": ("2", 0.0), "c": ("1", 0.0), "d": ("1", 0.0)}
     frame = pl.DataFrame({"item_id": list(items), "text_digest": [digest for digest, _ in items.values()]})
-    found = lasting.compare(frame, old)
+    found = warm_start.compare(frame, old)
     assert found["state"].to_list() == ["unchanged", "changed", "returned", "new"]
     assert found["codes"].to_list() == [[0, 0], [0, 1], [1, 0], None]
-    counts = lasting.churn(found, np.array([[0, 1], [0, 1], [1, 0], [1, 1]]), old)
+    counts = warm_start.churn(found, np.array([[0, 1], [0, 1], [1, 0], [1, 1]]), old)
     assert counts == {
         "unchanged_items": 1,
         "churned_items": 1,
@@ -213,7 +213,7 @@ def test_what_became_of_each_item():
         "returned_items": 1,
         "gone_items": 1,
     }
-    reverted = lasting.compare(pl.DataFrame({"item_id": ["b"], "text_digest": ["0"]}), old)
+    reverted = warm_start.compare(pl.DataFrame({"item_id": ["b"], "text_digest": ["0"]}), old)
     assert reverted.rows() == [("b", "0", "returned", [0, 2])]
 
 
@@ -265,7 +265,7 @@ def test_suffixes_of_retired_items_stay_retired():
 def test_retired_rows_are_those_whose_item_or_text_is_gone():
     old = known([("a", "1", [0, 0]), ("b", "1", [0, 1]), ("c", "1", [1, 0])], [("d", "1", [1, 1]), ("e", "1", [0, 2])])
     now = pl.DataFrame({"item_id": ["a", "b", "d"], "text_digest": ["1", "2", "1"]})
-    assert lasting.retire(old, now).select("item_id", "sid", "last_snapshot").rows() == [
+    assert warm_start.retire(old, now).select("item_id", "sid", "last_snapshot").rows() == [
         ("b", "<a_0><b_1>", "2020-02"),
         ("c", "<a_1><b_0>", "2020-02"),
         ("e", "<a_0><b_2>", "2020-01"),
@@ -273,10 +273,10 @@ def test_retired_rows_are_those_whose_item_or_text_is_gone():
 
 
 def test_ageing_by_hand():
-    record = lasting.Fit("2020-01", items=100, error=0.5)
-    crowded = lasting.Fit("2020-01", 100, 0.5, taken=0.5).with_placed(np.ones(4), 3)
+    record = warm_start.Fit("2020-01", items=100, error=0.5)
+    crowded = warm_start.Fit("2020-01", 100, 0.5, taken=0.5).with_placed(np.ones(4), 3)
     assert crowded.ratios(100)["moved_share"] == 0.5  # of the half that was free at the fit, one half was taken
-    assert lasting.Fit("2020-01", 100, 0.5, taken=1.0).with_placed(np.ones(4), 4).ratios(100)["moved_share"] == 0
+    assert warm_start.Fit("2020-01", 100, 0.5, taken=1.0).with_placed(np.ones(4), 4).ratios(100)["moved_share"] == 0
     assert record.ratios(100) == {"error_ratio": 1.0, "moved_share": 0.0, "growth": 1.0}
     older = record.with_placed(np.array([0.5, 1.5]), 1).with_placed(np.array([1.0, 1.0]), 0)
     assert older.ratios(104) == {"error_ratio": 2.0, "moved_share": 0.25, "growth": 1.04}
@@ -287,7 +287,7 @@ def test_ageing_by_hand():
         older.aged(104, Refit(error_ratio=9, moved_share=0.2, least_new=4))
     )
     assert "1.04 times what it was" in str(older.aged(104, Refit(growth=1.03, least_new=1000)))
-    exact = lasting.Fit("2020-01", items=10, error=0.0).with_placed(np.zeros(2), 0)
+    exact = warm_start.Fit("2020-01", items=10, error=0.0).with_placed(np.zeros(2), 0)
     assert exact.ratios(12)["error_ratio"] == 1.0
 
 
@@ -390,7 +390,7 @@ def test_vectors_in_another_order_than_the_items(tmp_path):
 
 def test_sid_texts_are_those_of_each_row():
     codes = np.array([[0, 17, 255], [3, 0, 10]])
-    assert codebook.sid_texts(codes).to_list() == [format_sid(row) for row in codes.tolist()]
+    assert sid_texts(codes.T).to_list() == [format_sid(row) for row in codes.tolist()]
 
 
 def test_what_is_expected_is_what_unseen_items_meet():
@@ -670,7 +670,7 @@ def test_nearest_examples_say_how_many_levels_they_share(tmp_path):
 
 
 def test_published_office_index(real_data):
-    """The numbers of METHOD.md 3.4 for the published Office index, which is no collapse."""
+    """The numbers of docs/method.md, "Codebooks", for the published Office index, which is no collapse."""
     import gzip
 
     path = next((real_data / "minionerec" / "info").glob("Office_Products*.txt.gz"))

@@ -1,4 +1,4 @@
-"""RQ-VAE (METHOD.md 3.1): an autoencoder whose code is quantized level by level while it is trained.
+"""RQ-VAE (docs/method.md, "Codebooks"): an autoencoder whose code is quantized level by level while it is trained.
 
 As in the paper: layers of 2048, 1024, …, 64 units and ReLU between them, Xavier-normal weights, zero
 biases; nearest code of the residual, straight-through gradient; loss = MSE(x, x̂) + the mean over levels
@@ -31,6 +31,7 @@ from torch.nn import functional
 from sidr_core.errors import ProfileError
 from sidr_core.sids import kmeans
 from sidr_core.sids.projection import Mlp
+from sidr_core.sids.quantizers import Quantized
 
 if TYPE_CHECKING:
     from sidr_core.pipeline.stage import Progress
@@ -50,7 +51,7 @@ def widths(dimension: int, code_size: int) -> list[int]:
     return [dimension, *(width for width in WIDTHS if code_size < width < dimension), code_size]
 
 
-def fit(vectors: np.ndarray, size: int, config: Quantizer, progress: Progress | None = None) -> tuple[Mlp, np.ndarray]:
+def fit(vectors: np.ndarray, size: int, config: Quantizer, progress: Progress | None = None) -> Quantized:
     """Train on vectors (N, D) float32.
 
     Args:
@@ -58,7 +59,7 @@ def fit(vectors: np.ndarray, size: int, config: Quantizer, progress: Progress | 
         progress: told of the epochs.
 
     Returns:
-        The encoder with its decoder, and the codes (L, size, code_size).
+        The centroids (L, size, code_size) and the encoder with its decoder.
 
     Raises:
         ProfileError: the loss is no longer finite.
@@ -88,7 +89,7 @@ def fit(vectors: np.ndarray, size: int, config: Quantizer, progress: Progress | 
             progress.tick(epoch, config.epochs, "epochs of the RQ-VAE", f"loss {loss:.5f}")
         order = _order(len(data), generator)
     model.load_state_dict(best)
-    return model.export()
+    return Quantized(model.codes.detach().numpy().copy(), Mlp(_weights(model.encoder), _weights(model.decoder)))
 
 
 def _order(rows: int, generator: torch.Generator) -> torch.Tensor:
@@ -152,22 +153,21 @@ class _Model(nn.Module):
     @torch.no_grad()
     def collisions(self, vectors: torch.Tensor) -> int:
         """Items less distinct SIDs, over vectors (N, D)."""
-        found = []
+        codes = []
         for batch in vectors.split(_BATCH):
             residual = self.encoder(batch)
-            numbers = []
-            for codes in self.codes:
-                numbers.append(_nearest(residual, codes))
-                residual = residual - codes[numbers[-1]]
-            found.append(torch.stack(numbers, dim=1))
-        return len(vectors) - len(np.unique(torch.cat(found).numpy(), axis=0))
+            levels = []
+            for centroids in self.codes:
+                levels.append(_nearest(residual, centroids))
+                residual = residual - centroids[levels[-1]]
+            codes.append(torch.stack(levels, dim=1))
+        return len(vectors) - len(np.unique(torch.cat(codes).numpy(), axis=0))
 
-    def export(self) -> tuple[Mlp, np.ndarray]:
-        def layers(side: nn.Sequential) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-            linear = (module for module in side if isinstance(module, nn.Linear))
-            return tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear)
 
-        return Mlp(layers(self.encoder), layers(self.decoder)), self.codes.detach().numpy().copy()
+def _weights(side: nn.Sequential) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Weight (out, in) and bias (out,) of each linear layer."""
+    linear = (module for module in side if isinstance(module, nn.Linear))
+    return tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear)
 
 
 def _layers(sizes: list[int], generator: torch.Generator) -> nn.Sequential:

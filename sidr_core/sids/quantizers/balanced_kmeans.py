@@ -1,24 +1,29 @@
-"""k-means with clusters of equal size: sizes differ by at most one.
+"""k-means whose clusters have equal size on every level: sizes differ by at most one.
 
-Deviation from METHOD.md 3.3, whose constrained k-means lets sizes range over ⌊N/K⌋ ± 1 and restarts three
+Deviation from the base (docs/method.md, "Codebooks"), whose cluster sizes range over ⌊N/K⌋ ± 1 and which restarts three
 times: here every cluster holds ⌊N/K⌋ or ⌈N/K⌉ vectors, and there is one start, from plain k-means.
 
-The assignment of vectors to clusters is exact: it has the least total cost of all with these sizes. Only
-the K prices of the clusters are unknown, so it is found from them, in three steps that each leave less to
-the next: Sinkhorn iterations at falling temperature set the prices roughly, overfull clusters raise
-theirs until their surplus prefers another one (an auction), and what is left moves along shortest paths
-between clusters, which keeps the assignment optimal for the sizes it has. Given the cost matrix, memory
-is O(N + K²).
+The assignment of vectors to clusters is exact: it has the least total cost of all with these sizes. Only the K prices
+of the clusters are unknown, so it is found from them, in three steps that each leave less to the next: Sinkhorn
+iterations at falling temperature set the prices roughly, overfull clusters raise theirs until their surplus prefers
+another one (an auction), and what is left moves along shortest paths between clusters, which keeps the assignment
+optimal for the sizes it has. Given the cost matrix, memory is O(N + K²).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sidr_core.sids.kmeans import TOLERANCE, means
+from sidr_core.sids import kmeans
+from sidr_core.sids.quantizers import Quantized
+
+if TYPE_CHECKING:
+    from sidr_core.pipeline.stage import Progress
+    from sidr_core.settings import Quantizer
 
 # Temperatures in deviations of the cost; only the last with prices to begin with.
 _TEMPERATURES = (0.3, 0.1, 0.03, 0.01)
@@ -27,7 +32,23 @@ _ROUNDS = 20
 _BLOCK = 8192
 
 
-def kmeans(vectors: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+def fit(latent: np.ndarray, size: int, config: Quantizer, progress: Progress | None = None) -> Quantized:
+    """Centroids, and the codes that make the clusters of latent (N, d) equal on every level."""
+    residual = np.array(latent, dtype=np.float32, order="C")
+    codes = np.zeros((len(latent), config.levels), dtype=np.int64)
+    levels = []
+    for level in range(config.levels):
+        start = kmeans.train(residual, size, config.iterations, config.seed + level)
+        centroids, codes[:, level] = cluster(residual, start, config.iterations)
+        levels.append(centroids)
+        for rows in kmeans.blocks(len(residual)):
+            residual[rows] -= centroids[codes[rows, level]]
+        if progress:
+            progress.tick(level + 1, config.levels, "levels")
+    return Quantized(np.stack(levels), codes=codes)
+
+
+def cluster(vectors: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
     """Balanced Lloyd iterations from given centroids.
 
     Args:
@@ -47,8 +68,8 @@ def kmeans(vectors: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple
         # the first balanced means lie so far from the plain ones that their prices say little
         owner, prices = assign(cost, prices if iteration > 1 else None)
         before, error = error, squares + float(cost[np.arange(len(cost)), owner].sum(dtype=np.float64))
-        centroids = means(vectors, owner, centroids)
-        if error >= (1 - TOLERANCE) * before:
+        centroids = kmeans.means(vectors, owner, centroids)
+        if error >= (1 - kmeans.TOLERANCE) * before:
             break
     return centroids, owner
 
