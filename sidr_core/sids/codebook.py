@@ -112,7 +112,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         coded = _quantized(catalogue, quantizer, previous, compared, snapshot, progress)
     progress.say(f"{coded.started}; writing the table and the report")
     codes = pl.Series(CODES, coded.codes.astype(np.int32)).arr.to_list()
-    items = catalogue.items.with_columns(codes, sid_texts(coded.codes.T))
+    items = catalogue.items.with_columns(codes, sid_texts(list(coded.codes.T)))
     tables.write(items, out_dir / TABLE, CodebookTable)
     if coded.book is not None:
         coded.book.save(out_dir / CENTROIDS)
