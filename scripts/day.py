@@ -1,7 +1,7 @@
 """A day in the life of a dataset, scripted and timed: prints the table of docs/operations.md.
 
-Invented reviews in the layout of Amazon 2018 lie in one file per month. Each step is a process of its own, as
-it would be under the daemon; the sensor and the schedule are those of the code location, asked by hand. A step
+Invented reviews in the layout of Amazon 2018 lie in one file per month. Each step is its own process, as
+under the daemon; the sensor and the schedule are those of the code location, evaluated by hand. A step
 prints the seconds of each stage; `=` marks one that was reused.
 
     .venv/bin/python scripts/day.py           # the quickstart's sizes
@@ -115,20 +115,20 @@ class Day:
 
 def _by_month(lines: list[str]) -> dict[str, list[str]]:
     """Review lines by `YYYY-MM`; a damaged one goes with the line before it."""
-    found: dict[str, list[str]] = {}
+    by_month: dict[str, list[str]] = {}
     month = ""
     for line in lines:
         try:
-            told = json.loads(line)["reviewTime"]
-            month = datetime.strptime(told, "%m %d, %Y").strftime("%Y-%m")
+            date = json.loads(line)["reviewTime"]
+            month = datetime.strptime(date, "%m %d, %Y").strftime("%Y-%m")
         except json.JSONDecodeError:
             pass
-        found.setdefault(month, []).append(line)
-    return found
+        by_month.setdefault(month, []).append(line)
+    return by_month
 
 
 def materialize(snapshot: str, stages: list[str], bump: str) -> dict[str, Any]:
-    """The child of a step: run, and tell the seconds of each stage and what the check `drift` said."""
+    """The child process of a step: run it; returns the seconds of each stage and the result of the check `drift`."""
     import dagster as dg
 
     from sidr_assets.definitions import build_definitions
@@ -150,10 +150,10 @@ def materialize(snapshot: str, stages: list[str], bump: str) -> dict[str, Any]:
         for event in result.all_events
         if event.event_type == dg.DagsterEventType.STEP_SUCCESS
     }
-    shown = {name: f"{took:.1f}{' =' if reused.get(name) else ''}" for name, took in seconds.items()}
+    texts = {name: f"{took:.1f}{' =' if reused.get(name) else ''}" for name, took in seconds.items()}
     drift = [check for check in result.get_asset_check_evaluations() if check.check_name == "drift"]
-    told = f"{'passed' if drift[0].passed else 'raised'}: {drift[0].description}" if drift else ""
-    return {"stages": shown, "drift": told}
+    verdict = f"{'passed' if drift[0].passed else 'raised'}: {drift[0].description}" if drift else ""
+    return {"stages": texts, "drift": verdict}
 
 
 def sensor_asks(defs: Any, cursor: str | None) -> tuple[str | None, str | None]:
@@ -207,16 +207,15 @@ def live(day: Day, after: float) -> None:
 def table(day: Day) -> str:
     """Seconds per stage and step, as Markdown."""
     from sidr_core.pipeline.graph import STAGES
+    from sidr_core.render.grid import markdown_table
 
-    titles = list(day.columns)
-    lines = [f"| stage | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(titles)}"]
-    for stage in STAGES:
-        cells = [str(day.columns[title]["stages"].get(stage.name, "")) for title in titles]
-        lines.append(f"| `{stage.name}` | {' | '.join(cells)} |")
-    whole = [f"{day.columns[title]['seconds']:.1f}" for title in titles]
-    lines += [f"| whole process | {' | '.join(whole)} |", ""]
-    lines += [f"- `drift`, {title}: {column['drift']}" for title, column in day.columns.items() if column["drift"]]
-    return "\n".join(lines)
+    rows = [
+        [f"`{stage.name}`", *(str(column["stages"].get(stage.name, "")) for column in day.columns.values())]
+        for stage in STAGES
+    ]
+    rows.append(["whole process", *(f"{column['seconds']:.1f}" for column in day.columns.values())])
+    drift = [f"- `drift`, {title}: {column['drift']}" for title, column in day.columns.items() if column["drift"]]
+    return "\n".join([markdown_table(["stage", *day.columns], rows), "", *drift])
 
 
 def main() -> None:
@@ -227,18 +226,22 @@ def main() -> None:
     parser.add_argument("--snapshot", help=argparse.SUPPRESS)
     parser.add_argument("--stages", default="", help=argparse.SUPPRESS)
     parser.add_argument("--bump", default="", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.snapshot:
-        print(json.dumps(materialize(told.snapshot, [name for name in told.stages.split(",") if name], told.bump)))
+    arguments = parser.parse_args()
+    if arguments.snapshot:
+        print(
+            json.dumps(
+                materialize(arguments.snapshot, [name for name in arguments.stages.split(",") if name], arguments.bump)
+            )
+        )
         return
     with tempfile.TemporaryDirectory(prefix="sidr-day-") as folder:
-        day = Day(Path(folder), told.tiny)
+        day = Day(Path(folder), arguments.tiny)
         try:
-            live(day, min(told.kill_after, 0.5) if told.tiny else told.kill_after)
+            live(day, min(arguments.kill_after, 0.5) if arguments.tiny else arguments.kill_after)
         except SystemExit:
             print((day.home / "day.log").read_text()[-4000:], file=sys.stderr)
             raise
-        sizes = "tests/profiles/tiny.yaml" if told.tiny else "profiles/quickstart.yaml"
+        sizes = "tests/profiles/tiny.yaml" if arguments.tiny else "profiles/quickstart.yaml"
         print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; sizes of {sizes}\n")
         print(table(day))
 

@@ -1,6 +1,6 @@
 """Breaks things on purpose and looks for damage: the tables of docs/reliability.md, `make faults`.
 
-Each suite is a module of `tests/faults`; a short cut of each is part of `make test`.
+Each suite is a module of `tests/faults`; `make test` runs a small part of each.
 
     .venv/bin/python scripts/faults.py                      # all of them
     .venv/bin/python scripts/faults.py races --count 50     # one, with a count of its own
@@ -32,7 +32,7 @@ SUITES = {
     "backfill": 40,
 }
 _STAGES = [stage.name for stage in STAGES]
-#: Suites that `--only` divides into other parts than the stages -> the names of these.
+#: Suites whose parts for `--only` are not the stages -> the names of their parts.
 PARTS: dict[str, Callable[[Any], Iterable[str]]] = {
     "runs": lambda suite: (),
     "steps": lambda suite: (act.name for act in suite.ACTS),
@@ -43,39 +43,39 @@ PARTS: dict[str, Callable[[Any], Iterable[str]]] = {
 
 
 def unknown(name: str, suite: Any, only: tuple[str, ...]) -> str:
-    """What of `only` the suite would pass over in silence, in words; "" for nothing."""
+    """The parts in `only` that the suite does not have, in words; "" if it has all."""
     parts = [*PARTS.get(name, lambda _: _STAGES)(suite)]
-    # The kinds of input go by the beginnings of their names.
-    odd = [one for one in only if not (any(p.startswith(one) for p in parts) if name == "inputs" else one in parts)]
-    return f"{name} has no part {', '.join(odd)}; its parts: {', '.join(parts) or 'none'}" if odd else ""
+    # Kinds of input are chosen by the start of their name.
+    missing = [one for one in only if not (any(p.startswith(one) for p in parts) if name == "inputs" else one in parts)]
+    return f"{name} has no part {', '.join(missing)}; its parts: {', '.join(parts) or 'none'}" if missing else ""
 
 
 def main(argv: list[str]) -> int:
     """Run the suites, each of which prints its table and says how many promises were broken.
 
     Returns:
-        1 where a promise was broken, or where a suite could not check anything here.
+        1 if a promise was broken, or if a suite could not check anything on this machine.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", choices=[*SUITES, []], help="default: all")
     parser.add_argument("--count", type=int, help="how often something is broken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="stages or other parts that each of the suites has, with commas")
-    told = parser.parse_args(argv)
-    if told.count is not None and told.count < 1:
+    arguments = parser.parse_args(argv)
+    if arguments.count is not None and arguments.count < 1:
         parser.error("--count has to be at least 1")
-    only = tuple(part for part in told.only.split(",") if part)
-    suites = {name: importlib.import_module(name) for name in told.suites or SUITES}
+    only = tuple(part for part in arguments.only.split(",") if part)
+    suites = {name: importlib.import_module(name) for name in arguments.suites or SUITES}
     if wrong := [text for name, suite in suites.items() if (text := unknown(name, suite, only))]:
         parser.error("\n".join(wrong))
-    found: dict[str, int | None] = {}
+    broken_by_suite: dict[str, int | None] = {}
     for name, suite in suites.items():
         print(f"\n## {name}: {suite.__doc__.splitlines()[0]}\n", flush=True)
-        found[name] = suite.suite(told.count or SUITES[name], told.seed, only)
-        if found[name] is None:
+        broken_by_suite[name] = suite.suite(arguments.count or SUITES[name], arguments.seed, only)
+        if broken_by_suite[name] is None:
             print("not checked", flush=True)
-    skipped = [name for name, broken in found.items() if broken is None]
-    broken = sum(count or 0 for count in found.values())
+    skipped = [name for name, broken in broken_by_suite.items() if broken is None]
+    broken = sum(count or 0 for count in broken_by_suite.values())
     print(f"\nbroken promises: {broken}" + (f"; not checked: {', '.join(skipped)}" if skipped else ""))
     return int(broken > 0 or bool(skipped))
 

@@ -1,8 +1,8 @@
-"""Builds datasets of a profile stage by stage, each stage in a process of its own: shared by the study scripts.
+"""Builds datasets of a profile stage by stage, each stage in its own process: shared by the study scripts.
 
-It may be stopped at any moment and started again: what is published is reused, and so are a language model's
-replies. Where a teacher's endpoint is on loopback and nothing answers there, the packaged model is served for as
-long as the corpus is written.
+It can be stopped at any moment and started again: published outputs are reused, and so are the replies of a
+language model. If a teacher's endpoint is on loopback and no server answers there, the packaged model is served
+while the corpus is written.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _lock = threading.Lock()
 
 
 def say(text: str) -> None:
-    """One line on standard error, whole, whichever thread says it."""
+    """Print one line to standard error; lines of several threads do not mix."""
     with _lock:
         print(text, file=sys.stderr, flush=True)
 
 
 def parse(doc: str | None, everything: Sequence[str]) -> argparse.Namespace:
-    """The options that every study has: `only`, `jobs`, `threads`, `tables`."""
+    """The options of every study: `only`, `jobs`, `threads`, `tables`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(everything), metavar="a,b")
     parser.add_argument("--jobs", type=int, default=2, help="datasets at a time")
-    parser.add_argument("--threads", type=int, default=1, help="of each")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each dataset")
     parser.add_argument("--tables", action="store_true", help="print what is published, run nothing")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.only if name not in everything]:
@@ -55,7 +55,7 @@ def run_all(profile: Profile, arguments: argparse.Namespace) -> int:
 
 
 def run(profile: Profile, dataset: str, threads: int) -> bool:
-    """Build a dataset's newest snapshot down to its evaluation. Whether all went well."""
+    """Build a dataset's newest snapshot down to its evaluation; returns whether that succeeded."""
     config, snapshot = profile.dataset(dataset), profile.newest(dataset)
     logs = home() / profile.name
     logs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Prints the table of hostile things in docs/reliability.md: thing, loader, what came of it, canaries created.
+"""Prints the table of hostile inputs in docs/reliability.md: input, loader, outcome, canaries created.
 
     python scripts/security_table.py [--bombs]
 
@@ -21,9 +21,9 @@ def cell(text: str) -> str:
 
 
 def main() -> None:
-    """Run every case in a folder of its own and print what came of it.
+    """Run every case in its own folder and print the outcome.
 
-    Exit code 1 where a canary was created or something came out otherwise than expected.
+    Exit code 1 if a canary was created or an outcome was not the expected one.
     """
     import data_cases
     import file_cases
@@ -41,22 +41,25 @@ def main() -> None:
     print("| what is given | to which loader | outcome | canary |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory(prefix="sidr-security-") as place:
         for number, case in enumerate(cases):
-            said, ran = hostile.outcome(case, Path(place) / str(number))
+            outcome, ran = hostile.outcome(case, Path(place) / str(number))
             canaries += ran
-            if not re.fullmatch(case.expected, said):
-                wrong.append(f"{case.loader}, {case.thing}: {said}; expected: {case.expected}")
-            print(f"| {cell(case.thing)} | {case.loader} | {cell(said)} | {'created' if ran else 'none'} |", flush=True)
+            if not re.fullmatch(case.expected, outcome):
+                wrong.append(f"{case.loader}, {case.thing}: {outcome}; expected: {case.expected}")
+            print(
+                f"| {cell(case.thing)} | {case.loader} | {cell(outcome)} | {'created' if ran else 'none'} |", flush=True
+            )
         print(f"\nCanary files created: {canaries}.")
         if bombs:
             print("\n| bomb | outcome | MB beyond the libraries | allowed MB | CPU seconds |")
             print("| --- | --- | --- | --- | --- |")
             for name, (expected, most) in memory.BOMBS.items():
                 (folder := Path(place) / name).mkdir()
-                found = memory.measured(name, folder)
-                if not re.fullmatch(expected, found["said"]) or found["mb"] > most:
-                    wrong.append(f"bomb {name}: {found}; expected: {expected}, at most {most} MB")
+                measured = memory.measured(name, folder)
+                if not re.fullmatch(expected, measured["said"]) or measured["mb"] > most:
+                    wrong.append(f"bomb {name}: {measured}; expected: {expected}, at most {most} MB")
                 print(
-                    f"| {name} | {cell(found['said'])} | {found['mb']} | {most} | {found['seconds']:.1f} |", flush=True
+                    f"| {name} | {cell(measured['said'])} | {measured['mb']} | {most} | {measured['seconds']:.1f} |",
+                    flush=True,
                 )
     print(f"\nOther outcomes than expected: {len(wrong)}.")
     for line in wrong:

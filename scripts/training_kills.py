@@ -55,10 +55,10 @@ def tiny_profile() -> Profile:
 
 @dataclass
 class Ended:
-    """How a stage process ended: the steps it finished, what it said, and whether it was killed."""
+    """How a stage process ended: the steps it finished, its output, and whether it was killed."""
 
     steps: list[int]
-    said: str
+    output: str
     killed: bool
 
 
@@ -153,8 +153,8 @@ def round_of(stage: str, base: Path, home: Path, profile: Profile, step: int, wa
         shutil.rmtree(home / "store" / later)
     first = run(home, profile, stage, step, wait)
     again = run(home, profile, stage)
-    found = re.search(r"resuming after step (\d+)", again.said)
-    point = int(found[1]) if found else 0
+    match = re.search(r"resuming after step (\d+)", again.output)
+    point = int(match[1]) if match else 0
     whole, resumed = published(base, stage), published(home, stage)
     loss, log, weights = gaps(whole, resumed)
     shutil.rmtree(home)
@@ -185,7 +185,7 @@ def main() -> int:
         base = Path(folder) / "base"
         base.mkdir()
         steps: dict[str, int] = {}
-        for name in _wanted(TRAININGS[deepest], profile):
+        for name in _upstream(TRAININGS[deepest], profile):
             print(f"undisturbed: {name}", file=sys.stderr, flush=True)
             if name in TRAININGS:
                 steps[name] = max(run(base, profile, name).steps)
@@ -203,8 +203,8 @@ def main() -> int:
     return int(worst > args.tolerance)
 
 
-def _wanted(last: str, profile: Profile) -> list[str]:
-    """A stage and all that it needs, in order."""
+def _upstream(last: str, profile: Profile) -> list[str]:
+    """A stage and everything upstream of it, in order."""
     needed, waiting = set(), [last]
     while waiting:
         name = waiting.pop()

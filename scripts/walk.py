@@ -38,7 +38,7 @@ VIEW = {"width": 1600, "height": 1000}
 #: Milliseconds for a page to show something, and for a run to end: a busy machine is slow.
 SHOWN, ENDED = 180_000, 1_800_000
 ALL = tuple(stage.name for stage in STAGES)
-#: A dataset whose file is none, to see how a mistake is told.
+#: A dataset whose source file is missing, to see how the UI shows a mistake.
 BROKEN = "broken"
 
 _RUNS = """query($snapshot: String!) { runsOrError(filter: {tags: [{key: "dagster/partition", value: $snapshot}]}) {
@@ -69,16 +69,16 @@ class Walk:
 
     def text(self, text: str, **options: Any) -> Locator:
         """Wait until the page shows a text; returns where."""
-        found = self.page.get_by_text(text, exact=True, **options).first
-        found.wait_for(timeout=SHOWN)
-        return found
+        locator = self.page.get_by_text(text, exact=True, **options).first
+        locator.wait_for(timeout=SHOWN)
+        return locator
 
     def graph(self, stages: Sequence[str] = ALL) -> None:
         """Open the graph of the dataset; each of these stages is drawn."""
         self.page.goto(f"{self.address}/locations/{REPOSITORY}@{LOCATION}/asset-groups/{self.dataset}/lineage")
         for stage in stages:  # a long name is cut in a small graph
-            shown = re.compile(rf"^({stage}|{stage[:4]}\w*…\w*)$")
-            self.page.get_by_text(shown).first.wait_for(timeout=SHOWN)
+            label = re.compile(rf"^({stage}|{stage[:4]}\w*…\w*)$")
+            self.page.get_by_text(label).first.wait_for(timeout=SHOWN)
 
     def materialize(self, snapshot: str) -> None:
         """On the graph or an asset: press the button, choose the snapshot in the dialog, launch, open the run."""
@@ -123,8 +123,8 @@ class Walk:
 
     def _runs(self, snapshot: str) -> set[str]:
         """Ids of the runs of this dataset's assets for a snapshot."""
-        found = WebApi(self.address).ask(_RUNS, snapshot=snapshot)["runsOrError"]["results"]
-        ours = [run for run in found if any(key["path"][0] == self.dataset for key in run["assetSelection"] or ())]
+        runs = WebApi(self.address).ask(_RUNS, snapshot=snapshot)["runsOrError"]["results"]
+        ours = [run for run in runs if any(key["path"][0] == self.dataset for key in run["assetSelection"] or ())]
         return {run["runId"] for run in ours}
 
     def watch(self) -> str:
@@ -189,8 +189,8 @@ def read_evaluation(walk: Walk, snapshot: str) -> None:
         page.locator("h2").filter(has_text="Item level").first.wait_for(timeout=SHOWN)
         page.locator("h1").first.scroll_into_view_if_needed()  # it opens at its end
         walk.shot("evaluation")
-        shown = " ".join(page.inner_text().split())
-        missing = [cell for cell in evaluation_cells(snapshot, walk.dataset) if cell not in shown]
+        text = " ".join(page.inner_text().split())
+        missing = [cell for cell in evaluation_cells(snapshot, walk.dataset) if cell not in text]
     assert not missing, f"the page of the evaluation lacks {missing[:5]}"
 
 
@@ -243,7 +243,7 @@ def see_failure(walk: Walk, snapshot: str) -> None:
     walk.materialize(snapshot)
     ended = walk.watch()
     assert ended == "Failure", f"a wrong file gives {ended}"
-    walk.page.get_by_text(re.compile("expected:.*found:.*do:", re.DOTALL)).first.wait_for(timeout=SHOWN)
+    walk.page.get_by_text(re.compile("expected:.*found:.*fix:", re.DOTALL)).first.wait_for(timeout=SHOWN)
 
 
 def with_broken_source(profile: Path, folder: Path) -> Path:
@@ -298,32 +298,32 @@ def main(argv: list[str]) -> int:
     options.add_argument("--profile", type=Path, help="build this profile by clicks, in a home of its own")
     options.add_argument("--home", type=Path, help="where that home is; what is built there is reused")
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
-    told = options.parse_args(argv)
+    arguments = options.parse_args(argv)
     chromium = browser()
     if chromium is None:
         print("error: no chromium found; on Debian: apt-get install chromium", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="sidr-walk-") as scratch:
         environment: dict[str, str] = {}
-        if told.profile:
-            folder = (told.home or Path(scratch)).absolute()
+        if arguments.profile:
+            folder = (arguments.home or Path(scratch)).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            environment = make_home(folder, with_broken_source(told.profile, folder))
+            environment = make_home(folder, with_broken_source(arguments.profile, folder))
             os.environ.update(environment)
         profile = load_profile()
         dataset = profile.default_dataset
-        if not told.profile and Store(home() / "store").current(dataset, profile.newest(), "evaluation") is None:
+        if not arguments.profile and Store(home() / "store").current(dataset, profile.newest(), "evaluation") is None:
             print("error: nothing is built here: `make run` first, or walk with --profile", file=sys.stderr)
             return 1
-        told.out.mkdir(parents=True, exist_ok=True)
-        snapshots = profile.dataset(dataset).snapshots.keys()[-2:] if told.profile else [profile.newest()]
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        snapshots = profile.dataset(dataset).snapshots.keys()[-2:] if arguments.profile else [profile.newest()]
         with web_server(environment, daemon=True) as address:
-            with walking(address, dataset, chromium, told.out) as walk:
-                whole(walk, snapshots, broken=bool(told.profile))
-            graph = told.out / "ui-graph.png"
+            with walking(address, dataset, chromium, arguments.out) as walk:
+                whole(walk, snapshots, broken=bool(arguments.profile))
+            graph = arguments.out / "ui-graph.png"
             picture(address, dataset, graph, chromium)
             save(graph.read_bytes(), graph)
-    print(f"the walk is done; pictures in {told.out}")
+    print(f"the walk is done; pictures in {arguments.out}")
     return 0
 
 

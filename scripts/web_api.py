@@ -70,12 +70,12 @@ class WebApi:
         request = urllib.request.Request(f"{self.address}/graphql", body, headers)  # noqa: S310 (our own server)
         try:
             with urllib.request.urlopen(request, timeout=120) as reply:  # noqa: S310
-                told = json.load(reply)
+                answer = json.load(reply)
         except urllib.error.HTTPError as error:  # what the server refused: the reasons are in the body
-            told = json.load(error)
-        if told.get("errors"):
-            raise WebError("; ".join(error["message"] for error in told["errors"]))
-        return told["data"]
+            answer = json.load(error)
+        if answer.get("errors"):
+            raise WebError("; ".join(error["message"] for error in answer["errors"]))
+        return answer["data"]
 
     def assets(self, group: str) -> list[dict[str, Any]]:
         """The assets of a group, as the server knows them."""
@@ -137,10 +137,10 @@ class WebApi:
         _expect(self.ask(_TERMINATE, run=run)["terminateRun"], "TerminateRunSuccess")
 
     def errors(self, run: str) -> list[str]:
-        """What the steps of a failed run told, each with its causes."""
+        """The errors of the steps of a failed run, each with its causes."""
         events = self.ask(_ERRORS, run=run)["logsForRun"]["events"]
-        told = [event["error"] for event in events if event.get("error")]
-        return ["".join([one["message"], *(more["error"]["message"] for more in one["errorChain"])]) for one in told]
+        errors = [event["error"] for event in events if event.get("error")]
+        return ["".join([one["message"], *(more["error"]["message"] for more in one["errorChain"])]) for one in errors]
 
     def metadata(self, key: Key, partition: str) -> dict[str, Any]:
         """Label -> value of the latest materialization of an asset's snapshot; empty if there is none.
@@ -153,9 +153,11 @@ class WebApi:
 
     def checks(self, key: Key) -> dict[str, bool]:
         """Name -> whether it passed, of the checks of an asset's latest materialization."""
-        found = self.ask(_CHECKS, key={"path": list(key)})["assetNodeOrError"]["assetChecksOrError"]["checks"]
-        told = {check["name"]: check["executionForLatestMaterialization"] for check in found}
-        return {name: bool(one["evaluation"]["success"]) for name, one in told.items() if one and one["evaluation"]}
+        checks = self.ask(_CHECKS, key={"path": list(key)})["assetNodeOrError"]["assetChecksOrError"]["checks"]
+        executions = {check["name"]: check["executionForLatestMaterialization"] for check in checks}
+        return {
+            name: bool(one["evaluation"]["success"]) for name, one in executions.items() if one and one["evaluation"]
+        }
 
 
 def _expect(reply: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One clear message instead of a traceback when the user names something that does not exist.
 
-Dagster's command line lets its own errors about a wrong `--partition` or `--select`, and ours about a
-wrong profile, escape as tracebacks. Other errors keep theirs.
+Dagster's command line prints its own errors about a wrong `--partition` or `--select`, and ours about a
+wrong profile, as tracebacks. All other errors keep their traceback.
 """
 
 import sys
@@ -20,17 +20,17 @@ Hook = Callable[[type[BaseException], BaseException, TracebackType | None], None
 
 
 def shorten_user_errors(profile: Profile | None = None) -> None:
-    """Install the short form for this process, if it is one of Dagster's commands.
+    """Install :func:`hook` in this process, if it is one of Dagster's commands.
 
     Args:
-        profile: whose datasets and snapshots the message lists; None while none is loaded.
+        profile: the message lists its datasets and snapshots; None before one is loaded.
     """
     if Path(sys.argv[0]).name in _COMMANDS:
         sys.excepthook = hook(profile)
 
 
 def hook(profile: Profile | None) -> Hook:
-    """An `excepthook` that prints :func:`message` where there is one."""
+    """An `excepthook` that prints :func:`message` if there is one, else the traceback."""
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         text = message(error, profile)
@@ -43,17 +43,17 @@ def hook(profile: Profile | None) -> Hook:
 
 
 def message(error: BaseException, profile: Profile | None) -> str | None:
-    """What to tell the user about an error of theirs; None for any other error."""
+    """The message for a mistake of the user; None for any other error."""
     if isinstance(error, SidrError):
         return str(error)
     selection_errors = (dg.DagsterInvalidSubsetError, DagsterInvalidAssetSelectionError)
     if profile is None or not (isinstance(error, selection_errors) or "'--partition' option" in str(error)):
         return None
     snapshots = [(name, config.snapshots) for name, config in profile.datasets.items()]
-    wrong = ProfileError(
+    mistake = ProfileError(
         f"this selection or snapshot is not in profile {profile.name!r}",
         expected="; ".join(f"{name} {s.start} … {s.end} ({s.cadence})" for name, s in snapshots),
         found=str(error).splitlines()[0].removeprefix("Failure condition: "),
-        fix=f"name one of these, as in --select '{profile.default_dataset}/*' --partition {profile.newest()}",
+        fix=f"use one of these, as in --select '{profile.default_dataset}/*' --partition {profile.newest()}",
     )
-    return str(wrong)
+    return str(mistake)

@@ -1,6 +1,4 @@
-"""What the UI shows about an output: counts, cost, origin, tables, pictures. Plain numbers are plotted
-over snapshots.
-"""
+"""What the UI shows about an output: counts, cost, origin, tables, figures. Numbers are plotted over snapshots."""
 
 import base64
 from collections.abc import Mapping
@@ -18,31 +16,35 @@ from sidr_core.tables.docs import tables
 
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 120
-#: Bytes of a picture that is still put into the event log.
-LARGEST_PICTURE = 400_000
-#: What a checkpoint has for a table.
+#: Most bytes of a picture that is put into the event log.
+MAX_PICTURE_BYTES = 400_000
+#: The main table of a checkpoint.
 _LOG = "training_log.parquet"
 
 
 def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, Any]:
-    """Metadata known before any run: the profile, the label of generated data, the columns, where the code is."""
-    told = _promised_columns(stage)
-    columns = {"dagster/column_schema": dg.TableSchema(list(told.values()))} if told else {}
-    return {"profile": profile.name, "synthetic": synthetic, **columns, **_code_reference(stage)}
+    """Metadata known before any run: the profile, the label of generated data, the columns, the source code."""
+    columns = _contract_columns(stage)
+    schema = {"dagster/column_schema": dg.TableSchema(list(columns.values()))} if columns else {}
+    return {"profile": profile.name, "synthetic": synthetic, **schema, **_code_reference(stage)}
 
 
 def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
     """Metadata of one materialization, in reading order: pages and pictures, numbers, rows, cost, origin."""
     artifact, manifest = outcome.artifact, outcome.artifact.manifest
     pictures = _pictures(artifact)
-    pages = {title: dg.MetadataValue.md(_shown(text, pictures)) for title, text in manifest["markdown"].items()}
-    drawn = {
+    pages: dict[str, dg.MetadataValue] = {}
+    for title, text in manifest["markdown"].items():
+        for name, data in pictures.items():
+            text = text.replace(f"]({name})", f"]({data})")
+        pages[title] = dg.MetadataValue.md(text)
+    figures = {
         f"figure: {name.removesuffix('.png')}": dg.MetadataValue.md(f"![{name}]({data})")
         for name, data in pictures.items()
         if not any(f"]({name})" in text for text in manifest["markdown"].values())
     }
     rows = _main_table(stage, artifact) | {f"rows/{name}": count for name, count in row_counts(artifact).items()}
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "reused": outcome.reused,
         "seconds": manifest["seconds"],
         "megabytes": round(sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6, 3),
@@ -52,9 +54,9 @@ def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
         "folder": dg.MetadataValue.path(str(artifact.folder)),
     }
     if outcome.started:
-        told["started"] = outcome.started
-    numbers = {name: value for name, value in manifest["metrics"].items() if name not in told | rows | pages | drawn}
-    return pages | drawn | numbers | rows | told
+        facts["started"] = outcome.started
+    numbers = {name: value for name, value in manifest["metrics"].items() if name not in facts | rows | pages | figures}
+    return pages | figures | numbers | rows | facts
 
 
 def row_counts(artifact: Artifact) -> dict[str, int]:
@@ -64,12 +66,12 @@ def row_counts(artifact: Artifact) -> dict[str, int]:
 
 
 def _main_name(stage: Stage) -> str:
-    """The table to show of a stage: the one of its own name, else the first that it promises."""
+    """The table of a stage to show: the one with its name, else the first with a contract."""
     return stage.name if stage.name in stage.tables else next(iter(stage.tables), stage.name)
 
 
-def _promised_columns(stage: Stage) -> dict[str, dg.TableColumn]:
-    """The columns of the stage's main table by its contract, where it has one, with their meaning."""
+def _contract_columns(stage: Stage) -> dict[str, dg.TableColumn]:
+    """The columns of the stage's main table and their meanings, from its contract if it has one."""
     if not stage.tables:
         return {}
     return {
@@ -88,7 +90,7 @@ def _promised_columns(stage: Stage) -> dict[str, dg.TableColumn]:
 
 
 def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """First rows, row count and column schema of the stage's main table, where there is one."""
+    """First rows, row count and column schema of the stage's main table, if it has one."""
     name = next((name for name in (f"{_main_name(stage)}.parquet", _LOG) if name in artifact.files), None)
     if name is None:
         return {}
@@ -96,11 +98,15 @@ def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
 
     path = artifact.path(name)
     schema = pq.read_schema(path)
-    promised = _promised_columns(stage)
-    columns = [promised.get(field.name) or dg.TableColumn(field.name, str(field.type)) for field in schema]
+    contract = _contract_columns(stage)
+    columns = [contract.get(field.name) or dg.TableColumn(field.name, str(field.type)) for field in schema]
     batches = pq.ParquetFile(path).iter_batches(batch_size=PREVIEW_ROWS)
     rows = next(batches).to_pylist() if artifact.manifest["files"][name]["rows"] else []
-    records = [dg.TableRecord({column: _short(value) for column, value in row.items()}) for row in rows]
+    records = []
+    for row in rows:
+        texts = {column: "" if value is None else str(value) for column, value in row.items()}
+        short = {name: f"{t[:PREVIEW_CHARACTERS]}…" if len(t) > PREVIEW_CHARACTERS else t for name, t in texts.items()}
+        records.append(dg.TableRecord(short))
     preview_schema = dg.TableSchema([dg.TableColumn(field.name) for field in schema])
     return {
         "preview": dg.MetadataValue.table(records, schema=preview_schema),
@@ -109,29 +115,17 @@ def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]}…"
-
-
 def _pictures(artifact: Artifact) -> dict[str, str]:
-    """Every PNG of the output as a data URL: the UI serves no files."""
+    """Every PNG of the output as a data URL, because the UI serves no files."""
     return {
         name: f"data:image/png;base64,{base64.b64encode(artifact.path(name).read_bytes()).decode()}"
         for name in artifact.files
-        if name.endswith(".png") and artifact.manifest["files"][name]["bytes"] <= LARGEST_PICTURE
+        if name.endswith(".png") and artifact.manifest["files"][name]["bytes"] <= MAX_PICTURE_BYTES
     }
 
 
-def _shown(text: str, pictures: Mapping[str, str]) -> str:
-    """A page whose links to the output's own pictures hold the pictures themselves."""
-    for name, data in pictures.items():
-        text = text.replace(f"]({name})", f"]({data})")
-    return text
-
-
 def _code_reference(stage: Stage) -> dict[str, Any]:
-    """Where the body of the stage is defined. The file is read, not imported: that may load a model library."""
+    """Where the stage's function is defined. The file is read, not imported, which might load a model library."""
     module, _, function = stage.run.partition(":")
     source = Path(sidr_core.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
     if not source.is_file():

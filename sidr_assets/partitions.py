@@ -17,22 +17,22 @@ def snapshot_partitions(snapshots: Snapshots) -> dg.TimeWindowPartitionsDefiniti
         end=_month_after(snapshots, keys[-1]).strftime(KEY_FORMAT),
         fmt=KEY_FORMAT,
         cron_schedule=f"0 0 1 {_cron_months(snapshots)} *",
-        # Dagster hides windows that have not ended yet. The profile says which snapshots exist, not the
-        # calendar: an offset as long as the whole range shows them all.
+        # Dagster hides windows that have not ended yet, but the profile says which snapshots exist, not the
+        # calendar: an offset as long as the range shows them all.
         end_offset=len(keys),
     )
 
 
 def previous_snapshot() -> dg.TimeWindowPartitionMapping:
-    """Maps a snapshot to the one before it; the first one maps to none, which is no error."""
+    """Maps a snapshot to the one before it; the first one maps to none, without an error."""
     return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
 
 
-def earlier_snapshots(snapshots: Snapshots, own: bool) -> dg.TimeWindowPartitionMapping:
-    """Maps a snapshot to all before it, and to itself too where `own` says so; none before the first is no error."""
+def earlier_snapshots(snapshots: Snapshots, include_itself: bool) -> dg.TimeWindowPartitionMapping:
+    """Maps a snapshot to all before it, and to itself if `include_itself`; the first one has none, without an error."""
     return dg.TimeWindowPartitionMapping(
         start_offset=-len(snapshots.keys()),
-        end_offset=0 if own else -1,
+        end_offset=0 if include_itself else -1,
         allow_nonexistent_upstream_partitions=True,
     )
 

@@ -1,18 +1,18 @@
-"""One schedule per dataset: new reviews are read, and the newest earlier checkpoints evaluated on them again.
+"""One schedule per dataset: it reads new reviews and evaluates the newest earlier checkpoints on them.
 
 Off until switched on in the UI, with `dagster schedule start`, or by `operation.reevaluate` in the profile. A tick
-asks for one run of the newest snapshot that has ended. Nothing is trained; what did not change is reused, so a tick
-without new reviews costs seconds.
+requests one run of the newest snapshot that has ended. Nothing is trained, and what did not change is reused, so a
+tick without new reviews takes seconds.
 """
 
 import dagster as dg
 
 from sidr_core.pipeline.profile import Profile
 
-#: What a tick materializes: the way from the files to the rows, and what is done with them.
+#: What a tick materializes: the stages from source files to test rows, and the evaluation on them.
 STAGES = ("raw_reviews", "raw_items", "interactions", "reevaluation")
-#: Mondays, six o'clock, where the profile gives no time.
-USUAL = "0 6 * * 1"
+#: Mondays at six, unless the profile gives a time.
+DEFAULT_CRON = "0 6 * * 1"
 
 
 def reevaluation_schedule(profile: Profile, dataset: str) -> dg.ScheduleDefinition:
@@ -22,7 +22,7 @@ def reevaluation_schedule(profile: Profile, dataset: str) -> dg.ScheduleDefiniti
 
     @dg.schedule(
         name=f"{dataset}_reevaluation",
-        cron_schedule=cron or USUAL,
+        cron_schedule=cron or DEFAULT_CRON,
         execution_timezone="UTC",
         target=dg.AssetSelection.assets(*([dataset, stage] for stage in STAGES)),
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,

@@ -1,7 +1,7 @@
 """Teaches `--select games/*` to Dagster's selection parser.
 
-Dagster reads `games/*` as "the asset called `games/` and all below it", which names nothing. Here it
-means what `key:"games/*"` means. Every other string goes to Dagster as it is.
+Dagster reads `games/*` as "the asset called `games/` and all below it", which matches nothing. Here it
+means the same as `key:"games/*"`. Every other string goes to Dagster unchanged.
 """
 
 import re

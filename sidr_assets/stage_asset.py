@@ -20,22 +20,22 @@ from sidr_core.settings.models import TRAINING_STAGES
 from sidr_core.settings.sources import single_sources
 
 OWNER = "team:sidr"
-#: Runs that hold a training; dagster.yaml says how many the queue starts at once.
+#: The pool of assets that train; dagster.yaml limits how many run at once.
 TRAINING_POOL = "training"
 
 
 class UserMistake(dg.Failure, DagsterUserCodeProcessError):
-    """A :class:`SidrError` as a failed step that is not tried again: trying again changes nothing.
+    """A :class:`SidrError` as a failed step that is not retried, as a retry would not help.
 
-    Dagster prints a failure with thirty lines of its own stack, in which the message drowns. It shows an
-    error that comes from another process as it was told, so this one is told without a stack.
+    Dagster prints a failure with thirty lines of its own stack, which bury the message. An error of another
+    process it shows as it was reported, so this one is reported without a stack.
     """
 
     def __init__(self, error: SidrError) -> None:
-        Exception.__init__(self, str(error))  # the two bases' own __init__ do not chain
+        Exception.__init__(self, str(error))  # the __init__ of the two bases do not chain
         self.description, self.metadata, self.allow_retries = str(error), {}, False
-        told = SerializableErrorInfo(message=f"{error}\n", stack=[], cls_name=type(error).__name__)
-        self.user_code_process_error_infos = [told]
+        info = SerializableErrorInfo(message=f"{error}\n", stack=[], cls_name=type(error).__name__)
+        self.user_code_process_error_infos = [info]
 
 
 def stage_asset(
@@ -45,6 +45,7 @@ def stage_asset(
     config = profile.dataset(dataset)
     key = dg.AssetKey([dataset, stage.name])
     synthetic = any(source.kind == "sample" for source in single_sources(config.source))
+    days, scheduled = config.operation.fresh_days, stage.name in SCHEDULED
 
     @dg.asset(
         key=key,
@@ -57,7 +58,8 @@ def stage_asset(
         owners=[OWNER],
         pool=TRAINING_POOL if stage.name in TRAINING_STAGES else None,
         automation_condition=follows_versions(config, dataset, stage),
-        freshness_policy=_freshness(config, stage),
+        # What the schedule materializes stays fresh for `operation.fresh_days` after it last was.
+        freshness_policy=dg.FreshnessPolicy.time_window(timedelta(days=days)) if days and scheduled else None,
         tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
         metadata=metadata.of_definition(profile, stage, synthetic),
         check_specs=[
@@ -82,22 +84,16 @@ def stage_asset(
 
 
 def _deps(config: DatasetConfig, dataset: str, stage: Stage) -> list[dg.AssetDep]:
-    """The stages it reads, snapshot by snapshot; those that it reads of an earlier one, whichever that will be; and
-    itself, one snapshot earlier or any, if it starts warm.
+    """The stages that it reads, snapshot by snapshot; those that it may read of any earlier snapshot; and itself, of
+    the previous or any earlier snapshot, if it starts warm.
     """
     mappings: dict[str, dg.PartitionMapping] = dict.fromkeys(stage.inputs, dg.IdentityPartitionMapping())
     if stage.warm:
         mappings[stage.name] = previous_snapshot()
     if stage.from_earlier:
-        own = {name: name in stage.inputs for name in (*stage.from_earlier, *((stage.name,) if stage.warm else ()))}
-        mappings |= {name: earlier_snapshots(config.snapshots, also) for name, also in own.items()}
+        for name in (*stage.from_earlier, *((stage.name,) if stage.warm else ())):
+            mappings[name] = earlier_snapshots(config.snapshots, include_itself=name in stage.inputs)
     return [dg.AssetDep([dataset, name], partition_mapping=mapping) for name, mapping in mappings.items()]
-
-
-def _freshness(config: DatasetConfig, stage: Stage) -> dg.FreshnessPolicy | None:
-    """What the schedule materializes is fresh for `operation.fresh_days` after it last was."""
-    days = config.operation.fresh_days
-    return dg.FreshnessPolicy.time_window(timedelta(days=days)) if days and stage.name in SCHEDULED else None
 
 
 def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:

@@ -21,8 +21,6 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
         k: cut-off of HR and NDCG.
         form: `markdown`, or `csv` with full precision.
     """
-    if form not in ("markdown", "csv"):
-        raise InputError(f"unknown format {form!r}", expected="markdown or csv", found=form, fix="name one of these")
     parsed = [report.Name.parse(name) for name in names]
     if len(parsed) < 2 or len(set(parsed)) < len(parsed):
         raise InputError(
@@ -37,10 +35,10 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
     for name in parsed:
         profile.dataset(name.dataset)
     entries = [report.read(store, name, snapshot, k) for name in parsed]
-    found = report.table(entries, k, first.evaluation)
+    comparison = report.table(entries, k, first.evaluation)
     if form == "csv":
-        typer.echo(found.write_csv(), nl=False)
+        typer.echo(comparison.write_csv(), nl=False)
     else:
         recipes = {name.dataset: report.recipe(profile.dataset(name.dataset)) for name in parsed}
         synthetic = any(entry.synthetic for entry in entries)
-        typer.echo(report.page(found, snapshot, first.evaluation, synthetic, recipes), nl=False)
+        typer.echo(report.page(comparison, snapshot, first.evaluation, synthetic, recipes), nl=False)

@@ -1,17 +1,17 @@
-"""`sidr doctor`: is everything there that this profile needs, and what to do where it is not."""
+"""`sidr doctor`: checks that everything this profile needs is there, and says what to do if not."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidr_core.cli import environment
-from sidr_core.cli.environment import FAIL, OK, WARN, Finding
-from sidr_core.errors import InputError, SidrError
+from sidr_core.cli import doctor_environment as environment
+from sidr_core.cli.doctor_environment import FAIL, OK, WARN, Finding
+from sidr_core.errors import SidrError
 from sidr_core.items.encoders import PACKAGED
 from sidr_core.models.packaged import packaged
 from sidr_core.pipeline import gc as garbage
@@ -29,25 +29,42 @@ if TYPE_CHECKING:
 
 
 def doctor(form: str) -> int:
-    """Print a line per check, or all as JSON; the exit code: 1 if one failed, else 0."""
-    if form not in ("table", "json"):
-        raise InputError(f"unknown format {form!r}", expected="table or json", found=form, fix="name one of these")
-    found = list(findings(open_store()))
-    failed = any(finding.state == FAIL for finding in found)
+    """Print a line per check, or all as `json`. Returns the exit code: 1 if a check failed, else 0."""
+    findings = list(all_checks(open_store()))
+    failed = any(finding.state == FAIL for finding in findings)
     if form == "json":
-        print(json.dumps({"ok": not failed, "checks": [vars(finding) for finding in found]}, indent=1))
-    else:
-        _print(found)
+        print(json.dumps({"ok": not failed, "checks": [vars(finding) for finding in findings]}, indent=1))
+        return int(failed)
+    from rich.table import Table
+    from rich.text import Text
+
+    from sidr_core.render.terminal import console
+    from sidr_core.render.text import printable
+
+    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = Text(printable(finding.found))
+        if finding.fix:
+            text.append(f"\nfix: {printable(finding.fix)}", style="bold")
+        table.add_row(Text(finding.state, style=colours[finding.state]), finding.name, text)
+    screen = console()
+    screen.print(table)
+    counts = Counter(finding.state for finding in findings)
+    screen.print(f"{counts[OK]} ok, {counts[WARN]} to look at, {counts[FAIL]} failed")
     return int(failed)
 
 
-def findings(store: Store) -> Iterator[Finding]:
-    """All checks, from the machine to the profile to what was left behind."""
+def all_checks(store: Store) -> Iterator[Finding]:
+    """All checks: the environment, the ledger, the profile, and what is left over in the store."""
     yield from environment.packages()
     yield from environment.machine(store.root.parent)
     yield environment.dagster_home()
     yield environment.code_location()
-    ledger, spent = _ledger()
+    ledger, spent = check_ledger()
     yield ledger
     try:
         profile = load_profile()
@@ -55,64 +72,75 @@ def findings(store: Store) -> Iterator[Finding]:
         yield _failed("profile", error)
     else:
         yield Finding("profile", OK, f"{profile.name}: {', '.join(profile)}")
-        yield from _of_profile(profile, spent)
-    yield from _left(store)
+        yield from check_profile(profile, spent)
+    yield from check_store(store)
 
 
 # -- the profile -----------------------------------------------------------------------------
 
 
-def _of_profile(profile: Profile, spent: Cost | None) -> Iterator[Finding]:
-    """Each source, model and endpoint once, under the name of the first dataset that has it."""
+def check_profile(profile: Profile, spent: Cost | None) -> Iterator[Finding]:
+    """Each source, model and endpoint once, under the first dataset that has it.
+
+    Args:
+        spent: so far, by the ledger; None if the ledger cannot be read.
+    """
     seen: set[str] = set()
     for name, config in profile.datasets.items():
         parts = (_sources(name, config), _models(name, config), _keys(name, config), _budget(name, config, spent))
         for finding in (finding for part in parts for finding in part):
-            if (told := f"{finding.name.split()[0]} {finding.found}") not in seen:
-                seen.add(told)
+            if (subject := f"{finding.name.split()[0]} {finding.found}") not in seen:
+                seen.add(subject)
                 yield finding
 
 
 def _sources(dataset: str, config: DatasetConfig) -> Iterator[Finding]:
     for source in single_sources(config.source):
-        yield _guarded(f"source {dataset}", lambda source=source: _source(source))
+        try:
+            yield Finding(f"source {dataset}", OK, _source_files(source))
+        except SidrError as error:
+            yield _failed(f"source {dataset}", error)
     if (general := config.teacher.general) is not None:
-        there = Path(general.path).expanduser().is_file()
-        do = "" if there else "correct `teacher.general.path`, or remove `general`"
-        yield Finding(
-            f"general {dataset}", OK if there else FAIL, f"{'file' if there else 'no file'} {general.path}", do
-        )
+        if Path(general.path).expanduser().is_file():
+            yield Finding(f"general {dataset}", OK, f"file {general.path}")
+        else:
+            fix = "correct `teacher.general.path`, or remove `general`"
+            yield Finding(f"general {dataset}", FAIL, f"no file {general.path}", fix)
 
 
-def _source(source: SingleSource) -> str:
+def _source_files(source: SingleSource) -> str:
+    """Kind, files and size of a source. Raises SidrError if a file is missing."""
     if source.kind == "sample":
         return f"sample {source.category}, seed {source.seed}: generated"
     suffixes: tuple[str, ...] = ()
     if source.kind == "tables":
         from sidr_core.reviews.sources.table_rows import SUFFIXES as suffixes
-    named = [value for field in source.PATHS if (value := getattr(source, field))]
-    patterns = [pattern for value in named for pattern in ((value,) if isinstance(value, str) else value)]
+    values = [value for field in source.PATHS if (value := getattr(source, field))]
+    patterns = [pattern for value in values for pattern in ((value,) if isinstance(value, str) else value)]
     paths = [path for pattern in patterns for path in located(pattern, source.kind, suffixes)]
-    fetched = sum("://" in pattern for pattern in patterns)
+    urls = sum("://" in pattern for pattern in patterns)
     size = sum(path.stat().st_size for path in paths)
-    urls = f", {fetched} to be fetched" if fetched else ""
-    return f"{source.kind}: {len(paths)} files, {size / 1e6:,.1f} MB{urls} ({patterns[0]})"
+    fetched = f", {urls} to be fetched" if urls else ""
+    return f"{source.kind}: {len(paths)} files, {size / 1e6:,.1f} MB{fetched} ({patterns[0]})"
 
 
 def _models(dataset: str, config: DatasetConfig) -> Iterator[Finding]:
     base, encoder = config.base_model, config.encoder
     if isinstance(base, PackagedModel):
-        yield _guarded(f"model {dataset}", lambda: f"{base.name} in {packaged(base.name).source()}")
+        try:
+            yield Finding(f"model {dataset}", OK, f"{base.name} in {packaged(base.name).source()}")
+        except SidrError as error:
+            yield _failed(f"model {dataset}", error)
         if importlib.util.find_spec("gguf") is None:
             yield Finding(f"reader {dataset}", FAIL, "gguf is not installed: it unpacks the model", "pip install gguf")
     elif isinstance(base, PretrainedModel):
-        yield _named_model(f"model {dataset}", base.name)
+        yield _pretrained(f"model {dataset}", base.name)
     if encoder.endpoint is None and encoder.model != PACKAGED:
-        yield _named_model(f"encoder {dataset}", encoder.model)
+        yield _pretrained(f"encoder {dataset}", encoder.model)
 
 
-def _named_model(name: str, model: str) -> Finding:
-    """A folder, or an id of the Hugging Face hub, which is not asked."""
+def _pretrained(name: str, model: str) -> Finding:
+    """A folder, or an id of the Hugging Face hub; the hub is not asked."""
     if Path(model).expanduser().is_dir():
         return Finding(name, OK, f"folder {model}")
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
@@ -130,38 +158,40 @@ def _keys(dataset: str, config: DatasetConfig) -> Iterator[Finding]:
         except SidrError as error:
             yield _failed(name, error)
             continue
-        where = f"{endpoint.api_key_env} for {host}"
+        variable = f"{endpoint.api_key_env} for {host}"
         if key != PLACEHOLDER:
-            yield Finding(name, OK, f"{where} is set")
+            yield Finding(name, OK, f"{variable} is set")
         elif is_loopback(host):
-            yield Finding(name, OK, f"{where} is not set; a server of this machine needs none")
+            yield Finding(name, OK, f"{variable} is not set; a server on this machine needs none")
         else:
-            do = f"export {endpoint.api_key_env}=… if the server asks for a key"
-            yield Finding(name, WARN, f"{where} is not set", do)
+            fix = f"export {endpoint.api_key_env}=… if the server asks for a key"
+            yield Finding(name, WARN, f"{variable} is not set", fix)
 
 
 def _budget(dataset: str, config: DatasetConfig, spent: Cost | None) -> Iterator[Finding]:
-    """What the budget leaves; nothing where the ledger cannot say what was spent."""
+    """What is left of the budget; nothing if the ledger cannot be read."""
     budget = config.teacher.budget
     if spent is None or config.teacher.kind == "rules" or (budget.usd is None and budget.tokens is None):
         return
     usd, tokens = spent.usd, spent.tokens
     left = [f"{budget.usd - usd:,.4f} of {budget.usd:,} USD"] if budget.usd is not None else []
     left += [f"{budget.tokens - tokens:,} of {budget.tokens:,} tokens"] if budget.tokens is not None else []
-    used_up = (budget.usd is not None and usd >= budget.usd) or (budget.tokens is not None and tokens >= budget.tokens)
-    do = "raise `teacher.budget`: until then the corpus stops where it is" if used_up else ""
-    yield Finding(f"budget {dataset}", WARN if used_up else OK, f"{' and '.join(left)} left", do)
+    exhausted = (budget.usd is not None and usd >= budget.usd) or (
+        budget.tokens is not None and tokens >= budget.tokens
+    )
+    fix = "raise `teacher.budget`: until then the corpus stays incomplete" if exhausted else ""
+    yield Finding(f"budget {dataset}", WARN if exhausted else OK, f"{' and '.join(left)} left", fix)
 
 
 # -- the working folder ----------------------------------------------------------------------
 
 
-def _ledger() -> tuple[Finding, Cost | None]:
-    """Whether the ledger is sound, and what was spent; it is not made here."""
+def check_ledger() -> tuple[Finding, Cost | None]:
+    """Whether the ledger is sound, and what was spent (None if it cannot be read); it is not created here."""
     from sidr_core.remote.ledger import Cost, Ledger, ledger_path
 
     if not ledger_path().is_file():
-        return Finding("ledger", OK, "none yet: nothing was asked of a paid server"), Cost(0, 0)
+        return Finding("ledger", OK, "none yet: no paid server was called"), Cost(0, 0)
     try:
         ledger = Ledger(ledger_path())
         ledger.verify()
@@ -172,62 +202,29 @@ def _ledger() -> tuple[Finding, Cost | None]:
     return Finding("ledger", OK, f"sound; {total.usd:,.4f} USD and {total.tokens:,} tokens so far"), total
 
 
-def _left(store: Store) -> Iterator[Finding]:
-    """What was left behind; the store's size includes it."""
+def check_store(store: Store) -> Iterator[Finding]:
+    """Size of the store, what in it can be deleted (the size includes that), and whether there is a catalog."""
     if not store.root.is_dir():
         yield Finding("store", OK, f"nothing below {store.root} yet")
         return
     count: Counter[str] = Counter()
     freed: Counter[str] = Counter()
-    for litter in garbage.find(store, days=7):
-        count[litter.kind] += 1
-        freed[litter.kind] += litter.bytes
+    for removable in garbage.find(store, days=7):
+        count[removable.kind] += 1
+        freed[removable.kind] += removable.bytes
     refs = len(store.refs())
     yield Finding("store", OK, f"{refs:,} current outputs, {garbage.size(store.root) / 1e6:,.1f} MB below {store.root}")
     resumable = sum(1 for _ in store.root.glob("*/.resume-*")) - count["unfinished"]
-    going_on = f"; {resumable} trainings can go on from a resume point" if resumable else ""
-    kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(count.items()))
-    if not count:
-        yield Finding("leftovers", OK, f"none{going_on}")
-    else:
+    resume = f"; {resumable} trainings can go on from a resume point" if resumable else ""
+    if count:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(count.items()))
         state = WARN if count["temporary"] else OK  # the rest is history, not damage
-        yield Finding("leftovers", state, f"{kinds}; {freed.total() / 1e6:,.1f} MB{going_on}", "sidr gc lists them")
+        yield Finding("leftovers", state, f"{kinds}; {freed.total() / 1e6:,.1f} MB{resume}", "sidr gc lists them")
+    else:
+        yield Finding("leftovers", OK, f"none{resume}")
     if refs and not catalog_path(store).is_file():
-        yield Finding("catalog", WARN, "outputs are published, and there is no catalog", "materialize any asset again")
-
-
-# -- telling ---------------------------------------------------------------------------------
-
-
-def _guarded(name: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(name, OK, look())
-    except SidrError as error:
-        return _failed(name, error)
+        yield Finding("catalog", WARN, "there are outputs but no catalog", "materialize any asset again")
 
 
 def _failed(name: str, error: SidrError) -> Finding:
     return Finding(name, FAIL, f"{error.what}: expected {error.expected}, found {error.found}", error.fix)
-
-
-def _print(found: list[Finding]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from sidr_core.render.terminal import console
-    from sidr_core.render.text import printable
-
-    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for finding in found:
-        text = Text(printable(finding.found))
-        if finding.fix:
-            text.append(f"\nfix: {printable(finding.fix)}", style="bold")
-        table.add_row(Text(finding.state, style=colours[finding.state]), finding.name, text)
-    screen = console()
-    screen.print(table)
-    counts = Counter(finding.state for finding in found)
-    screen.print(f"{counts[OK]} ok, {counts[WARN]} to look at, {counts[FAIL]} failed")

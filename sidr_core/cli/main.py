@@ -1,126 +1,129 @@
-"""`sidr`: look at what was published, ask for recommendations, and see why something is stale.
+"""`sidr`: look at what was published, get recommendations, and see why something is stale.
 
-Nothing here computes a stage; `dagster asset materialize` does. Each command imports what it needs
-when it runs, so `sidr --help` is instant.
+No command runs a stage; `dagster asset materialize` does. Each command imports what it needs when it runs, so
+`sidr --help` is instant.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from sidr_core.errors import SidrError
 
 app = typer.Typer(
-    help="Reasoning recommendations over Semantic IDs. SIDR_PROFILE names the profile, SIDR_HOME the working folder.",
+    help="Recommendations that reason over Semantic IDs. SIDR_PROFILE names the profile, SIDR_HOME the working folder.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Default: the profile's default dataset.")]
-Snapshot = Annotated[str | None, typer.Option("--snapshot", "-s", help="Default: the newest one published.")]
+Snapshot = Annotated[str | None, typer.Option("--snapshot", "-s", help="Default: the newest published one.")]
+FORMAT = typer.Option("--format", "-f", help="Form of the output.")
 
 
 @app.command()
 def status(
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Default: all.")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+    format: Annotated[Literal["table", "json"], FORMAT] = "table",
 ) -> None:
-    """What is published, what is stale because of which change, and what a refresh would cost."""
-    from sidr_core.cli import status as cli_status
+    """Show what is published, what is stale and why, and what a refresh would cost."""
+    from sidr_core.cli import status as command
 
-    cli_status.status(dataset, format)
+    command.status(dataset, format)
 
 
 @app.command()
-def doctor(format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table") -> None:
-    """Check packages, machine, working folder, profile, keys and ledger; say what to do. Exit code 1 on a failure."""
-    from sidr_core.cli import doctor as cli_doctor
+def doctor(format: Annotated[Literal["table", "json"], FORMAT] = "table") -> None:
+    """Check packages, machine, working folder, profile, keys and ledger, with fixes. Exit code 1 on a failure."""
+    from sidr_core.cli import doctor as command
 
-    raise typer.Exit(cli_doctor.doctor(format))
+    raise typer.Exit(command.doctor(format))
 
 
 @app.command()
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it (--dry-run) the list is all.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List only: the default.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it the command only lists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list, even with --yes.")] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also what current outputs were made from: later snapshots make it anew.")
+        bool, typer.Option("--deep", help="Also the inputs of current outputs; later snapshots rebuild them.")
     ] = False,
     cache: Annotated[
         bool, typer.Option("--cache", help="Also the caches: vectors, downloads, unpacked models.")
     ] = False,
-    days: Annotated[float, typer.Option("--days", min=0, help="Younger unfinished work stays.")] = 7,
+    days: Annotated[float, typer.Option("--days", min=0, help="Keep unfinished work that is younger.")] = 7,
 ) -> None:
-    """Delete what no snapshot refers to, old unfinished work and litter of dead processes. Never the ledger."""
-    from sidr_core.cli import gc as cli_gc
+    """Delete what no snapshot refers to, old unfinished work, and leftovers of crashes. Never the ledger."""
+    from sidr_core.cli import gc as command
 
-    cli_gc.gc(yes and not dry_run, deep, cache, days)
+    command.gc(yes and not dry_run, deep, cache, days)
 
 
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One statement, such as: select * from games.evaluation")],
-    format: Annotated[str, typer.Option("--format", "-f", help="table, csv or json.")] = "table",
+    format: Annotated[Literal["table", "csv", "json"], FORMAT] = "table",
 ) -> None:
-    """Ask the catalog of published tables, read-only. `show all tables` lists them."""
-    from sidr_core.cli import sql as cli_sql
+    """Query the catalog of published tables, read-only. `show all tables` lists them."""
+    from sidr_core.cli import sql as command
 
-    cli_sql.sql(query, format)
+    command.sql(query, format)
 
 
 @app.command()
 def recommend(
     user: Annotated[str | None, typer.Option("--user", "-u", help="A user of the snapshot.")] = None,
     history: Annotated[str | None, typer.Option("--history", help="Item ids, oldest first: A,B,C.")] = None,
-    mode: Annotated[str, typer.Option("--mode", "-m", help="thinking or direct.")] = "thinking",
+    mode: Annotated[
+        Literal["thinking", "direct"], typer.Option("--mode", "-m", help="With a thought, or without.")
+    ] = "thinking",
     k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
     dataset: Dataset = None,
     snapshot: Snapshot = None,
 ) -> None:
     """Recommend with the GRPO checkpoint: titles, SIDs, scores and the thought."""
-    from sidr_core.cli import lists as cli_lists
+    from sidr_core.cli import recommend as command
 
-    cli_lists.recommend(dataset, snapshot, user, history, mode, k)
+    command.recommend(dataset, snapshot, user, history, mode, k)
 
 
 @app.command()
 def explain(
-    user: Annotated[str, typer.Option("--user", "-u", help="A user with test rows.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="A user with a test row.")],
     row: Annotated[str | None, typer.Option("--row", help="row_id; default: the user's last test row.")] = None,
     model: Annotated[str, typer.Option("--model", help="<model>/<mode>")] = "grpo/thinking",
-    k: Annotated[int, typer.Option("-k", min=1, help="Places to show.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items to show.")] = 10,
     dataset: Dataset = None,
     snapshot: Snapshot = None,
 ) -> None:
-    """A published list beside its history, its thought and the truth."""
-    from sidr_core.cli import lists as cli_lists
+    """Show a published list with its history, its thought and the truth."""
+    from sidr_core.cli import explain as command
 
-    cli_lists.explain(dataset, snapshot, user, row, model, k)
+    command.explain(dataset, snapshot, user, row, model, k)
 
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(help="<dataset>/<model>/<mode>, the one to compare with first.")],
+    names: Annotated[list[str], typer.Argument(help="<dataset>/<model>/<mode>; the first is the reference.")],
     snapshot: Snapshot = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Cut-off of HR and NDCG.")] = 10,
-    format: Annotated[str, typer.Option("--format", "-f", help="markdown or csv.")] = "markdown",
+    format: Annotated[Literal["markdown", "csv"], FORMAT] = "markdown",
 ) -> None:
-    """Compare models across datasets that share their test rows: intervals, paired differences, corrected verdicts."""
-    from sidr_core.cli import compare as cli_compare
+    """Compare models across datasets with the same test rows: intervals and corrected paired differences."""
+    from sidr_core.cli import compare as command
 
-    cli_compare.compare(names, snapshot, k, format)
+    command.compare(names, snapshot, k, format)
 
 
 @app.command()
 def estimate(dataset: Dataset = None, snapshot: Snapshot = None) -> None:
-    """What the corpus would cost with this teacher: calls, tokens and USD, before anything is spent."""
-    from sidr_core.cli import estimate as cli_estimate
+    """Estimate the corpus with this profile's teacher: calls, tokens and USD, before anything is spent."""
+    from sidr_core.cli import estimate as command
 
-    cli_estimate.estimate(dataset, snapshot)
+    command.estimate(dataset, snapshot)
 
 
 @app.command()
@@ -134,13 +137,13 @@ def newest(dataset: Dataset = None) -> None:
 @app.command()
 def show(dataset: Dataset = None, snapshot: Snapshot = None) -> None:
     """Print the evaluation of a snapshot."""
-    from sidr_core.cli import status as cli_status
+    from sidr_core.cli import show as command
 
-    cli_status.show(dataset, snapshot)
+    command.show(dataset, snapshot)
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user is one message and exit code 1."""
+    """Run the command line; a user's mistake is one message and exit code 1."""
     try:
         app()
     except SidrError as error:

@@ -1,6 +1,6 @@
-"""`sidr sql`: one SELECT against the catalog, which is opened read-only and reads files of the store alone.
+"""`sidr sql`: one SELECT against the catalog, which is opened read-only and can read only files of the store.
 
-The files behind the views that it names are checked first: the engine may read over a flipped byte.
+The files behind the views of the query are verified first: DuckDB might read over a flipped byte.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from sidr_core.tables.sql import quoted
 if TYPE_CHECKING:
     import duckdb
 
-FORMATS = ("table", "csv", "json")
-_BLOCK = 10_000
-_SHOWN = 100
+_BATCH_ROWS = 10_000
+_MAX_ROWS_SHOWN = 100
 
 
 def sql(query: str, form: str) -> None:
-    """Print the result of `query` as a table (the first 100 rows), CSV or a JSON array of objects."""
+    """Print the result of `query`.
+
+    Args:
+        form: `table` (the first 100 rows), `csv`, or `json` (an array of objects).
+    """
     import duckdb
 
-    if form not in FORMATS:
-        raise SidrError(
-            f"unknown format {form!r}", expected=" or ".join(FORMATS), found=repr(form), fix="name one of these"
-        )
-    if any("\ud800" <= letter <= "\udfff" for letter in query):  # bytes of the command line that are no UTF-8
-        raise SidrError("the query is no text", expected="UTF-8", found=ascii(query)[:200], fix="write it in UTF-8")
+    if any("\ud800" <= character <= "\udfff" for character in query):  # undecodable bytes of the command line
+        raise SidrError("the query is not text", expected="UTF-8", found=ascii(query)[:200], fix="write it in UTF-8")
     store = open_store()
     path = catalog.path(store)
     if not path.is_file():
@@ -47,18 +46,21 @@ def sql(query: str, form: str) -> None:
             found="none",
             fix="run: make run   (or materialize an asset, or set SIDR_HOME)",
         )
-    with suppress(OSError):  # a store that cannot be written to
-        catalog.refresh(store, if_other=True)  # a run that was killed may have left one of before
+    with suppress(OSError):  # a store that is not writable
+        catalog.refresh(store, if_other=True)  # a run that was killed may have left an outdated one
     try:
-        with _open(path) as connection:
-            _confine(connection, store.root)
-            statement = _select(connection, query)
+        with _open(path, store.root) as connection:
+            statements = connection.extract_statements(query)
+            # COPY, EXPLAIN ANALYZE COPY and EXPORT could write into the store.
+            kinds = [str(statement.type).rpartition(".")[2] for statement in statements]
+            if kinds != ["SELECT"]:
+                raise duckdb.InvalidInputException(" and ".join(kinds) or "no statement")
             for dataset, view in _views(connection, query):
                 for _ in catalog.files(store, dataset, view):
                     pass
-            result = connection.execute(statement)
+            result = connection.execute(statements[0])
             columns = [column[0] for column in result.description or ()]
-            {"table": _table, "csv": _csv, "json": _json}[form](result, columns)
+            {"table": _print_table, "csv": _print_csv, "json": _print_json}[form](result, columns)
     except duckdb.Error as error:
         raise SidrError(
             "the query failed",
@@ -68,28 +70,34 @@ def sql(query: str, form: str) -> None:
         ) from None
 
 
-def _open(path: Path) -> duckdb.DuckDBPyConnection:
+def _open(path: Path, store: Path) -> duckdb.DuckDBPyConnection:
+    """The catalog, read-only; its statements can read the store's files and nothing else, here or on the network."""
     import duckdb
 
     try:
-        return duckdb.connect(str(path), read_only=True)
+        connection = duckdb.connect(str(path), read_only=True)
     except duckdb.Error as error:
         raise StoreError(
             f"the catalog {path.name} is damaged",
             expected="a DuckDB file, as the last run wrote it",
             found=str(error).strip().splitlines()[0][:300],
-            fix="materialize any asset again, if only to reuse it: each run writes the catalog anew",
+            fix="materialize any asset again, even if it is reused: each run rewrites the catalog",
         ) from None
+    connection.execute(f"SET allowed_directories = [{quoted(str(store))}]")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")  # no other file, no ATTACH, no extension
+    connection.execute("SET lock_configuration = true")
+    return connection
 
 
 def _views(connection: duckdb.DuckDBPyConnection, query: str) -> set[tuple[str, str]]:
-    """Schema and name of every table or view that a SELECT names; all there are where that cannot be told."""
+    """Schema and name of every table or view in a SELECT; all views of the catalog if it cannot be parsed."""
     (text,) = connection.execute("select json_serialize_sql(?::varchar)", [query]).fetchone() or ("{}",)
-    told = json.loads(text)
-    if told.get("error", True):
-        every = "select schema_name, view_name from duckdb_views() where not internal"
-        return set(connection.execute(every).fetchall())
-    return set(_tables_in(told))
+    tree = json.loads(text)
+    if tree.get("error", True):
+        views = "select schema_name, view_name from duckdb_views() where not internal"
+        return set(connection.execute(views).fetchall())
+    return set(_tables_in(tree))
 
 
 def _tables_in(node: Any) -> Iterator[tuple[str, str]]:
@@ -101,26 +109,7 @@ def _tables_in(node: Any) -> Iterator[tuple[str, str]]:
         yield from _tables_in(part)
 
 
-def _confine(connection: duckdb.DuckDBPyConnection, store: Path) -> None:
-    """Let statements read the store's files and nothing else on this machine or the network."""
-    connection.execute(f"SET allowed_directories = [{quoted(str(store))}]")
-    connection.execute("SET python_enable_replacements = false")
-    connection.execute("SET enable_external_access = false")  # no other file, no ATTACH, no extension
-    connection.execute("SET lock_configuration = true")
-
-
-def _select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
-    """The statement of `query`. Others than SELECT (COPY, EXPLAIN ANALYZE COPY, EXPORT) could write into the store."""
-    import duckdb
-
-    statements = connection.extract_statements(query)
-    kinds = [str(statement.type).rpartition(".")[2] for statement in statements]
-    if kinds != ["SELECT"]:
-        raise duckdb.InvalidInputException(" and ".join(kinds) or "no statement")
-    return statements[0]
-
-
-def _table(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
+def _print_table(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -128,24 +117,24 @@ def _table(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for name in columns:
         table.add_column(Text(name), overflow="fold")
-    rows = result.fetchmany(_SHOWN + 1)
-    for row in rows[:_SHOWN]:
+    rows = result.fetchmany(_MAX_ROWS_SHOWN + 1)
+    for row in rows[:_MAX_ROWS_SHOWN]:
         table.add_row(*(Text(printable(value)) for value in row))
     console().print(table)
-    if len(rows) > _SHOWN:
-        console().print(f"the first {_SHOWN} rows; --format csv or json gives all")
+    if len(rows) > _MAX_ROWS_SHOWN:
+        console().print(f"the first {_MAX_ROWS_SHOWN} rows; --format csv or json gives all")
 
 
-def _csv(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
+def _print_csv(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
-    while rows := result.fetchmany(_BLOCK):
+    while rows := result.fetchmany(_BATCH_ROWS):
         writer.writerows(rows)
 
 
-def _json(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
+def _print_json(result: duckdb.DuckDBPyConnection, columns: list[str]) -> None:
     separator = "[\n"
-    while rows := result.fetchmany(_BLOCK):
+    while rows := result.fetchmany(_BATCH_ROWS):
         for row in rows:
             record = dict(zip(columns, row, strict=True))
             print(separator + json.dumps(record, ensure_ascii=False, default=str), end="")

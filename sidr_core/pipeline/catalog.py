@@ -1,26 +1,25 @@
 """`catalog.duckdb`: every published table as a view, one schema per dataset.
 
 `<dataset>.<table>` shows the newest snapshot, `<dataset>.<table>_all_snapshots` all of them with
-their snapshot key in `snapshot_key`. The file is rewritten aside and moved into place, so readers
-never meet a half-written one.
+their snapshot key in `snapshot_key`. The file is written under a temporary name and renamed, so a
+reader never opens a half-written one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.store import Artifact, Store, canonical_json
+from sidr_core.tables.atomic import replacing
 
 _ALL = "_all_snapshots"
 _MADE_FOR = "_made_for"
 
-#: Raised when the views are made in another way.
+#: Version of how the views are made: raising it rewrites every catalog.
 LAYOUT = 1
 
 
@@ -33,35 +32,31 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
     """Rewrite the catalog from the current outputs of every dataset in the store.
 
     Args:
-        if_other: only where another output is current somewhere than when it was written, or it is damaged.
+        if_other: only if the current outputs changed since it was written, or if it is damaged.
     """
     import duckdb
     from filelock import FileLock
 
     target = path(store)
     with FileLock(target.with_suffix(".lock")):
-        for litter in target.parent.glob(f".{target.name}.*"):  # we hold the lock: its writer is dead
-            litter.unlink(missing_ok=True)
-        told = _digest(store)
-        if if_other and _made_for(target) == told:
+        for leftover in target.parent.glob(f".{target.name}.*"):  # we hold the lock: its writer is dead
+            leftover.unlink(missing_ok=True)
+        current = [[*where, store.ref(*where)] for where in store.refs()]
+        digest = hashlib.sha256(canonical_json([LAYOUT, str(store.root), current]).encode()).hexdigest()
+        if if_other and _made_for(target) == digest:
             return
-        tmp = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-        try:
-            with duckdb.connect(str(tmp)) as connection:
-                for statement in _statements(store):
-                    connection.execute(statement)
-                connection.execute(f"create view main.{_MADE_FOR} as select {_text(told)} as digest")
-                connection.execute("checkpoint")  # closing does it too, and is silent where the disk is full
-            os.replace(tmp, target)
-        finally:
-            tmp.unlink(missing_ok=True)
+        with replacing(target, durable=False) as partial, duckdb.connect(str(partial)) as connection:
+            for statement in _view_statements(store):
+                connection.execute(statement)
+            connection.execute(f"create view main.{_MADE_FOR} as select {_text(digest)} as digest")
+            connection.execute("checkpoint")  # closing does it too, but silently if the disk is full
 
 
 def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
-    """The files that a view shows, each checked; none for a view that is not in the catalog.
+    """The files that a view reads, each verified; none for a view that is not in the catalog.
 
     Raises:
-        StoreError: one is damaged. The engine itself would read on, or tell of anything.
+        StoreError: one is damaged. DuckDB itself might read over the damage, or raise anything.
     """
     from sidr_core.pipeline.digest import digest
 
@@ -70,35 +65,28 @@ def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
         if base != stage.name and not base.startswith(f"{stage.name}_"):
             continue
         name = f"{stage.name if base == stage.name else base.removeprefix(f'{stage.name}_')}.parquet"
-        where = [ref for ref in store.refs() if (ref[0].lower(), ref[2]) == (dataset.lower(), stage.name)]
-        for ref in where if every else where[-1:]:
+        refs = [ref for ref in store.refs() if (ref[0].lower(), ref[2]) == (dataset.lower(), stage.name)]
+        for ref in refs if every else refs[-1:]:
             artifact = store.require(*ref)
             if name in artifact.files:
                 yield artifact.path(name, digest)
 
 
-def _digest(store: Store) -> str:
-    """Of all that a catalog is made from: where the store lies and which output is current where."""
-    current = [[*where, store.ref(*where)] for where in store.refs()]
-    text = canonical_json([LAYOUT, str(store.root), current])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _made_for(target: Path) -> str | None:
-    """The digest that a catalog was made for; None where there is none or it is damaged."""
+    """Digest of the store's place and current outputs that a catalog was made for; None without a sound catalog."""
     import duckdb
 
     if not target.is_file():
         return None
     try:
         with duckdb.connect(str(target), read_only=True) as connection:
-            found = connection.execute(f"select digest from main.{_MADE_FOR}").fetchone()
+            row = connection.execute(f"select digest from main.{_MADE_FOR}").fetchone()
     except duckdb.Error:
         return None
-    return found[0] if found else None
+    return row[0] if row else None
 
 
-def _statements(store: Store) -> list[str]:
+def _view_statements(store: Store) -> list[str]:
     tables: dict[tuple[str, str], list[tuple[str, Path, Artifact]]] = defaultdict(list)
     names = {stage.name for stage in STAGES}
     for dataset, snapshot, stage in store.refs():
@@ -110,16 +98,16 @@ def _statements(store: Store) -> list[str]:
                 view = stage if file == f"{stage}.parquet" else f"{stage}_{file.removesuffix('.parquet')}"
                 tables[dataset, view].append((snapshot, artifact.folder / file, artifact))
     statements = [f"create schema if not exists {_name(dataset)}" for dataset in sorted({d for d, _ in tables})]
-    for (dataset, view), found in sorted(tables.items()):
-        found.sort(key=lambda entry: entry[0])
-        newest = found[-1]
-        where = f"{_name(dataset)}.{_name(view)}"
-        statements.append(f"create view {where} as select * from read_parquet({_text(newest[1])})")
-        label = "synthetic sample data; " if newest[2].synthetic else ""
-        statements.append(f"comment on view {where} is {_text(f'{label}snapshot {newest[0]}')}")
+    for (dataset, view), versions in sorted(tables.items()):
+        versions.sort(key=lambda version: version[0])
+        newest, file, artifact = versions[-1]
+        name = f"{_name(dataset)}.{_name(view)}"
+        statements.append(f"create view {name} as select * from read_parquet({_text(file)})")
+        label = "synthetic sample data; " if artifact.synthetic else ""
+        statements.append(f"comment on view {name} is {_text(f'{label}snapshot {newest}')}")
         union = " union all by name ".join(
             f"select *, {_text(snapshot)} as snapshot_key from read_parquet({_text(file)})"
-            for snapshot, file, _ in found
+            for snapshot, file, _ in versions
         )
         statements.append(f"create view {_name(dataset)}.{_name(view + _ALL)} as {union}")
     return statements

@@ -15,16 +15,16 @@ def digest(path: Path) -> str:
     stat = path.stat()
     key = hashlib.sha256(f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
     entry = home() / "cache" / "source_digests" / key
-    told = entry.read_bytes() if entry.is_file() else b""
-    if told and told == _sealed(value := told[:64].decode(errors="replace")):
+    remembered = entry.read_bytes() if entry.is_file() else b""
+    if remembered and remembered == _sealed(value := remembered[:64].decode(errors="replace")):
         return value
     value = sha256_file(path)
-    with suppress(OSError):  # without the memo, as on a full disk, the file is only read once more
+    with suppress(OSError):  # not remembered, as on a full disk: the file is hashed again next time
         entry.parent.mkdir(parents=True, exist_ok=True)
         entry.write_bytes(_sealed(value))
     return value
 
 
 def _sealed(value: str) -> bytes:
-    """A digest with a short one of itself: a flipped byte must not pass for another content of the file."""
+    """A digest with a short one of itself: a flipped byte must not look like changed content of the file."""
     return f"{value} {hashlib.sha256(value.encode()).hexdigest()[:16]}".encode()

@@ -1,8 +1,8 @@
-"""All stages, in the order in which data flows. The graph of the pipeline is this file.
+"""All stages, in the order in which data flows: this file is the graph of the pipeline.
 
-Only `recommendations`, `evaluation` and `reevaluation` declare `test.parquet`; a test asserts it. The whole
-interaction log (`interactions.parquet`) and `raw_reviews` hold test rows too and are declared by no
-training stage either.
+Only `recommendations`, `evaluation` and `reevaluation` declare `test.parquet`; a test asserts it. The complete
+interaction log (`interactions.parquet`) and `raw_reviews` contain test rows too, and no training stage declares
+them either.
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def unused_producers(config: DatasetConfig) -> set[str]:
-    """Checkpoints and baselines that no model of `decoding.models` needs: they need not be built."""
+    """Checkpoints and baselines that no model of `decoding.models` needs; they are not built."""
     used = {stage for name in config.decoding.models for stage in producers(split_name(name)[0])}
     return {model.stage for model in MODELS} - used
 

@@ -1,4 +1,4 @@
-"""Memory and packages: what a manifest says of the process that made an output, and what the machine has."""
+"""Memory and processes of this machine, and the package versions that a manifest records."""
 
 from __future__ import annotations
 
@@ -35,8 +35,23 @@ class PeakMemory:
         self.peak = max(self.peak, self._process.memory_info().rss)
 
 
+def is_alive(pid: int, at: float | None = None) -> bool:
+    """Whether a process runs; a zombie has ended.
+
+    Args:
+        at: unix seconds at which the process was known to have this pid; one that started later is another.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return (at is None or process.create_time() <= at + 1) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def memory() -> tuple[int, int]:
-    """Bytes of memory of this machine, or of this container where it has a limit: all, and free."""
+    """Total and free bytes of memory of this machine, or of this container if it has a limit."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -44,18 +59,18 @@ def memory() -> tuple[int, int]:
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
+    except (OSError, ValueError):  # not in a container, or in one without a limit ("max")
         return machine.total, machine.available
-    used -= int(kinds.get("inactive_file", 0)) + int(kinds.get("active_file", 0))  # cached files give way
+    used -= int(kinds.get("inactive_file", 0)) + int(kinds.get("active_file", 0))  # cached files can be dropped
     return min(machine.total, limit), min(machine.available, limit - used)
 
 
 def versions() -> dict[str, str]:
-    """Releases of this project, of Python, and of the packages that can change an output's bytes."""
-    found = {"sidr": __version__, "python": platform.python_version()}
+    """Versions of this project, of Python, and of the packages that can change an output's bytes."""
+    releases = {"sidr": __version__, "python": platform.python_version()}
     for name in _VERSIONED:
         try:
-            found[name] = metadata.version(name)
+            releases[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return releases

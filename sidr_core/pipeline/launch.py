@@ -1,9 +1,9 @@
-"""Processes of their own for a stage: the spec they get, their team under `accelerate launch`, their end.
+"""Stages in child processes: the spec a child gets, how several train together, how they end.
 
-A launcher writes a spec and starts `python -m sidr_core.pipeline.run <spec.json>`, once or through
-`accelerate launch`. Every process that comes of it watches the launcher and leaves with it, so nothing
-lives on after Ctrl-C, SIGTERM or a `kill -9` of Dagster. Of several processes the first owns the store;
-the others hear from it whether there is work, lend a hand in the training, and write nothing.
+A launcher writes a spec and starts `python -m sidr_core.pipeline.run <spec.json>`, directly or through
+`accelerate launch`. Each child watches the launcher and exits with it, so nothing keeps running after
+Ctrl-C, SIGTERM or a `kill -9` of Dagster. Of several processes the first owns the store: it tells the
+others whether there is work; they take part in the training and write nothing.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from typing import Any
 
 from sidr_core import errors
 from sidr_core.errors import SidrError
+from sidr_core.pipeline.host import is_alive
 from sidr_core.pipeline.profile import Profile
 from sidr_core.settings import Launch
 
-#: What the first process to fail leaves beside the spec.
+#: File beside the spec in which the first process that fails reports why.
 FAILURE = "failure.json"
-#: Seconds that a stopped process has to clean up; then it leaves at once.
+#: Seconds that a stopped process has to clean up before it is ended.
 GRACE_SECONDS = 3.0
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 #: How long the processes wait for one another. A measurement by the first alone, or another run that
-#: writes the same output, can take hours; a process that died is noticed by `accelerate launch`.
-_PATIENCE = timedelta(days=30)
+#: writes the same output, can take hours; `accelerate launch` notices a process that died.
+_TIMEOUT = timedelta(days=30)
 
 
 def rank() -> int:
-    """Number of this process within its team; 0 where it is alone."""
+    """Rank of this process among those of its stage; 0 if it is the only one."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -52,9 +53,9 @@ def processes() -> int:
 
 
 def write_spec(folder: Path, profile: Profile, dataset: str, snapshot: str, stage: str, home: Path) -> Path:
-    """The spec of a child of this process, which reports its failure into `folder`.
+    """Write the spec of a child of this process, which reports its failure into `folder`; returns its path.
 
-    It holds the profile itself, not its name: the child runs with what this process read.
+    It contains the profile itself, not its name, so the child uses what this process has read.
     """
     path = folder / "spec.json"
     spec = {
@@ -75,8 +76,8 @@ def command(launch: Launch, kind: str, spec: Path) -> list[str]:
     run = ["-m", "sidr_core.pipeline.run", str(spec)]
     if kind == "subprocess":
         return [sys.executable, *run]
-    # `--multi_gpu` is the one way to several processes of one machine; without a GPU they meet over gloo.
-    # Port 0: any free one. The rest says what the user's `accelerate config` might say otherwise.
+    # `--multi_gpu` is the only way to several processes on one machine; without a GPU they connect over gloo.
+    # Port 0: any free one. The rest overrides the user's `accelerate config`.
     threads = max(1, (os.cpu_count() or 1) // launch.processes)
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
@@ -92,25 +93,25 @@ def command(launch: Launch, kind: str, spec: Path) -> list[str]:
 
 
 def leave_with(launcher: int) -> None:
-    """End this process within seconds of its launcher's end, of its parent's, and of SIGINT or SIGTERM.
+    """End this process within seconds after its launcher or its parent ends, or after SIGINT or SIGTERM.
 
-    A signal raises KeyboardInterrupt first, so that the stage can clean up. A thread does the rest: the
-    main one may be inside a library that does not come back.
+    A signal raises KeyboardInterrupt first, so that the stage can clean up. A thread then ends the process: the
+    main one may be inside a library call that does not return.
 
     Args:
         launcher: pid of the process that wrote the spec; below `accelerate launch` it is not the parent.
     """
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal_reader, signal_writer = os.pipe()
+    os.set_blocking(signal_writer, False)
+    signal.set_wakeup_fd(signal_writer, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     parent = os.getppid()
 
     def watch() -> None:
-        while _alive(launcher) and os.getppid() == parent:
-            if select.select([heard], [], [], _LOOK_SECONDS)[0]:
-                # Of several, one that is interrupted waits for others that are gone: nothing to be cleaned up.
+        while is_alive(launcher) and os.getppid() == parent:
+            if select.select([signal_reader], [], [], _POLL_SECONDS)[0]:
+                # One of several would wait for others that are gone, and has nothing to clean up.
                 time.sleep(GRACE_SECONDS if processes() == 1 else 0)
                 break
         os._exit(1)
@@ -118,27 +119,18 @@ def leave_with(launcher: int) -> None:
     threading.Thread(target=watch, name="leave_with", daemon=True).start()
 
 
-def _alive(pid: int) -> bool:
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def agree(fingerprint: str | None = None) -> str | None:
-    """What the first process says: the fingerprint of the output to train for, None where there is no work.
+    """Broadcast of the first process: the fingerprint of the output to train, None if there is nothing to do.
 
-    All processes of the team call it once; the others wait here for the first.
+    Every process calls it once; the others wait here for the first.
     """
     import torch
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    word = [fingerprint]
-    torch.distributed.broadcast_object_list(word, src=0)
-    return word[0]
+    PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
+    broadcast = [fingerprint]
+    torch.distributed.broadcast_object_list(broadcast, src=0)
+    return broadcast[0]
 
 
 # -- failures --------------------------------------------------------------------------------
@@ -149,39 +141,39 @@ class Failure:
     """Why a process of a stage failed.
 
     Args:
-        rank: number of the process. kind: the error's class. message: what it says.
-        stack: where it came from, outermost call first.
-        mistake: the fields of a :class:`SidrError`, None for any other error.
+        rank: of the process. kind: class of the error. message: its text.
+        stack: its traceback, outermost call first.
+        user_error: the fields of a :class:`SidrError`, None for any other error.
     """
 
     rank: int
     kind: str
     message: str
     stack: list[str]
-    mistake: Mapping[str, str] | None
+    user_error: Mapping[str, str] | None
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         fields = ("what", "expected", "found", "fix")
-        mistake = {name: getattr(error, name) for name in fields} if isinstance(error, SidrError) else None
-        return cls(rank(), type(error).__name__, str(error), traceback.format_tb(error.__traceback__), mistake)
+        user_error = {name: getattr(error, name) for name in fields} if isinstance(error, SidrError) else None
+        return cls(rank(), type(error).__name__, str(error), traceback.format_tb(error.__traceback__), user_error)
 
     def write(self, path: Path) -> None:
-        """Keep it, unless another process failed before: what follows from a failure explains nothing."""
-        own = path.with_name(f"{path.name}.{os.getpid()}")
-        own.write_text(json.dumps(asdict(self)))
+        """Write it to `path`, unless another process failed before: only the first failure explains the rest."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(self)))
         with contextlib.suppress(FileExistsError):
-            os.link(own, path)
-        own.unlink()
+            os.link(temporary, path)
+        temporary.unlink()
 
     @classmethod
     def read(cls, path: Path) -> Failure | None:
-        """What the first process to fail left behind, None if nothing."""
+        """The failure of the first process that failed, None if none did."""
         return cls(**json.loads(path.read_text())) if path.is_file() else None
 
-    def as_mistake(self) -> SidrError | None:
-        """The :class:`SidrError` that it was."""
-        if self.mistake is None:
+    def as_user_error(self) -> SidrError | None:
+        """The :class:`SidrError` that it was, None if it was another error."""
+        if self.user_error is None:
             return None
         kind: Any = getattr(errors, self.kind, SidrError)
-        return kind(**self.mistake)
+        return kind(**self.user_error)

@@ -27,11 +27,11 @@ PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
 
 class StageConfig:
-    """The sections that a stage declared, and no others: reading one more is an error.
+    """The profile sections that a stage declared; reading any other one is an error.
 
-    It stands in for a :class:`DatasetConfig` in the body of a stage, with two context sections:
+    It takes the place of a :class:`DatasetConfig` in the body of a stage, with two context sections:
     `dataset` (the name) and `snapshot` (a :class:`Window`). A name such as `decoding.max_thought_tokens` gives
-    that field of the section alone, so that a change of another one concerns the stage not at all.
+    only that field of the section, so a change of its other fields does not affect the stage.
     """
 
     def __init__(self, config: DatasetConfig, sections: tuple[str, ...], dataset: str, window: Window) -> None:
@@ -53,18 +53,18 @@ class StageConfig:
 
     def key(self) -> dict[str, Any]:
         """JSON-able form, for the fingerprint."""
-        return {name: _plain(value) for name, value in self._values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return vars(value) if isinstance(value, SimpleNamespace) else value
+        sections: dict[str, Any] = {}
+        for name, value in self._values.items():
+            if isinstance(value, BaseModel):
+                sections[name] = value.model_dump(mode="json")
+            else:
+                sections[name] = vars(value) if isinstance(value, SimpleNamespace) else value
+        return sections
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A set of datasets. Iterating gives their names."""
+    """A set of datasets; iterating gives their names."""
 
     name: str
     default_dataset: str
@@ -82,35 +82,36 @@ class Profile:
                 f"profile {self.name!r} has no dataset {name!r}",
                 expected=f"one of {', '.join(self.datasets)}",
                 found=repr(name),
-                fix=f"did you mean {near[0]!r}?" if near else "name one of these, or set SIDR_PROFILE",
+                fix=f"did you mean {near[0]!r}?" if near else "use one of these, or set SIDR_PROFILE",
             )
         return self.datasets[name]
 
     def newest(self, dataset: str | None = None) -> str:
-        """Key of the newest snapshot of a dataset (of the default one, if none is named)."""
+        """Key of the newest snapshot of a dataset (default: the profile's default dataset)."""
         return self.dataset(dataset or self.default_dataset).snapshots.keys()[-1]
+
+
+#: DuckDB reads a path with these characters as a glob, so a view could read files of other folders.
+_GLOB_CHARACTERS = frozenset("*?[\\")
+_MAX_NAME_BYTES = 255
 
 
 def home() -> Path:
     """The working folder: `SIDR_HOME`, default `.sidr`.
 
     Raises:
-        ProfileError: no folder, or not that folder alone, can be opened by this path.
+        ProfileError: the path has glob characters, or a part too long for a file name.
     """
     folder = Path(os.environ.get("SIDR_HOME") or ".sidr").absolute()
-    if _PATTERN & set(str(folder)) or any(len(os.fsencode(part)) > _LONGEST_NAME for part in folder.parts):
+    if _GLOB_CHARACTERS & set(str(folder)) or any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in folder.parts):
         raise ProfileError(
             "SIDR_HOME cannot be the working folder",
-            expected=f"a path without {' '.join(sorted(_PATTERN))}, no part of it longer than {_LONGEST_NAME} bytes",
+            expected=f"a path without {' '.join(sorted(_GLOB_CHARACTERS))}, no part longer than "
+            f"{_MAX_NAME_BYTES} bytes",
             found=repr(str(folder))[:200],
-            fix="name another folder in SIDR_HOME",
+            fix="set SIDR_HOME to another folder",
         )
     return folder
-
-
-#: DuckDB takes a path with these for a pattern, and would read the files of other folders with ours.
-_PATTERN = frozenset("*?[\\")
-_LONGEST_NAME = 255
 
 
 def load_profile(name: str | None = None) -> Profile:
@@ -121,7 +122,7 @@ def load_profile(name: str | None = None) -> Profile:
     """
     name = name or os.environ.get("SIDR_PROFILE") or "quickstart"
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
-    if not os.path.isfile(path):  # not of Path: that raises on a name too long
+    if not os.path.isfile(path):  # Path.is_file raises if the name is too long
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise ProfileError(
             f"there is no profile {name!r}",
@@ -131,24 +132,24 @@ def load_profile(name: str | None = None) -> Profile:
         )
     try:
         text = path.read_text()
-        _require_modest(path, text)
+        _refuse_yaml_bomb(path, text)
         raw = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, impossible dates
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, impossible dates
         raise ProfileError(
             f"{path} is not valid YAML",
             expected="a mapping",
             found=str(error).replace("\n", " ")[:500],
-            fix="mend the file",
+            fix="correct the file",
         ) from None
     return parse_profile(path.stem, raw)
 
 
-#: What a profile may use of YAML: aliases of aliases double with each, and nesting is walked by recursion.
-_MOST_ALIASES, _DEEPEST = 20, 30
+#: Limits on a profile's YAML: aliases of aliases grow exponentially, and nested values are walked by recursion.
+_MAX_ALIASES, _MAX_DEPTH = 20, 30
 
 
-def _require_modest(path: Path, text: str) -> None:
-    """Refuse what is small as a file and large, or endless, as a value."""
+def _refuse_yaml_bomb(path: Path, text: str) -> None:
+    """Refuse YAML that is small as a file but huge, or endless, once parsed."""
     aliases = depth = 0
     open_anchors: list[str | None] = []
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -160,20 +161,20 @@ def _require_modest(path: Path, text: str) -> None:
             aliases += 1
         depth = len(open_anchors)
         inside_itself = isinstance(event, yaml.AliasEvent) and event.anchor in open_anchors
-        if depth > _DEEPEST or aliases > _MOST_ALIASES or inside_itself:
+        if depth > _MAX_DEPTH or aliases > _MAX_ALIASES or inside_itself:
             raise ProfileError(
-                f"{path} is no profile",
-                expected=f"at most {_MOST_ALIASES} aliases (`*name`) and {_DEEPEST} levels, none inside itself",
+                f"{path} is not a profile",
+                expected=f"at most {_MAX_ALIASES} aliases (`*name`) and {_MAX_DEPTH} levels, no alias inside itself",
                 found=f"more, in line {event.start_mark.line + 1}",
                 fix="write the values out, or let a dataset extend another with `extends:`",
             )
 
 
-#: A dataset's name is that of a folder, and of a schema in the catalog, where case does not count.
-_DATASET = r"[A-Za-z][A-Za-z0-9_]{0,63}"
-_SCHEMAS = ("catalog", "information_schema", "main", "pg_catalog", "system", "temp")
+#: A dataset's name is also that of a folder, and of a schema in the catalog, where case is ignored.
+_DATASET_NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"
+_DUCKDB_SCHEMAS = ("catalog", "information_schema", "main", "pg_catalog", "system", "temp")
 
-_TOP = ("default_dataset", "datasets", "description")
+_TOP_KEYS = ("default_dataset", "datasets", "description")
 
 
 def parse_profile(name: str, raw: Any) -> Profile:
@@ -186,20 +187,20 @@ def parse_profile(name: str, raw: Any) -> Profile:
             fix="see profiles/quickstart.yaml for the form",
         )
     for key in raw:
-        if key not in _TOP:
-            raise _unknown(f"profile {name!r}", str(key), _TOP)
+        if key not in _TOP_KEYS:
+            raise _unknown(f"profile {name!r}", str(key), _TOP_KEYS)
     datasets: dict[str, DatasetConfig] = {}
     for dataset in raw["datasets"]:
         same = [known for known in datasets if known.lower() == str(dataset).lower()]
-        if not re.fullmatch(_DATASET, str(dataset)) or str(dataset).lower() in _SCHEMAS or same:
+        if not re.fullmatch(_DATASET_NAME, str(dataset)) or str(dataset).lower() in _DUCKDB_SCHEMAS or same:
             raise ProfileError(
                 f"profile {name!r}: {str(dataset)[:100]!r} cannot name a dataset",
-                expected="letters, digits and underscores, beginning with a letter, at most 64; no schema of DuckDB "
-                f"({', '.join(_SCHEMAS)}), and no other dataset's name in other case",
+                expected="at most 64 letters, digits and underscores, starting with a letter; not a schema of DuckDB "
+                f"({', '.join(_DUCKDB_SCHEMAS)}), nor another dataset's name in other case",
                 found=repr(dataset)[:100],
                 fix="rename it",
             )
-        datasets[dataset] = _dataset(name, dataset, _merged(name, raw["datasets"], dataset, ()))
+        datasets[dataset] = _dataset_config(name, dataset, _merged(name, raw["datasets"], dataset, ()))
     default = raw.get("default_dataset") or next(iter(datasets))
     profile = Profile(name=name, default_dataset=default, datasets=datasets, raw=raw)
     profile.dataset(default)
@@ -217,13 +218,13 @@ def _merged(profile: str, datasets: Mapping[str, Any], name: str, seen: tuple[st
             found=" -> ".join((*seen, name)),
             fix="remove one `extends`",
         )
-    own = dict(datasets[name] or {})
-    parent = own.pop("extends", None)
-    return _overlay(_merged(profile, datasets, parent, (*seen, name)), own) if parent else own
+    fields = dict(datasets[name] or {})
+    parent = fields.pop("extends", None)
+    return _overlay(_merged(profile, datasets, parent, (*seen, name)), fields) if parent else fields
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, mapping by mapping; another `kind` replaces its section whole."""
+    """`over` on top of `base`, mapping by mapping; a section with another `kind` is replaced entirely."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -234,19 +235,19 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _dataset(profile: str, name: str, fields: Mapping[str, Any]) -> DatasetConfig:
+def _dataset_config(profile: str, name: str, fields: Mapping[str, Any]) -> DatasetConfig:
     try:
         config = DatasetConfig.model_validate(_expand(fields))
     except ValidationError as error:
-        # A misspelt required key is also a missing one: the misspelling is what helps.
+        # A misspelt required key is also reported as missing: naming the misspelling helps more.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         where = f"profile {profile!r}, dataset {name!r}, {'.'.join(str(p) for p in first['loc']) or 'fields'}"
         if first["type"] == "extra_forbidden":
-            raise _unknown(where, str(first["loc"][-1]), _siblings(first["loc"][:-1])) from None
+            raise _unknown(where, str(first["loc"][-1]), _known_keys(first["loc"][:-1])) from None
         raise ProfileError(
             where,
             expected=first["msg"],
-            found=_USER_PART.sub("//[user]@", repr(first.get("input")))[:200],
+            found=_URL_CREDENTIALS.sub("//[user]@", repr(first.get("input")))[:200],
             fix="correct this field of the profile",
         ) from None
     stages = tuple(stage.name for stage in STAGES)
@@ -257,17 +258,17 @@ def _dataset(profile: str, name: str, fields: Mapping[str, Any]) -> DatasetConfi
 
 
 #: User and password in a URL.
-_USER_PART = re.compile(r"//[^/\s@]*@")
+_URL_CREDENTIALS = re.compile(r"//[^/\s@]*@")
 
 
-def _siblings(location: tuple[Any, ...]) -> tuple[str, ...]:
-    """Known keys at a place in the dataset's fields."""
+def _known_keys(location: tuple[Any, ...]) -> tuple[str, ...]:
+    """Known keys at a location in the dataset's fields."""
     model: Any = DatasetConfig
     unions = {"source": Source, "base_model": BaseModelConfig}
     for depth, part in enumerate(location):
         if depth == 0 and part in unions:
             kinds = {m.model_fields["kind"].annotation.__args__[0]: m for m in get_args(get_args(unions[part])[0])}
-            # The last kind that is named counts: a member of a mix lies inside the mix.
+            # The last kind in the location counts: the domains of a mix lie inside the mix.
             model = next((kinds[name] for name in reversed(location) if name in kinds), next(iter(kinds.values())))
         elif depth == 0:
             model = DatasetConfig.model_fields[part].annotation

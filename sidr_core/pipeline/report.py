@@ -1,4 +1,4 @@
-"""What a stage says about its output: numbers, checks, pages."""
+"""What a stage reports about its output: metrics, checks, pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one promise about an output. `detail` says what was counted."""
+    """The outcome of one check of an output. `detail` says what was counted."""
 
     name: str
     passed: bool
@@ -17,7 +17,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What a stage says about its output. Row counts are read from its Parquet files, not told.
+    """What a stage reports about its output. Row counts are not part of it: they are read from the Parquet files.
 
     Args:
         metrics: plain numbers and strings, plotted over snapshots in the UI.

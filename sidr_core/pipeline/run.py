@@ -1,8 +1,9 @@
-"""Runs one stage of one dataset's snapshot: the entry that every launcher shares.
+"""Runs one stage of one dataset's snapshot: the entry point that every launcher shares.
 
 As a module, `python -m sidr_core.pipeline.run <spec.json>` with
 `{"profile": …, "dataset": …, "snapshot": …, "stage": …, "home": …}`; the profile is a name, a path, or
-`{"name": …, "raw": …}`. Started by Dagster Pipes it reports there (`sidr_core/launch.py`).
+`{"name": …, "raw": …}`. Started by Dagster Pipes, it reports there
+(`sidr_core/pipeline/launch.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sidr_core.errors import SidrError
 from sidr_core.pipeline import catalog, disk, launch
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import Profile, StageConfig, home, load_profile, parse_profile
-from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, Stage, StageInput, load_object
 from sidr_core.pipeline.store import Artifact, Store, fingerprint
 from sidr_core.settings.sources import single_sources
@@ -32,7 +33,7 @@ from sidr_core.settings.sources import single_sources
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: the published output and whether it was there already."""
+    """The result of a run: the published output, and whether it existed before."""
 
     artifact: Artifact
     reused: bool
@@ -41,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage would read now; `key` with the stage's code version determines its fingerprint."""
+    """What a stage would read now; `key` and the stage's code version determine its fingerprint."""
 
     inputs: Inputs
     config: StageConfig
@@ -76,16 +77,16 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     if earlier:
         key["earlier"] = {f"{base}/{name}": item.digest for name, item in earlier.items()}
     if stage.tables:
-        key["tables"] = dict(stage.tables)  # so that nothing is reused that was not checked as it would be now
+        key["tables"] = dict(stage.tables)  # an output that was checked against other contracts is not reused
     if stage.sources:
-        named = stage.sections[0]
         from sidr_core.pipeline.digest import digest
 
-        section = getattr(config, named)
+        section_name = stage.sections[0]
+        section = getattr(config, section_name)
         files = load_object(stage.sources)(section)
         key["sources"] = {name: digest(path) for name, path in files.items()}
-        # Where a file lies does not matter, its content does.
-        key["config"][named] = _without_paths(section)
+        # The content of a source file counts, not its path.
+        key["config"][section_name] = _without_paths(section)
     lineage = {name: item.fingerprint for name, item in stages.items()}
     lineage |= {f"{base}/{name}": item.fingerprint for name, item in earlier.items()}
     return Plan(inputs, scoped, key, started, lineage)
@@ -102,14 +103,14 @@ def run_stage(
 ) -> Outcome:
     """Reuse or build the output of a stage, make it current, and refresh the catalog.
 
-    An output that failed a blocking check is kept for a look but not made current: the one before stays.
+    An output that fails a blocking check is kept for inspection but not made current: the one before it stays.
 
     Args:
-        starting: told the fingerprint just before the stage's own function is called, not if it is reused.
+        starting: called with the fingerprint just before the stage's function; not called if the output is reused.
 
     Raises:
         NotMaterialized: an upstream output is missing.
-        StoreError: there is no room on the disk; what was published before is as it was.
+        StoreError: the disk is full; earlier outputs are unchanged.
         SidrError: wrong input; nothing is published.
     """
     planned = plan(profile, dataset, snapshot, stage, store)
@@ -121,7 +122,9 @@ def run_stage(
             starting(fp)
         report = stage.load()(planned.inputs, planned.config, out_dir, progress)  # type: ignore[arg-type]
         if stage.tables:
-            report = replace(report, checks=(_schema_check(stage, out_dir), *report.checks))
+            from sidr_core.pipeline import schema_check  # pandera takes half a second to import
+
+            report = replace(report, checks=(schema_check.check(stage, out_dir), *report.checks))
         missing = {spec.name for spec in stage.checks} - {check.name for check in report.checks}
         assert not missing, f"{stage.name} did not report on {missing}"
         return report
@@ -142,7 +145,7 @@ def run_stage(
 
 
 def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> Outcome | None:
-    """:func:`run_stage` where the output is there already, else None: what needs no process of its own.
+    """Like :func:`run_stage` if the output exists already, else None; used before a child process is started.
 
     Raises:
         NotMaterialized: an upstream output is missing.
@@ -165,49 +168,44 @@ def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artif
         catalog.refresh(store, if_other=reused)
 
 
-def _assist(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
-    """What every process but the first does: take part in the training, and let go of what comes of it."""
-    wanted = launch.agree()
-    if wanted is None:
+def _follower(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
+    """What every process but the first does: take part in the training and discard its output."""
+    leaders = launch.agree()
+    if leaders is None:
         return
     planned = plan(profile, dataset, snapshot, stage, store)
     fp = fingerprint(stage.name, stage.code_version, planned.key)
-    if fp != wanted:
+    if fp != leaders:
         raise SidrError(
-            f"the processes of {dataset}/{stage.name} were started from different things",
-            expected=f"inputs and settings with the fingerprint {wanted}",
+            f"the processes of {dataset}/{stage.name} have different inputs or settings",
+            expected=f"inputs and settings with the fingerprint {leaders}",
             found=fp,
             fix="materialize it again; do not change its inputs while it starts",
         )
     planned.inputs.resume = store.resume_folder(stage.name, fp)
-    with tempfile.TemporaryDirectory(prefix="sidr-assist-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sidr-follower-") as folder:
         silent = Progress(lambda line: None)
         stage.load()(planned.inputs, planned.config, Path(folder), silent)  # type: ignore[arg-type]
 
 
-def _lead(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
-    """What the first of several processes does: all that one process would, and tell the others."""
-    told: list[str] = []
+def _leader(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
+    """What the first of several processes does: the same as a single one, and let the others know."""
+    started = False
 
     def starting(fp: str) -> None:
-        told.append(fp)
+        nonlocal started
+        started = True
         launch.agree(fp)
 
     try:
         return run_stage(profile, dataset, snapshot, stage, store, progress, starting)
     finally:
-        if not told:  # it was there already, or its inputs are not
+        if not started:  # the output existed already, or its inputs are missing
             launch.agree(None)
 
 
-def _schema_check(stage: Stage, folder: Path) -> Check:
-    from sidr_core.pipeline import schema_check  # pandera takes half a second
-
-    return schema_check.check(stage, folder)
-
-
 def blocked_by(stage: Stage, artifact: Artifact) -> list[str]:
-    """Names of the blocking checks that an output failed. Such an output never becomes current."""
+    """Names of the blocking checks that an output failed; with any, it never becomes current."""
     blocking = {spec.name for spec in stage.checks if spec.blocking}
     return [check["name"] for check in artifact.manifest["checks"] if check["name"] in blocking and not check["passed"]]
 
@@ -230,18 +228,18 @@ def _previous(
 def _earlier(
     profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store
 ) -> tuple[str | None, dict[str, StageInput]]:
-    """The newest earlier snapshot that has all that the stage declared of one, and these files; (None, {}) if none."""
+    """The newest earlier snapshot that has everything the stage declared of one, and its files; (None, {}) if none."""
     config = profile.dataset(dataset)
     reads = stage.reads_earlier(config)
     for earlier in config.snapshots.before(snapshot) if reads else ():
-        found = {name: store.find(dataset, earlier, name) for name in reads}
-        if all(artifact and artifact.hold() for artifact in found.values()):
-            return earlier, {name: StageInput(a, reads[name], stage.name) for name, a in found.items() if a}
+        outputs = {name: store.find(dataset, earlier, name) for name in reads}
+        if all(artifact and artifact.hold() for artifact in outputs.values()):
+            return earlier, {name: StageInput(a, reads[name], stage.name) for name, a in outputs.items() if a}
     return None, {}
 
 
 def _without_paths(section: BaseModel) -> dict[str, Any]:
-    """A section as JSON, without the fields that it or a part of it lists as `PATHS`."""
+    """A section as JSON, without the fields that it or one of its parts lists in `PATHS`."""
     dumped = section.model_dump(mode="json", exclude=set(getattr(section, "PATHS", ())))
     for name in dumped:
         part = getattr(section, name)
@@ -253,13 +251,13 @@ def _without_paths(section: BaseModel) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the stage that the spec file names; print its folder. What failed goes to the launcher, if there is one."""
+    """Run the stage that the spec file names and print its folder. A failure is reported to the launcher, if any."""
     spec = json.loads(Path(argv[0]).read_text())
     if "launcher" in spec:
         launch.leave_with(spec["launcher"])
     with _reporting() as report:
         try:
-            return _run(spec, report)
+            return _run_spec(spec, report)
         except KeyboardInterrupt:
             return 130
         except SidrError as error:
@@ -273,31 +271,32 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-def _run(spec: dict[str, Any], report: Any) -> int:
+def _run_spec(spec: dict[str, Any], report: Any) -> int:
     if "home" in spec:
-        os.environ["SIDR_HOME"] = spec["home"]  # the ledger and the caches are found by it
-    told = spec.get("profile")
-    profile = parse_profile(told["name"], told["raw"]) if isinstance(told, dict) else load_profile(told)
-    what = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), Store(home() / "store"))
+        os.environ["SIDR_HOME"] = spec["home"]  # where the ledger and the caches are
+    source = spec.get("profile")
+    profile = parse_profile(source["name"], source["raw"]) if isinstance(source, dict) else load_profile(source)
+    arguments = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), Store(home() / "store"))
     if launch.rank() > 0:
-        _assist(*what)
+        _follower(*arguments)
         return 0
     progress = Progress(report.log.info if report else None)
-    outcome = _lead(*what, progress) if launch.processes() > 1 else run_stage(*what, progress)
+    outcome = _leader(*arguments, progress) if launch.processes() > 1 else run_stage(*arguments, progress)
     if report:
-        names = {"fingerprint": outcome.artifact.fingerprint, "reused": outcome.reused, "started": outcome.started}
-        report.report_custom_message(names)
+        report.report_custom_message(
+            {"fingerprint": outcome.artifact.fingerprint, "reused": outcome.reused, "started": outcome.started}
+        )
     print(json.dumps({"folder": str(outcome.artifact.folder), "reused": outcome.reused}))
     return 0
 
 
 @contextmanager
 def _reporting() -> Iterator[Any]:
-    """The Dagster Pipes session that this process was started in, None if it was not or is not the first."""
+    """The Dagster Pipes session of this process; None without Pipes, or if it is not the first of several."""
     if "DAGSTER_PIPES_CONTEXT" not in os.environ or launch.rank() > 0:
         yield None
         return
-    from dagster_pipes import open_dagster_pipes  # a package of one file, without Dagster
+    from dagster_pipes import open_dagster_pipes  # does not import Dagster
 
     with open_dagster_pipes() as pipes:
         yield pipes

@@ -3,16 +3,18 @@
 A :class:`Stage` is data: its name, the files it reads of other stages, the profile sections it
 reads, a code version, and a pure function ``run(inputs, config, out_dir, progress) -> Report``.
 The function writes files into ``out_dir`` and nothing else; `sidr_core.pipeline.run` resolves its inputs and
-the store publishes its output. Declared files are the only ones it can open: that is how the test
-split stays sealed from training (docs/architecture.md).
+the store publishes its output. It can open only the files that it declares, which keeps the test
+split sealed from training (docs/architecture.md).
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,14 +31,14 @@ CONTEXT_SECTIONS = ("dataset", "snapshot")
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """A promise that a stage makes about its output; a failed blocking one stops what lies below."""
+    """A check that a stage makes of its output; if a blocking one fails, downstream stages do not run."""
 
     name: str
     description: str
     blocking: bool = True
 
 
-#: Promised by every stage that names its tables; `sidr_core.pipeline.schema_check` reports on it.
+#: Made for every stage that names its tables, by `sidr_core.pipeline.schema_check`.
 SCHEMA = CheckSpec("schema", "Every published table keeps its contract: columns, types and rules.")
 
 
@@ -48,24 +50,24 @@ class StageFunction(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step.
+    """One step of the pipeline.
 
     Args:
         name: the asset's name; its main table is `<name>.parquet`.
         run: `"module:function"`, imported when the stage runs.
         inputs: stage name -> the files (or `"*"`) it may open of that stage's output.
-        sections: the profile sections (and context sections) it reads, or `section.field`; nothing else can be read.
+        sections: the profile sections (and context sections) it reads, or `section.field`; it can read no others.
         code_version: raise it when the same inputs should give another output.
         warm: whether it also reads its own output of the previous snapshot.
-        from_earlier: as `inputs`, of the newest earlier snapshot that has all of them; with any, a warm start
-            too goes back to the newest earlier output of its own, not to the previous snapshot's alone.
-        sources: `"module:function"` giving, for the first of its sections, the external files that this names;
-            they are fingerprinted by content instead of by path.
+        from_earlier: like `inputs`, of the newest earlier snapshot that has all of them; if there are any, a warm
+            start also uses the newest earlier output of its own instead of only the previous snapshot's.
+        sources: `"module:function"` giving the external files that the first of its sections names; they are
+            fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
-        checks: the promises it reports on; :data:`SCHEMA` is added where there are tables.
-        tables: Parquet file, without suffix -> the class in `sidr_core/contracts.py` that it keeps to.
-        unused: `"module:function"` giving, for a dataset's config, those of `inputs` and `from_earlier` that it
-            does without.
+        checks: the checks it reports; :data:`SCHEMA` is added if it names tables.
+        tables: Parquet file, without suffix -> its contract, a class in `sidr_core/tables/contracts.py`.
+        unused: `"module:function"` giving, for a dataset's config, the `inputs` and `from_earlier` that it does
+            not need.
     """
 
     name: str
@@ -110,15 +112,15 @@ def load_object(reference: str) -> Any:
 
 
 class Progress:
-    """Says how far a long step is: at most one line every `every` seconds, and one at the end.
+    """Reports the progress of a long step: at most one line every `every` seconds, and one at the end.
 
     Args:
-        emit: receives each line; the default prints to standard error.
-        every: least seconds between two lines of one step.
+        emit: called with each line; the default prints to standard error.
+        every: minimum seconds between two lines of one step.
     """
 
     def __init__(self, emit: Callable[[str], None] | None = None, every: float = 5.0) -> None:
-        self._emit = emit or _to_stderr
+        self._emit = emit or partial(print, file=sys.stderr, flush=True)
         self._every = every
         self._last = 0.0
         self._prefix = ""
@@ -141,12 +143,6 @@ class Progress:
             self.say(f"{done:,} of {total:,} {unit}{tail}")
 
 
-def _to_stderr(line: str) -> None:
-    import sys
-
-    print(line, file=sys.stderr, flush=True)
-
-
 class StageInput:
     """The files of one upstream output that a stage declared."""
 
@@ -159,7 +155,7 @@ class StageInput:
         return self._artifact.digest_of(self.files)
 
     def digest_of(self, declared: tuple[str, ...]) -> str:
-        """Content digest of the files that another stage declares of this output: what it has, or would have, read."""
+        """Content digest of the files that another stage declares of this output."""
         return self._artifact.digest_of(StageInput(self._artifact, declared, self._reader).files)
 
     @property
@@ -174,17 +170,17 @@ class StageInput:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """What the upstream stage reported."""
+        """The metrics that the upstream stage reported."""
         return self._artifact.manifest["metrics"]
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The profile sections that it was made with, as JSON."""
+        """The profile sections that the output was made with, as JSON."""
         return self._artifact.manifest["key"]["config"]
 
     @property
     def made_from(self) -> Mapping[str, str]:
-        """Stage -> content digest of the files that it was made from."""
+        """Stage -> content digest of the files that the output was made from."""
         return self._artifact.manifest["key"]["inputs"]
 
     def path(self, name: str) -> Path:
@@ -199,13 +195,13 @@ class StageInput:
                 f"{self._reader} may not open {self._artifact.stage}/{name}",
                 expected=f"one of {', '.join(self._allowed)}",
                 found=name,
-                fix="declare the file in sidr_core/graph.py if this stage may see it; "
+                fix="declare the file in sidr_core/pipeline/graph.py if this stage may read it; "
                 "test rows are for recommendations and evaluation only",
             )
         return self._artifact.path(name)
 
     def folder(self) -> Path:
-        """The whole output folder, verified; only where every file is declared."""
+        """The output folder, verified; only if every file is declared."""
         if "*" not in self._allowed:
             self.path("*")
         return self._artifact.verified_folder()
@@ -215,12 +211,12 @@ class Inputs(Mapping[str, StageInput]):
     """Everything a stage may read.
 
     Attributes:
-        previous: the stage's own output of the previous snapshot, if it is warm and that exists.
-        earlier: what the stage declared of an earlier snapshot, whose key is `earlier_snapshot`; None where no
+        previous: the stage's own output of the previous snapshot, if the stage is warm and there is one.
+        earlier: what the stage declared of an earlier snapshot, whose key is `earlier_snapshot`; None if no
             earlier snapshot has all of it.
-        synthetic: whether anything upstream is generated data; the label is carried to the output.
-        resume: a folder for unfinished work on this very output; it outlives a crash and goes with the
-            publication. None where the stage is called without a store.
+        synthetic: whether anything upstream is generated data; the output gets the same label.
+        resume: a folder for unfinished work on this output; it survives a crash and is deleted when the output
+            is published. None if the stage is called without a store.
     """
 
     resume: Path | None = None
@@ -240,7 +236,7 @@ class Inputs(Mapping[str, StageInput]):
         self._held: list[Artifact] = []
 
     def see_earlier(self, snapshot: str, stages: Mapping[str, StageInput]) -> None:
-        """Offer files of an earlier snapshot; parts built from them count as this stage's own."""
+        """Add files of an earlier snapshot; parts built from them are recorded as this stage's own."""
         self.earlier = Inputs(stages, self._store, synthetic=self.synthetic)
         self.earlier.parts, self.earlier_snapshot = self.parts, snapshot
 
@@ -254,7 +250,7 @@ class Inputs(Mapping[str, StageInput]):
         return len(self._stages)
 
     def cache(self, name: str) -> Path:
-        """A folder, shared by all datasets, for what may be lost without harm; not made yet."""
+        """A folder, shared by all datasets, for files that can be lost without harm; not created here."""
         return self._store.root.parent / "cache" / name
 
     def part(self, name: str, version: str, key: Mapping[str, Any], build: Callable[[Path], Report | None]) -> Artifact:
@@ -264,5 +260,5 @@ class Inputs(Mapping[str, StageInput]):
         """
         artifact, _ = self._store.obtain(name, version, dict(key), build, synthetic=self.synthetic)
         self.parts.append((name, artifact.fingerprint))
-        self._held.append(artifact)  # nothing refers to it before this stage is published
+        self._held.append(artifact)  # no manifest names it until this stage is published
         return artifact

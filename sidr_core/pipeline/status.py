@@ -1,4 +1,4 @@
-"""What is published of each stage, whether it is what the profile asks for, and what a refresh would take."""
+"""The state of each stage (current, stale, not published) and how long it took to build."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class State:
     """One stage of one snapshot.
 
     Args:
-        why: what makes it stale or keeps it from being built.
-        artifact: what is published, if anything.
-        refresh_seconds: what building it took the last time, here or for the snapshot or dataset that is
-            nearest; 0 where it is current, None where it was never built.
+        why: what makes it stale or prevents it from being built.
+        artifact: the published output, if any.
+        refresh_seconds: how long it took to build the last time, here or for the nearest snapshot or dataset;
+            0 if it is current, None if it was never built.
     """
 
     dataset: str
@@ -43,36 +43,36 @@ def open_store() -> Store:
 
 
 def newest_published(profile: Profile, store: Store, dataset: str, stage: str, snapshot: str | None) -> str:
-    """The newest snapshot for which a stage is published; `snapshot` itself where one is named.
+    """The newest snapshot for which a stage is published, or `snapshot` if it is given.
 
     Raises:
         ProfileError: unknown dataset or snapshot.
-        NotMaterialized: the stage is published for none.
-        StoreError: that of the newest one is damaged.
+        NotMaterialized: the stage is not published.
+        StoreError: its newest output is damaged.
     """
     snapshots = profile.dataset(dataset).snapshots
     if snapshot is not None:
         snapshots.window(snapshot)
-    wanted = [snapshot] if snapshot is not None else snapshots.keys()[::-1]
-    for key in wanted:
+    candidates = [snapshot] if snapshot is not None else snapshots.keys()[::-1]
+    for key in candidates:
         if store.find(dataset, key, stage) is not None:
             return key
-    store.require(dataset, wanted[0], stage)
+    store.require(dataset, candidates[0], stage)
     raise AssertionError("unreachable: require raises")
 
 
 def states(profile: Profile, store: Store, dataset: str) -> Iterator[State]:
-    """Every stage of the snapshots that have an output, and of the newest one."""
+    """Every stage of the newest snapshot and of all others that have an output."""
     published = {snapshot for name, snapshot, _ in store.refs() if name == dataset}
     known = profile.dataset(dataset).snapshots.keys()
-    timed = Timings(store)
+    timings = Timings(store)
     for snapshot in (key for key in known if key in published or key == known[-1]):
         unsettled: list[str] = []
         for stage in STAGES:
             state, why, artifact = _state(profile, store, dataset, snapshot, stage, unsettled)
             if state != CURRENT:
                 unsettled.append(stage.name)
-            seconds = 0.0 if state == CURRENT else timed.last(dataset, snapshot, stage.name)
+            seconds = 0.0 if state == CURRENT else timings.last(dataset, snapshot, stage.name)
             yield State(dataset, snapshot, stage.name, state, why, artifact, seconds)
 
 
@@ -83,36 +83,36 @@ def _state(
         artifact = store.find(dataset, snapshot, stage.name)
     except StoreError as error:
         return STALE, error.what, None
-    below = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
-    if artifact is None:  # not planned: that could fetch the source files
-        return ABSENT, f"needs {', '.join(below)}" if below else "", None
+    stale_inputs = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
+    if artifact is None:  # no plan: that could download the source files
+        return ABSENT, f"needs {', '.join(stale_inputs)}" if stale_inputs else "", None
     try:
         planned = plan(profile, dataset, snapshot, stage, store)
     except SidrError as error:
         return STALE, error.what, artifact
     changes = differences(artifact.manifest, planned.key, stage.code_version)
-    if not changes and below:
-        changes = [f"{name} is stale" for name in below]
+    if not changes and stale_inputs:
+        changes = [f"{name} is stale" for name in stale_inputs]
     return (STALE if changes else CURRENT), "; ".join(changes), artifact
 
 
 def differences(manifest: Mapping[str, Any], key: Mapping[str, Any], code_version: str) -> list[str]:
-    """What separates a published output from the one that its stage would give now, in words."""
-    found = []
+    """How a published output differs from the one that its stage would make now, in words."""
+    changes = []
     if manifest["code_version"] != code_version:
-        found.append(f"code version {manifest['code_version']} -> {code_version}")
+        changes.append(f"code version {manifest['code_version']} -> {code_version}")
     old, new = manifest["key"], dict(key)
     for name, before, after in _changed(old["config"], new["config"]):
-        found.append(f"{name}: {before} -> {after}")
+        changes.append(f"{name}: {before} -> {after}")
     for part, word in (("inputs", "input"), ("sources", "source file"), ("earlier", "earlier output")):
-        found += [f"{word} {name} changed" for name, _, _ in _changed(old.get(part, {}), new.get(part, {}))]
+        changes += [f"{word} {name} changed" for name, _, _ in _changed(old.get(part, {}), new.get(part, {}))]
     if old.get("previous") != new.get("previous"):
-        found.append("the previous snapshot changed")
-    return found
+        changes.append("the previous snapshot changed")
+    return changes
 
 
 def _changed(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted names of values that differ in two nested mappings; an absent one counts as None."""
+    """Dotted names of values that differ in two nested mappings; a missing one counts as None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from _changed(old.get(key), new.get(key), f"{name}.{key}" if name else key)
@@ -121,7 +121,7 @@ def _changed(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any
 
 
 class Timings:
-    """How long stages took, by the manifests of the outputs that are current somewhere."""
+    """How long stages took to build, from the manifests of all current outputs."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -131,7 +131,7 @@ class Timings:
         return self._store.refs()[::-1]
 
     def last(self, dataset: str, snapshot: str, stage: str) -> float | None:
-        """Seconds of this very output before, else of the dataset's newest, else of another dataset's newest."""
+        """Seconds that it took for this snapshot, else for the dataset's newest, else for another dataset's newest."""
         refs = [ref for ref in self._refs if ref[2] == stage]
         for ref in sorted(refs, key=lambda ref: (ref[0] != dataset, ref[1] != snapshot)):
             if (artifact := self._store.current(*ref)) is not None:

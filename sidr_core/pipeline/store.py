@@ -2,10 +2,9 @@
 
 `<root>/<stage>/<fingerprint>/` holds the files of one output and, written last, `MANIFEST.json`.
 `<root>/refs/<dataset>/<snapshot>/<stage>.json` says which fingerprint is current. A reader opens
-through the manifest only, so a `kill -9` at any moment leaves the old output or the new one, whole.
-Deleting goes the other way round: the manifest first. A reader that is to be safe from it holds the output.
-Why our own: measured under `kill -9`, stock IO managers leave torn or empty outputs
-(docs/architecture.md).
+through the manifest only, so a `kill -9` at any moment leaves either the complete old output or the complete
+new one. Deletion goes the other way round: the manifest first. A reader that holds an output is safe from it.
+Why not a stock IO manager: under `kill -9` those leave torn or empty outputs (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidr_core.errors import NotMaterialized, StoreError
 from sidr_core.pipeline.host import PeakMemory, versions
+from sidr_core.tables.atomic import fsync, write_atomically
 
 if TYPE_CHECKING:
     from sidr_core.pipeline.report import Report
@@ -93,7 +93,7 @@ class Artifact:
         """Path of a file, its bytes checked once per process.
 
         Args:
-            hashed: gives the sha256 of a file; one that remembers it does not see a byte that rots on the disk.
+            hashed: gives the sha256 of a file; one that remembers it does not notice bytes that change on the disk.
 
         Raises:
             StoreError: the file is not in the manifest, is missing, or differs from it.
@@ -111,24 +111,24 @@ class Artifact:
         return path
 
     def verified_folder(self) -> Path:
-        """The folder, once every file in it is checked and no foreign file lies there."""
+        """The folder, after checking every file in it and that it contains no other file."""
         for name in self.files:
             self.path(name)
-        # A link to a folder is no file, but what is opened by its name would be.
-        there = (p for p in self.folder.rglob("*") if p.is_file() or p.is_symlink())
-        present = {p.relative_to(self.folder).as_posix() for p in there}
+        # A link to a folder is not a file, but files could be opened through it.
+        paths = (p for p in self.folder.rglob("*") if p.is_file() or p.is_symlink())
+        present = {p.relative_to(self.folder).as_posix() for p in paths}
         if foreign := present - set(self.files) - {MANIFEST}:
             raise self._damaged(sorted(foreign)[0], "only files of the manifest", "a foreign file")
         return self.folder
 
     def hold(self) -> bool:
-        """Keep :meth:`Store.remove` away as long as this object lives; False where the output is gone already."""
+        """Keep :meth:`Store.remove` from deleting it while this object lives; False if it is deleted already."""
         path = self.folder / MANIFEST
         if not self._held:
             try:
                 descriptor = os.open(path, os.O_RDONLY)
                 weakref.finalize(self, os.close, descriptor)
-                with contextlib.suppress(OSError):  # no such locks on this file system: then nothing is removed either
+                with contextlib.suppress(OSError):  # a file system without locks: then nothing is removed either
                     fcntl.flock(descriptor, fcntl.LOCK_SH)
                 self._held = os.path.samestat(os.fstat(descriptor), path.stat())
             except (FileNotFoundError, NotADirectoryError):
@@ -158,10 +158,10 @@ class Store:
         manifest = _read_json(folder / MANIFEST)
         seal = manifest.pop("seal", None)
         try:
-            whole = seal == _seal(manifest)
+            is_sealed = seal == _seal(manifest)
         except ValueError:  # NaN, which we never write
-            whole = False
-        if not whole or (manifest["stage"], manifest["fingerprint"]) != (stage, fp):
+            is_sealed = False
+        if not is_sealed or (manifest["stage"], manifest["fingerprint"]) != (stage, fp):
             return None
         return Artifact(folder, manifest)
 
@@ -177,47 +177,47 @@ class Store:
         extra: Mapping[str, Any] | None = None,
         finish: Callable[[], Mapping[str, Any]] | None = None,
     ) -> tuple[Artifact, bool]:
-        """Reuse the output for this key, or build and publish it. Returns it, held, and whether it was reused.
+        """Reuse the output for this key, or build and publish it; returns it, held, and whether it was reused.
 
         Args:
             build: writes files into the folder it is given.
-            synthetic: label carried into the manifest.
-            say: told when the caller has to wait for another process.
-            extra: further manifest fields; `finish` adds those known only after the build.
+            synthetic: label written into the manifest.
+            say: called with a message when another process has to be waited for.
+            extra: further manifest fields; `finish` gives those that are known only after the build.
         """
         from filelock import FileLock, Timeout
 
         fp = fingerprint(stage, code_version, key)
-        if (found := self.sound(stage, fp)) is not None:
+        if (artifact := self.sound(stage, fp)) is not None:
             self.tidy(stage, fp)
-            return found, True
+            return artifact, True
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
         lock_path = self.lock_path(stage, fp)
-        # flock is released by the kernel when its owner dies: taking over needs no guessing by pid.
+        # The kernel releases the lock when its owner dies, so taking over needs no guess by pid.
         lock = FileLock(lock_path)
         try:
             lock.acquire(timeout=0.05)
         except Timeout:
-            who = ""
-            with contextlib.suppress(FileNotFoundError):  # it has just finished, or not yet begun
-                who = lock_path.with_suffix(".owner").read_text()
+            owner = ""
+            with contextlib.suppress(FileNotFoundError):  # it has just finished, or not started yet
+                owner = lock_path.with_suffix(".owner").read_text()
             if say:
-                say(f"{stage}: waiting for {who or 'another process'}, which is writing the same output")
+                say(f"{stage}: waiting for {owner or 'another process'}, which is writing the same output")
             lock.acquire()
         try:
             lock_path.with_suffix(".owner").write_text(f"pid {os.getpid()} on {platform.node()}")
-            if (found := self.sound(stage, fp)) is not None:
-                return found, True
-            made = self._build(stage, fp, code_version, key, build, synthetic, extra, finish)
-            made.hold()
-            return made, False
+            if (artifact := self.sound(stage, fp)) is not None:
+                return artifact, True
+            artifact = self._build(stage, fp, code_version, key, build, synthetic, extra, finish)
+            artifact.hold()
+            return artifact, False
         finally:
             lock_path.with_suffix(".owner").unlink(missing_ok=True)
             lock.release()
 
     def sound(self, stage: str, fp: str) -> Artifact | None:
-        """The output, held, if every byte of it is as published; a damaged one is treated as absent."""
+        """The output, held, if every byte of it is as published; a damaged one counts as absent."""
         artifact = self.open(stage, fp)
         if artifact is None or not artifact.hold():
             return None
@@ -239,21 +239,22 @@ class Store:
         finish: Callable[[], Mapping[str, Any]] | None,
     ) -> Artifact:
         final = self.root / stage / fp
-        for litter in self._temporary(stage, fp):
-            shutil.rmtree(litter, ignore_errors=True)
+        for leftover in self._temporary(stage, fp):
+            shutil.rmtree(leftover, ignore_errors=True)
         tmp = final.parent / f".tmp-{fp}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         tmp.mkdir()
         started = time.monotonic()
         try:
             with PeakMemory() as memory:
                 report = build(tmp)
+            names = sorted(p.relative_to(tmp).as_posix() for p in tmp.rglob("*") if p.is_file())
             manifest = {
                 "stage": stage,
                 "fingerprint": fp,
                 "code_version": code_version,
                 "key": dict(key),
                 "synthetic": synthetic() if callable(synthetic) else synthetic,
-                "files": {name: _describe(tmp / name) for name in _list_files(tmp)},
+                "files": {name: _describe(tmp / name) for name in names},
                 "metrics": dict(report.metrics) if report else {},
                 "markdown": dict(report.markdown) if report else {},
                 "checks": [vars(check) for check in report.checks] if report else [],
@@ -272,33 +273,33 @@ class Store:
         return Artifact(final, manifest)
 
     def tidy(self, stage: str, fp: str) -> None:
-        """Delete what a crash between the publication of an output and the end of its writer left beside it."""
+        """Delete what is left beside an output if its writer crashed just after publishing it."""
         owner = self.lock_path(stage, fp).with_suffix(".owner")
         unfinished = self.resume_folder(stage, fp)
         if not (owner.exists() or unfinished.exists() or self._temporary(stage, fp)):
             return
-        with self.owned(stage, fp) as mine:
-            if mine:
+        with self.owned(stage, fp) as is_owned:
+            if is_owned:
                 self._discard(unfinished, fp)
                 owner.unlink(missing_ok=True)
 
     def _temporary(self, stage: str, fp: str) -> list[Path]:
-        """Temporary folders of an output; who owns it knows that their writers are dead."""
+        """Temporary folders of an output; once its lock is held, their writers are dead."""
         return list((self.root / stage).glob(f".tmp-{fp}-*"))
 
     def resume_folder(self, stage: str, fp: str) -> Path:
-        """Where unfinished work on an output lies until it is published; not created here."""
+        """Folder for unfinished work on an output, deleted when it is published; not created here."""
         return self.root / stage / f".resume-{fp}"
 
     def lock_path(self, stage: str, fp: str) -> Path:
-        """The lock of who writes an output; not created here."""
+        """Lock file of the process that writes an output; not created here."""
         return self.root / stage / f".{fp}.lock"
 
     @contextmanager
     def owned(self, stage: str, fp: str) -> Iterator[bool]:
-        """Own the right to write an output inside the block; False, at once, where another process has it.
+        """Hold the lock of an output's writer inside the block; gives False, at once, if another process has it.
 
-        While it is owned, whatever temporary folders of the output there are belong to the dead.
+        While it is held, any temporary folder of the output was left by a dead process.
         """
         from filelock import FileLock, Timeout
 
@@ -306,11 +307,11 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            mine = False
+            is_owned = False
         else:
-            mine = True
+            is_owned = True
         try:
-            yield mine
+            yield is_owned
         finally:
             lock.release()
 
@@ -318,32 +319,32 @@ class Store:
         """Delete an output that no ref names.
 
         Returns:
-            Whether it is gone; False where a ref names it, or a process writes or holds it.
+            Whether it is gone; False if a ref names it, or a process writes or holds it.
         """
         final = self.root / stage / fp
-        with self.owned(stage, fp) as mine:
-            if not mine or not self._retract(stage, fp):
+        with self.owned(stage, fp) as is_owned:
+            if not is_owned or not self._retract(stage, fp):
                 return False
             self._discard(final, fp)
         return True
 
     def drop_resume_folder(self, stage: str, fp: str) -> bool:
-        """Delete unfinished work on an output. Returns whether it is gone; False where a process is at it."""
-        with self.owned(stage, fp) as mine:
-            if mine:
+        """Delete unfinished work on an output. Returns whether it is gone; False if a process is working on it."""
+        with self.owned(stage, fp) as is_owned:
+            if is_owned:
                 self._discard(self.resume_folder(stage, fp), fp)
-        return mine
+        return is_owned
 
     def _discard(self, folder: Path, fp: str) -> None:
-        """Delete a folder of an output that is owned; it is out of sight before it is incomplete."""
+        """Delete a folder of an output whose lock is held; it is renamed first, so no reader sees it incomplete."""
         aside = folder.with_name(f".tmp-{fp}-aside-{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder, aside)
-        for litter in self._temporary(folder.parent.name, fp):
-            shutil.rmtree(litter)
+        for leftover in self._temporary(folder.parent.name, fp):
+            shutil.rmtree(leftover)
 
     def _retract(self, stage: str, fp: str) -> bool:
-        """Delete the manifest, unless the output is current or held: from then on it counts as none."""
+        """Delete the manifest, so that the output counts as absent, unless it is current or held."""
         path = self.root / stage / fp / MANIFEST
         try:
             descriptor = os.open(path, os.O_RDWR)
@@ -355,11 +356,11 @@ class Store:
             os.close(descriptor)
             return False
         try:
-            # Whoever makes an output current holds it before: no ref to it can come up from here on.
+            # A process holds an output before it makes it current: no new ref to this one can appear now.
             if self._is_current(stage, fp):
                 return False
             path.unlink()
-            _fsync(path.parent)
+            fsync(path.parent)
         finally:
             os.close(descriptor)
         return True
@@ -367,17 +368,17 @@ class Store:
     # -- refs --------------------------------------------------------------------------------
 
     def set_ref(self, dataset: str, snapshot: str, stage: str, fp: str) -> None:
-        """Make `fp` the current output of a stage for a snapshot; who calls holds it."""
+        """Make `fp` the current output of a stage for a snapshot; the caller holds it."""
         from filelock import FileLock
 
         path = self._ref_path(dataset, snapshot, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and not path.is_symlink():  # damage: a file cannot be moved over it
+        if path.is_dir() and not path.is_symlink():  # damage: a file cannot be renamed over it
             shutil.rmtree(path)
         with FileLock(self.root / "refs" / ".lock"):
-            for litter in path.parent.glob(f".{path.name}.*"):  # we hold the lock: its writer is dead
-                litter.unlink(missing_ok=True)
-            _write_atomically(path, canonical_json({"fingerprint": fp}))
+            for leftover in path.parent.glob(f".{path.name}.*"):  # we hold the lock: its writer is dead
+                leftover.unlink(missing_ok=True)
+            write_atomically(path, canonical_json({"fingerprint": fp}))
 
     def ref(self, dataset: str, snapshot: str, stage: str) -> str | None:
         """The current fingerprint, or None."""
@@ -393,10 +394,10 @@ class Store:
         return self.open(stage, fp) if fp else None
 
     def find(self, dataset: str, snapshot: str, stage: str) -> Artifact | None:
-        """Like :meth:`current`, but None only where there never was one: what is damaged is not absent.
+        """Like :meth:`current`, but None only if there never was one.
 
         Raises:
-            StoreError: there is one, and its ref or its manifest is damaged or missing.
+            StoreError: there is one, but its ref or its manifest is damaged or missing.
         """
         path = self._ref_path(dataset, snapshot, stage)
         while os.path.lexists(path):
@@ -410,12 +411,12 @@ class Store:
                     f"{dataset}/{stage} of snapshot {snapshot}: {damaged.relative_to(self.root)} is damaged",
                     expected="the file as it was published",
                     found="other content" if os.path.lexists(damaged) else "nothing",
-                    fix=f"{_how_to_make(dataset, snapshot, stage)}: what is damaged is set aside and rebuilt",
+                    fix=f"{_how_to_make(dataset, snapshot, stage)}: the damaged output is set aside and rebuilt",
                 )
         return None
 
     def require(self, dataset: str, snapshot: str, stage: str) -> Artifact:
-        """Like :meth:`find`, but held, and an absent output is an error that says how to make it."""
+        """Like :meth:`find`, but held; an absent output is an error that says how to make it."""
         artifact = self.find(dataset, snapshot, stage)
         while artifact is not None and not artifact.hold():  # removed just now: the ref has moved on
             artifact = self.find(dataset, snapshot, stage)
@@ -443,20 +444,16 @@ def _how_to_make(dataset: str, snapshot: str, stage: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a file; an empty one where there is no such file or anything else in it."""
+    """The mapping in a JSON file; an empty one if the file is missing or contains anything else."""
     try:
-        found = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
-
-
-def _list_files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -469,11 +466,11 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _publish(tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
-    """Move `tmp` into place and write the manifest last, each step durable before the next."""
+    """Rename `tmp` into place and write the manifest last; each step is on disk before the next."""
     for name in manifest["files"]:
-        _fsync(tmp / name)
-    _fsync(tmp)
-    if os.path.lexists(final):  # a publish that was cut short, or a damaged output: it has no valid manifest
+        fsync(tmp / name)
+    fsync(tmp)
+    if os.path.lexists(final):  # a publication that was cut short, or a damaged output: without a valid manifest
         aside = final.with_name(f".tmp-{final.name}-aside-{uuid.uuid4().hex[:8]}")
         os.replace(final, aside)
         if aside.is_symlink() or not aside.is_dir():
@@ -481,31 +478,10 @@ def _publish(tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
         else:
             shutil.rmtree(aside, ignore_errors=True)
     os.replace(tmp, final)
-    _fsync(final.parent)
+    fsync(final.parent)
     sealed = {**manifest, "seal": _seal(json.loads(canonical_json(manifest)))}
     try:
-        _write_atomically(final / MANIFEST, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False))
-    except OSError:  # a full disk: without its manifest it is only in the way
+        write_atomically(final / MANIFEST, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False))
+    except OSError:  # a full disk: without its manifest the output is useless
         shutil.rmtree(final, ignore_errors=True)
         raise
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        with tmp.open("w") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

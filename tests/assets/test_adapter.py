@@ -38,8 +38,8 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def events(result: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, dg.AssetMaterialization]:
-    found = [event.materialization for event in result.get_asset_materialization_events()]
-    return {materialization.asset_key: materialization for materialization in found}
+    materializations = [event.materialization for event in result.get_asset_materialization_events()]
+    return {materialization.asset_key: materialization for materialization in materializations}
 
 
 def reused(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
@@ -110,11 +110,11 @@ def test_first_snapshot_needs_no_earlier_one() -> None:
     assert partitions is not None
     mapping = graph.get_partition_mapping(TOYS_TOTAL, TOYS_TOTAL)
     for key, earlier in (("2018-10", []), ("2018-11", ["2018-10"]), ("2018-12", ["2018-11"])):
-        found = mapping.get_upstream_mapped_partitions_result_for_partitions(
+        mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
             partitions.subset_with_partition_keys([key]), partitions, partitions
         )
-        assert list(found.partitions_subset.get_partition_keys()) == earlier
-        assert not list(found.required_but_nonexistent_subset.get_partition_keys())
+        assert list(mapped.partitions_subset.get_partition_keys()) == earlier
+        assert not list(mapped.required_but_nonexistent_subset.get_partition_keys())
 
 
 def test_failed_blocking_check_stops_what_lies_below(toys: Toys) -> None:
@@ -166,23 +166,23 @@ def test_user_mistake_is_one_message_and_publishes_nothing(toys: Toys) -> None:
 
 
 def test_metadata(toys: Toys) -> None:
-    found = events(toys.run())[TOYS_NUMBERS].metadata
-    assert found["dagster/row_count"].value == 4
-    assert found["rows/numbers"].value == 4
-    assert found["largest"] == dg.IntMetadataValue(3)
-    assert found["synthetic"].value is True
-    assert found["card"] == dg.MetadataValue.md("# Numbers")
-    assert found["figure: curve"].value.startswith("![curve.png](data:image/png;base64,iVBOR")
-    assert [column.name for column in found["dagster/column_schema"].value.columns] == ["number", "text"]
-    preview = found["preview"].records
+    metadata = events(toys.run())[TOYS_NUMBERS].metadata
+    assert metadata["dagster/row_count"].value == 4
+    assert metadata["rows/numbers"].value == 4
+    assert metadata["largest"] == dg.IntMetadataValue(3)
+    assert metadata["synthetic"].value is True
+    assert metadata["card"] == dg.MetadataValue.md("# Numbers")
+    assert metadata["figure: curve"].value.startswith("![curve.png](data:image/png;base64,iVBOR")
+    assert [column.name for column in metadata["dagster/column_schema"].value.columns] == ["number", "text"]
+    preview = metadata["preview"].records
     assert [record.data["number"] for record in preview] == ["0", "1", "2", "3"]
     assert len(preview[0].data["text"]) == 121
     artifact = toys.store.require("toys", "2018-10", "numbers")
-    assert found["folder"].value == str(artifact.folder)
-    assert found["fingerprint"].value == artifact.fingerprint
+    assert metadata["folder"].value == str(artifact.folder)
+    assert metadata["fingerprint"].value == artifact.fingerprint
     size = sum(path.stat().st_size for path in map(artifact.path, artifact.files))
-    assert found["megabytes"].value == round(size / 1e6, 3)
-    assert found["seconds"].value >= 0 and found["peak_memory_megabytes"].value > 1
+    assert metadata["megabytes"].value == round(size / 1e6, 3)
+    assert metadata["seconds"].value >= 0 and metadata["peak_memory_megabytes"].value > 1
 
 
 def test_preview_is_five_rows(toys: Toys) -> None:

@@ -57,8 +57,8 @@ class Watched:
 
 @pytest.fixture
 def instance():
-    with dg.DagsterInstance.ephemeral() as found:
-        yield found
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_first_look_notes_what_is_there(watched: Watched, instance) -> None:
-    said = watched.skipped(instance)
-    assert said.startswith("first look") and "2 files, 8 bytes" in said
-    assert "2018-11-15 00:00:00 UTC" in said
+    message = watched.skipped(instance)
+    assert message.startswith("first look") and "2 files, 8 bytes" in message
+    assert "2018-11-15 00:00:00 UTC" in message
 
 
 def test_nothing_new_asks_for_nothing(watched: Watched, instance) -> None:
@@ -112,7 +112,7 @@ def test_a_file_that_is_still_being_written_is_waited_for(watched: Watched, inst
     assert watched.asked(instance).partition_key == "2018-12"  # later than all windows: the newest
 
 
-def test_no_file_is_told(tmp_path: Path, instance) -> None:
+def test_a_source_without_files_is_reported(tmp_path: Path, instance) -> None:
     watched = Watched(tmp_path, reviews=[f"{tmp_path}/none/*.json"], items=[])
     assert watched.skipped(instance) == f"no file matches {tmp_path}/none/*.json"
 
@@ -198,12 +198,12 @@ class Followed:
     def asked(self, profile=None, stages=CHAIN) -> set[tuple[str, str]]:
         """(stage, snapshot) that the next evaluation asks for."""
         defs = build_definitions(profile or fake_profile(), stages)
-        found = dg.evaluate_automation_conditions(defs, self.instance, cursor=self.cursor)
-        self.cursor = found.cursor
+        result = dg.evaluate_automation_conditions(defs, self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
         return {
             (key.path[1], snapshot)
             for key in defs.resolve_asset_graph().materializable_asset_keys
-            for snapshot in found.get_requested_partitions(key)
+            for snapshot in result.get_requested_partitions(key)
         }
 
 

@@ -28,7 +28,7 @@ def graph() -> AssetGraph:
 def test_graph_is_as_reviewed() -> None:
     """Keys, dependencies and checks. After a change on purpose: `SIDR_UPDATE_SNAPSHOTS=1 make test`."""
     graph = build_definitions(load_profile("quickstart")).resolve_asset_graph()
-    found = {
+    nodes = {
         key.to_user_string(): {
             "deps": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
             "checks": sorted(check.name for check in graph.get(key).check_keys),
@@ -37,8 +37,8 @@ def test_graph_is_as_reviewed() -> None:
         if key.path[0] == "games"
     }
     if os.environ.get("SIDR_UPDATE_SNAPSHOTS"):
-        SNAPSHOT.write_text(json.dumps(found, indent=1) + "\n")
-    assert found == json.loads(SNAPSHOT.read_text())
+        SNAPSHOT.write_text(json.dumps(nodes, indent=1) + "\n")
+    assert nodes == json.loads(SNAPSHOT.read_text())
 
 
 def test_one_asset_per_dataset_and_stage(graph: AssetGraph) -> None:
@@ -90,11 +90,11 @@ def test_checks_carry_their_blocking_flag(graph: AssetGraph) -> None:
     for stage in STAGES:
         for spec in stage.checks:
             key = dg.AssetCheckKey(dg.AssetKey(["games", stage.name]), spec.name)
-            found = graph.get_check_spec(key)
-            assert (found.blocking, found.description) == (spec.blocking, spec.description)
+            promised = graph.get_check_spec(key)
+            assert (promised.blocking, promised.description) == (spec.blocking, spec.description)
 
 
-def test_the_columns_of_the_main_table_are_told_before_any_run(graph: AssetGraph) -> None:
+def test_the_columns_of_the_main_table_are_known_before_any_run(graph: AssetGraph) -> None:
     for stage in STAGES:
         metadata = graph.get(dg.AssetKey(["games", stage.name])).metadata
         assert ("dagster/column_schema" in metadata) == bool(stage.tables)
@@ -113,20 +113,20 @@ def test_warm_stages_alone_depend_on_themselves(graph: AssetGraph) -> None:
 
 def test_loading_imports_no_model_library() -> None:
     code = f"import sys, sidr_assets; print([name for name in {HEAVY!r} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_module_holds_one_definitions_object() -> None:
     import sidr_assets
 
-    found = [name for name, value in vars(sidr_assets).items() if isinstance(value, dg.Definitions)]
-    assert found == ["defs"]
+    names = [name for name, value in vars(sidr_assets).items() if isinstance(value, dg.Definitions)]
+    assert names == ["defs"]
     dg.Definitions.validate_loadable(sidr_assets.defs)
 
 
 def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: AssetGraph) -> None:
-    """`docs/operations.md`, its table of promises: each named check exists on its asset and is as severe as told."""
+    """`docs/operations.md`, its table of promises: each named check exists on its asset and is as severe as it says."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
     blocking = {(stage.name, check.name): check.blocking for stage in STAGES for check in stage.checks}
     of_kind = {"checkpoints": [stage.name for stage in STAGES if stage.name.endswith("_checkpoint")]}
@@ -134,7 +134,7 @@ def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: Asse
         "baselines": [stage.name for stage in STAGES if (stage.name, "learnt") in blocking and "baseline" in stage.name]
     }
     of_kind |= {"every asset with tables": [stage.name for stage in STAGES if stage.tables]}
-    told: set[tuple[str, str, bool]] = set()
+    promised: set[tuple[str, str, bool]] = set()
     rows = page.split("## Promises and their checks")[1].split("\n## ")[0].splitlines()
     for row in (
         line.split("|") for line in rows if line.startswith("|") and line.rstrip().endswith(("ERROR |", "WARN |"))
@@ -142,13 +142,13 @@ def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: Asse
         for promise in row[2].split(";"):
             where, _, checks = promise.partition(":")
             names = of_kind.get(where.strip(), re.findall(r"`(\w+)`", where))
-            told |= {
+            promised |= {
                 (stage, check, row[3].strip() == "ERROR") for stage in names for check in re.findall(r"`(\w+)`", checks)
             }
-    assert len(told) > 30
-    assert {entry for entry in told if blocking.get(entry[:2]) is not entry[2]} == set()
+    assert len(promised) > 30
+    assert {entry for entry in promised if blocking.get(entry[:2]) is not entry[2]} == set()
     # A check that no promise names belongs into the table, or is of no use.
-    assert {key for key in blocking if (*key, blocking[key]) not in told} == set()
+    assert {key for key in blocking if (*key, blocking[key]) not in promised} == set()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from builders.stage import QUIET
 from sidr_assets import metadata
 from sidr_core.errors import SealedInput
 from sidr_core.pipeline.graph import STAGES, stage_named
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.run import plan, run_stage
-from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store
 from sidr_core.tables import files as tables
 
@@ -22,8 +22,7 @@ TRAINING = ("synthetic_corpus", "sft_checkpoint", "activation_checkpoint", "grpo
 
 def run_all(store, dataset="games", stages=STAGES, snapshot=SNAPSHOT):
     profile = load_profile(PROFILE)
-    silent = Progress(lambda line: None)
-    return {stage.name: run_stage(profile, dataset, snapshot, stage, store, silent) for stage in stages}
+    return {stage.name: run_stage(profile, dataset, snapshot, stage, store, QUIET) for stage in stages}
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +49,19 @@ def test_every_output_has_numbers_to_plot_and_something_to_look_at(built):
     """A page or the first rows for each; figures where there are some, and nothing hides anything."""
     _, outcomes = built
     for stage in STAGES:
-        shown = metadata.of_outcome(stage, outcomes[stage.name])
+        entries = metadata.of_outcome(stage, outcomes[stage.name])
         manifest = outcomes[stage.name].artifact.manifest
-        plotted = {name for name, value in shown.items() if type(value) in (int, float)} - {"seconds", "megabytes"}
+        plotted = {name for name, value in entries.items() if type(value) in (int, float)} - {"seconds", "megabytes"}
         assert plotted & set(manifest["metrics"]), stage.name
-        assert "preview" in shown and "dagster/column_schema" in shown, stage.name
-        assert list(shown)[: len(manifest["markdown"])] == list(manifest["markdown"]), stage.name
+        assert "preview" in entries and "dagster/column_schema" in entries, stage.name
+        assert list(entries)[: len(manifest["markdown"])] == list(manifest["markdown"]), stage.name
         pages = "".join(manifest["markdown"].values())
         pictures = {name for name in manifest["files"] if name.endswith(".png") and f"]({name})" not in pages}
         figures = {f"figure: {name.removesuffix('.png')}" for name in pictures}
-        assert {name for name in shown if name.startswith("figure: ")} == figures, stage.name
+        assert {name for name in entries if name.startswith("figure: ")} == figures, stage.name
         for title in manifest["markdown"]:
-            assert ".png)" not in shown[title].value, (stage.name, title)
-            assert len(shown[title].value) >= len(manifest["markdown"][title])
+            assert ".png)" not in entries[title].value, (stage.name, title)
+            assert len(entries[title].value) >= len(manifest["markdown"][title])
     card = metadata.of_outcome(stage_named("sft_checkpoint"), outcomes["sft_checkpoint"])["model card"].value
     assert "](data:image/png;base64," in card
 

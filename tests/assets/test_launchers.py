@@ -1,4 +1,4 @@
-"""Stages in processes of their own, through Dagster: same results, errors told once, nothing lives on."""
+"""Stages in processes of their own, through Dagster: same results, errors reported once, nothing lives on."""
 
 import logging
 import os
@@ -70,7 +70,7 @@ def materialize(profile: Profile, stage: str) -> dg.ExecuteInProcessResult:
         return job.execute_in_process(partition_key=SNAPSHOT, instance=instance, raise_on_error=False)
 
 
-def told(result: dg.ExecuteInProcessResult) -> tuple:
+def materialized(result: dg.ExecuteInProcessResult) -> tuple:
     (event,) = result.get_asset_materialization_events()
     made = event.materialization
     metadata = {name: value for name, value in made.metadata.items() if name not in OWN}
@@ -84,7 +84,7 @@ def test_an_asset_tells_the_same_wherever_it_ran(home) -> None:
         shutil.rmtree(home / "store" / "baseline_popularity")
         result = materialize(profile(kind=kind, stages=["baseline_popularity"]), "baseline_popularity")
         assert result.success
-        results.append(told(result))
+        results.append(materialized(result))
     assert results[0] == results[1]
     assert results[1][1]["reused"].value is False
     assert results[1][2], "the check of the table came back"
@@ -94,7 +94,7 @@ def test_what_is_there_starts_no_process(home, monkeypatch) -> None:
     monkeypatch.setattr(dg.PipesSubprocessClient, "run", None)
     result = materialize(profile(kind="subprocess", stages=["baseline_popularity"]), "baseline_popularity")
     assert result.success
-    assert told(result)[1]["reused"].value is True
+    assert materialized(result)[1]["reused"].value is True
 
 
 def test_the_childs_lines_are_the_runs(home, capfd) -> None:
@@ -106,7 +106,7 @@ def test_the_childs_lines_are_the_runs(home, capfd) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_met_by_all_processes_is_told_once(home) -> None:
+def test_a_mistake_met_by_all_processes_is_reported_once(home) -> None:
     result = materialize(profile({"max_length": 16}, kind="accelerate", processes=2), "sft_checkpoint")
     assert not result.success
     (failed,) = (event for event in result.all_events if event.is_step_failure)
@@ -121,7 +121,7 @@ def test_a_mistake_met_by_all_processes_is_told_once(home) -> None:
 def test_stopped_and_killed_trainings_leave_nobody_and_go_on(home, tmp_path) -> None:
     """Two processes; the real command line gets SIGTERM in the first run and SIGKILL in the second."""
     command, environment = _command_line(home, tmp_path)
-    found = []
+    ends = []
     for number in (signal.SIGTERM, signal.SIGKILL):
         before = _newest_point(home)  # the run before may have written another one after it was last looked at
         run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -137,8 +137,8 @@ def test_stopped_and_killed_trainings_leave_nobody_and_go_on(home, tmp_path) -> 
         finally:
             run.kill()
             run.wait()
-        found.append(_monitored(tmp_path))
-    assert found == ["FAILURE", "FAILURE"], "the killed one by run monitoring"
+        ends.append(_monitored(tmp_path))
+    assert ends == ["FAILURE", "FAILURE"], "the killed one by run monitoring"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming after step" in done.stderr

@@ -8,7 +8,7 @@ from fake_stages import fake_profile
 
 from sidr_assets.definitions import build_definitions
 from sidr_assets.partitions import earlier_snapshots, snapshot_partitions
-from sidr_assets.schedules import STAGES, USUAL, reevaluation_schedule
+from sidr_assets.schedules import DEFAULT_CRON, STAGES, reevaluation_schedule
 from sidr_core.errors import ProfileError
 from sidr_core.pipeline.graph import stage_named
 
@@ -36,7 +36,7 @@ def test_before_the_first_end_nothing_is_asked() -> None:
 def test_it_is_off_until_the_profile_says_when() -> None:
     off = reevaluation_schedule(fake_profile(), "toys")
     on = reevaluation_schedule(fake_profile(operation={"reevaluate": "30 4 * * 2"}), "toys")
-    assert (off.cron_schedule, off.default_status) == (USUAL, dg.DefaultScheduleStatus.STOPPED)
+    assert (off.cron_schedule, off.default_status) == (DEFAULT_CRON, dg.DefaultScheduleStatus.STOPPED)
     assert (on.cron_schedule, on.default_status) == ("30 4 * * 2", dg.DefaultScheduleStatus.RUNNING)
     assert on.execution_timezone == "UTC"
 
@@ -72,11 +72,11 @@ def test_earlier_snapshots_are_all_before_and_itself_where_both_are_read() -> No
     partitions = snapshot_partitions(snapshots)
 
     def read(key: str, own: bool) -> list[str]:
-        found = earlier_snapshots(snapshots, own).get_upstream_mapped_partitions_result_for_partitions(
+        mapped = earlier_snapshots(snapshots, own).get_upstream_mapped_partitions_result_for_partitions(
             partitions.subset_with_partition_keys([key]), partitions, partitions
         )
-        assert not list(found.required_but_nonexistent_subset.get_partition_keys())
-        return sorted(found.partitions_subset.get_partition_keys())
+        assert not list(mapped.required_but_nonexistent_subset.get_partition_keys())
+        return sorted(mapped.partitions_subset.get_partition_keys())
 
     assert read("2018-10", False) == []
     assert read("2018-12", False) == ["2018-10", "2018-11"]

@@ -86,9 +86,9 @@ EXPLICIT = "export DAGSTER_HOME=$TEST_DAGSTER_HOME && dagster asset materialize 
 )
 def test_each_form_selects_exactly_the_games_assets(command_line: CommandLine, command: str, snapshot: str) -> None:
     before = command_line.newest_run()
-    shown = command_line(command)
+    done = command_line(command)
     run = command_line.newest_run()
-    assert run is not None and (before is None or run.run_id != before.run_id), shown.stderr
+    assert run is not None and (before is None or run.run_id != before.run_id), done.stderr
     assert run.asset_selection == GAMES
     assert run.tags["dagster/partition"] == snapshot
     steps = command_line.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id or "").step_keys_to_execute
@@ -96,51 +96,51 @@ def test_each_form_selects_exactly_the_games_assets(command_line: CommandLine, c
 
 
 def test_missing_source_is_one_clear_message(command_line: CommandLine) -> None:
-    shown = command_line(EXPLICIT + "--select games/raw_reviews --partition 2018-08")
-    assert shown.returncode == 1
-    assert "nowhere/reviews.json.gz is missing" in shown.stderr
-    assert "Traceback" not in shown.stderr and "Stack Trace" not in shown.stderr
+    done = command_line(EXPLICIT + "--select games/raw_reviews --partition 2018-08")
+    assert done.returncode == 1
+    assert "nowhere/reviews.json.gz is missing" in done.stderr
+    assert "Traceback" not in done.stderr and "Stack Trace" not in done.stderr
     assert not (Path(command_line.environment["SIDR_HOME"]) / "store" / "raw_reviews").exists()
 
 
 def test_unknown_snapshot_is_one_clear_message(command_line: CommandLine) -> None:
-    shown = command_line(EXPLICIT + "--select 'games/*' --partition 2031-01")
-    assert shown.returncode == 1
-    assert "2031-01" in shown.stderr and "games 2018-07 … 2018-10 (monthly)" in shown.stderr
-    assert "Traceback" not in shown.stderr
+    done = command_line(EXPLICIT + "--select 'games/*' --partition 2031-01")
+    assert done.returncode == 1
+    assert "2031-01" in done.stderr and "games 2018-07 … 2018-10 (monthly)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_unknown_dataset_is_one_clear_message(command_line: CommandLine) -> None:
-    shown = command_line(EXPLICIT + "--select 'gmaes/*' --partition 2018-08")
-    assert shown.returncode == 1
-    assert "expected: games 2018-07" in shown.stderr
-    assert "Traceback" not in shown.stderr
+    done = command_line(EXPLICIT + "--select 'gmaes/*' --partition 2018-08")
+    assert done.returncode == 1
+    assert "expected: games 2018-07" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_snapshot_named_is_one_clear_message(command_line: CommandLine) -> None:
-    shown = command_line(EXPLICIT + "--select 'games/*'")
-    assert shown.returncode == 1
-    assert "no '--partition' option was provided" in shown.stderr
-    assert "Traceback" not in shown.stderr
+    done = command_line(EXPLICIT + "--select 'games/*'")
+    assert done.returncode == 1
+    assert "no '--partition' option was provided" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_unknown_profile_key_is_one_clear_message(command_line: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "typo.yaml").write_text(PROFILE.replace("snapshots:", "filtres: {}\n    snapshots:", 1))
-    shown = command_line(EXPLICIT + "--select 'games/*' --partition 2018-08", SIDR_PROFILE=str(tmp_path / "typo.yaml"))
-    assert shown.returncode == 1
-    assert "did you mean 'filters'?" in shown.stderr
-    assert "Traceback" not in shown.stderr
+    done = command_line(EXPLICIT + "--select 'games/*' --partition 2018-08", SIDR_PROFILE=str(tmp_path / "typo.yaml"))
+    assert done.returncode == 1
+    assert "did you mean 'filters'?" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["dg check defs", "dagster definitions validate"])
 def test_code_location_loads_as_committed(command_line: CommandLine, command: str) -> None:
-    shown = command_line("export DAGSTER_HOME=$TEST_DAGSTER_HOME VIRTUAL_ENV=$PWD/.venv && " + command)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
+    done = command_line("export DAGSTER_HOME=$TEST_DAGSTER_HOME VIRTUAL_ENV=$PWD/.venv && " + command)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_dagster_leaves_nothing_in_the_project_root(command_line: CommandLine) -> None:
-    shown = command_line("source .envrc && dagster run list --limit 1 && dagster asset list --select 'games/*'")
-    assert "games/raw_reviews" in shown.stdout
+    done = command_line("source .envrc && dagster run list --limit 1 && dagster asset list --select 'games/*'")
+    assert "games/raw_reviews" in done.stdout
     litter = {"history", "schedules", "storage", ".telemetry", ".nux"}
     assert not litter & {path.name for path in ROOT.iterdir()}
 

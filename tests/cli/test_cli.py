@@ -5,17 +5,16 @@ import io
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from builders import small_world
 from builders.small_world import SNAPSHOT
-from sidr_core.cli import status as cli_status
 from sidr_core.evaluation import cases
+from sidr_core.pipeline.gc import size as size_of
 from sidr_core.pipeline.graph import STAGES
-from sidr_core.pipeline.status import ABSENT, CURRENT, STALE, differences, states
+from sidr_core.pipeline.status import states
 from sidr_core.tables import files as tables
 
 
@@ -40,6 +39,23 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
     for command in ("status", "sql", "recommend", "explain", "newest", "show"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "--format", "none"),
+        ("doctor", "--format", "none"),
+        ("sql", "select 1", "--format", "none"),
+        ("compare", "toys/sft/direct", "toys/grpo/direct", "--format", "none"),
+        ("recommend", "--user", "user0", "--mode", "none"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_unknown_choice_is_a_usage_error_that_lists_the_known_ones(sidr, arguments):
+    code, _, err = sidr(*arguments)
+    assert code == 2 and "Usage:" in err
+    assert "'none' is not one of '" in " ".join(err.replace("│", " ").split())
 
 
 # -- newest, show --------------------------------------------------------------------------------
@@ -81,18 +97,7 @@ def test_show_of_a_snapshot_that_was_not_made_says_how_to_make_it(world, sidr):
 # -- status --------------------------------------------------------------------------------------
 
 
-def by_stage(world, profile=None) -> dict[str, cli_status.State]:
-    return {s.stage: s for s in states(profile or world.profile, world.store, "toys") if s.snapshot == SNAPSHOT}
-
-
-#: What the small world leaves out: its lists need no trained baseline.
-LEFT_OUT = {"baseline_text_knn", "baseline_gru4rec", "baseline_sasrec", "baseline_tiger", "reevaluation"}
-
-
-def test_all_is_current_after_a_run(world, sidr):
-    found = by_stage(world)
-    assert {name for name, state in found.items() if state.state == cli_status.ABSENT} == LEFT_OUT
-    assert {state.state for name, state in found.items() if name not in LEFT_OUT} == {CURRENT}
+def test_status_of_a_world_that_is_current(world, sidr):
     code, out, _ = sidr("status")
     assert code == 0
     evaluation = world.store.require("toys", SNAPSHOT, "evaluation")
@@ -100,74 +105,34 @@ def test_all_is_current_after_a_run(world, sidr):
     assert "stale" not in out
 
 
-def test_a_changed_field_is_named_and_all_below_is_stale(world):
-    config = world.profile.dataset("toys")
-    changed = config.model_copy(update={"grpo": config.grpo.model_copy(update={"learning_rate": 1e-6})})
-    found = by_stage(world, replace(world.profile, datasets={"toys": changed}))
-    assert found["grpo_checkpoint"].state == STALE
-    assert found["grpo_checkpoint"].why == "grpo.learning_rate: 5e-07 -> 1e-06"
-    assert (found["recommendations"].state, found["recommendations"].why) == (STALE, "grpo_checkpoint is stale")
-    assert (found["evaluation"].state, found["evaluation"].why) == (STALE, "recommendations is stale")
-    others = {name for name, state in found.items() if state.state == CURRENT}
-    assert others == set(found) - {
-        "grpo_checkpoint",
-        "recommendations",
-        "evaluation",
-        "leaderboard",
-        "reasoning_report",
-        *LEFT_OUT,
-    }
-
-
-def test_a_changed_input_is_named(world):
-    """Another sft checkpoint is current, made under the same profile with another code version."""
-    artifact, _ = world.store.obtain(
-        "sft_checkpoint", "0", {"config": {}, "inputs": {}}, lambda folder: (folder / "x").write_text("x") and None
-    )
-    world.store.set_ref("toys", SNAPSHOT, "sft_checkpoint", artifact.fingerprint)
-    found = by_stage(world)
-    assert "code version 0 -> " in found["sft_checkpoint"].why
-    assert "input sft_checkpoint changed" in found["recommendations"].why
-
-
-def test_what_was_never_made_says_what_it_needs(world):
-    for stage in ("sid_codebook", "recommendations"):
-        (world.store.root / "refs" / "toys" / SNAPSHOT / f"{stage}.json").unlink()
-    found = by_stage(world)
-    assert (found["sid_codebook"].state, found["sid_codebook"].why) == (ABSENT, "")
-    assert found["recommendations"].why.startswith("needs ")
-    assert "sid_codebook" in found["recommendations"].why
-    assert found["evaluation"].state == STALE
-
-
 def test_status_of_an_empty_store(world, sidr, monkeypatch, tmp_path):
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "none"))
     code, out, _ = sidr("status", "--dataset", "toys")
     assert code == 0
-    assert out.count("not published") == len(by_stage(world)) == len(STAGES)
+    assert out.count("not published") == len(STAGES)
     assert "needs raw_reviews, raw_items" in out
 
 
-def test_differences_of_nested_settings_sources_and_previous():
-    manifest = {
-        "code_version": "1",
-        "key": {"config": {"a": {"b": 1, "c": [1]}}, "inputs": {"x": "1", "y": "2"}, "sources": {"f": "1"}},
-    }
-    key = {
-        "config": {"a": {"b": 2, "c": [1]}, "n": True},
-        "inputs": {"x": "1", "y": "3"},
-        "sources": {},
-        "previous": "p",
-    }
-    assert differences(manifest, key, "2") == [
-        "code version 1 -> 2",
-        "a.b: 1 -> 2",
-        "n: None -> True",
-        "input y changed",
-        "source file f changed",
-        "the previous snapshot changed",
-    ]
-    assert differences(manifest, manifest["key"], "1") == []
+# -- gc ------------------------------------------------------------------------------------------
+
+
+def test_gc_lists_first_and_deletes_on_yes(world, sidr):
+    store = world.store
+    before = [(one.stage, one.state) for one in states(world.profile, world.store, "toys")]
+    artifact, _ = store.obtain("interactions", "1", {}, lambda folder: (folder / "out.txt").write_text("old") and None)
+    fp = artifact.fingerprint
+    del artifact  # what is held is not deleted
+    size = size_of(store.root / "interactions" / fp)
+    for arguments in ((), ("--dry-run",), ("--yes", "--dry-run")):
+        code, out, _ = sidr("gc", *arguments)
+        assert code == 0
+        assert f"would go: 1 output; {size / 1e6:,.1f} MB ({size:,} bytes)" in out and fp in out
+        assert store.open("interactions", fp) is not None
+    code, out, _ = sidr("gc", "--yes")
+    assert code == 0 and "deleted: 1 output" in out
+    assert store.open("interactions", fp) is None
+    assert "nothing to delete" in sidr("gc")[1]
+    assert [(one.stage, one.state) for one in states(world.profile, world.store, "toys")] == before
 
 
 # -- sql -----------------------------------------------------------------------------------------
@@ -201,7 +166,6 @@ def test_sql_cannot_write_and_names_its_errors(world, sidr):
     refused(sidr("sql", "create table toys.x as select 1"), "read-only")
     refused(sidr("sql", "drop view toys.evaluation"), "read-only")
     refused(sidr("sql", "select * from toys.evaluatoin"), "evaluatoin")
-    refused(sidr("sql", "select 1", "--format", "xml"), "table or csv or json")
 
 
 def test_sql_without_anything_published(world, sidr, monkeypatch, tmp_path):
@@ -256,7 +220,6 @@ def test_recommend_refuses_what_it_cannot_serve(world, sidr):
     refused(sidr("recommend", "--user", "usr0"), "there is no user 'usr0'", "did you mean", "user0")
     refused(sidr("recommend", "--history", "A01,A99"), "there is no item 'A99'", "did you mean")
     refused(sidr("recommend", "--history", " , "), "there is no item ''")
-    refused(sidr("recommend", "--user", "user0", "--mode", "deep"), "unknown mode 'deep'")
     refused(sidr("recommend", "--user", "user0", "-k", "16"), "the beam cannot be filled", "15")
 
 

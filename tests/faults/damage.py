@@ -31,9 +31,9 @@ _CLOCK = {"evaluation": ["evaluation", "leaderboard"]}
 
 def commands(store: Store, stage: str, artifact: Artifact) -> dict[str, Callable[[], object]]:
     """File of an output -> the command that opens it."""
-    from sidr_core.cli import lists as cli_lists
     from sidr_core.cli import sql as cli_sql
     from sidr_core.cli import status as cli_status
+    from sidr_core.cli.recommend import recommend as cli_recommend
     from sidr_core.tables import files as tables
 
     found: dict[str, Callable[[], object]] = {}
@@ -46,7 +46,7 @@ def commands(store: Store, stage: str, artifact: Artifact) -> dict[str, Callable
         found["evaluation.parquet"] = lambda: cli_status.show(DATASET, SNAPSHOT)
     if stage == "grpo_checkpoint":
         item = tables.read(store.require(DATASET, SNAPSHOT, "interactions").path("items.parquet"))["item_id"][0]
-        recommend = lambda: cli_lists.recommend(DATASET, SNAPSHOT, None, item, "direct", 3)  # noqa: E731
+        recommend = lambda: cli_recommend(DATASET, SNAPSHOT, None, item, "direct", 3)  # noqa: E731
         found |= dict.fromkeys(artifact.files, recommend)
     return found
 

@@ -1,4 +1,4 @@
-"""A full disk is told as one; nothing else is."""
+"""A full disk is reported as one; nothing else is."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from sidr_core.errors import InputError, SidrError, StoreError
 from sidr_core.pipeline import disk
 
 
-def told(error: Exception, tmp_path: Path, context: Exception | None = None) -> Exception:
+def raised(error: Exception, tmp_path: Path, context: Exception | None = None) -> Exception:
     """What comes out of the block for an error that is raised inside, maybe while another one is handled."""
     try:
         with disk.explained(tmp_path):
@@ -23,8 +23,8 @@ def told(error: Exception, tmp_path: Path, context: Exception | None = None) -> 
             except Exception:
                 raise error  # noqa: B904 (the context is the point)
             raise error
-    except Exception as found:
-        return found
+    except Exception as outcome:
+        return outcome
     raise AssertionError("nothing came out")
 
 
@@ -39,20 +39,20 @@ FULL = (
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
 def test_a_failed_write_is_told_with_what_to_do(error: Exception, tmp_path: Path) -> None:
-    found = told(error, tmp_path)
+    found = raised(error, tmp_path)
     assert isinstance(found, StoreError)
     assert str(tmp_path) in found.what and "bytes are free" in found.found and "sidr gc" in found.fix
 
 
 def test_an_error_of_a_library_that_came_while_a_write_failed(tmp_path: Path) -> None:
-    found = told(RuntimeError("unexpected pos 64 vs 0"), tmp_path, OSError(errno.ENOSPC, "No space left on device"))
+    found = raised(RuntimeError("unexpected pos 64 vs 0"), tmp_path, OSError(errno.ENOSPC, "No space left on device"))
     assert isinstance(found, StoreError)
 
 
 def test_a_project_error_raised_from_a_failed_write(tmp_path: Path) -> None:
     wrapped = SidrError("cannot save", expected="a file", found="none", fix="look")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert isinstance(told(wrapped, tmp_path), StoreError)
+    assert isinstance(raised(wrapped, tmp_path), StoreError)
 
 
 OTHERS = (
@@ -65,32 +65,32 @@ OTHERS = (
 
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: type(error).__name__)
 def test_other_errors_stay_as_they_are(error: Exception, tmp_path: Path) -> None:
-    assert told(error, tmp_path) is error
+    assert raised(error, tmp_path) is error
 
 
 def test_a_bug_while_a_failed_write_is_handled_stays_a_bug(tmp_path: Path) -> None:
     bug = KeyError("bug")
-    assert told(bug, tmp_path, OSError(errno.EFBIG, "File too large")) is bug
+    assert raised(bug, tmp_path, OSError(errno.EFBIG, "File too large")) is bug
 
 
 def test_a_file_system_that_tells_nothing_is_not_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_frsize=4096, f_blocks=0))
     error = RuntimeError("of another kind")
-    assert told(error, tmp_path) is error
+    assert raised(error, tmp_path) is error
 
 
 def test_with_nothing_free_a_write_without_a_number_is_told_and_a_wrong_input_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=4096, f_blocks=100))
-    assert isinstance(told(RuntimeError("file write failed"), tmp_path), StoreError)
+    assert isinstance(raised(RuntimeError("file write failed"), tmp_path), StoreError)
     wrong = InputError("no row was accepted", expected="rows", found="none", fix="look")
-    assert told(wrong, tmp_path) is wrong
+    assert raised(wrong, tmp_path) is wrong
 
 
 def test_the_disk_that_is_full_is_named(tmp_path: Path) -> None:
     error = OSError(errno.ENOSPC, "No space left on device", "/dev/shm/piece")
     if os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
-    found = told(error, tmp_path)
+    found = raised(error, tmp_path)
     assert isinstance(found, StoreError) and "/dev/shm" in found.what

@@ -13,23 +13,21 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from builders import small_world
 from builders.small_world import SNAPSHOT
-from sidr_core.errors import InputError
+from builders.stage import QUIET
+from sidr_core.errors import InputError, ProfileError
 from sidr_core.pipeline import launch
 from sidr_core.pipeline.graph import STAGES, stage_named
 from sidr_core.pipeline.profile import Profile, parse_profile
 from sidr_core.pipeline.run import plan, reuse_stage, run_stage
-from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store, fingerprint
 from sidr_core.settings import Launch
 
 #: Most that weights and losses may differ between one process and two, in fp32: sums of another order.
 TOLERANCE = 2e-6
-QUIET = Progress(lambda line: None)
 TINY = {"kind": "tiny", "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64}
 #: Two whole batches and a part per epoch.
 SFT = {"epochs": 2, "batch_size": 32, "micro_batch": 16, "warmup_steps": 2, "select_rows": 6, "learning_rate": 1e-3}
@@ -87,7 +85,7 @@ def test_only_named_stages_leave_the_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "hint"),
     [
         ({"stages": ["sft_chekpoint"]}, "did you mean 'sft_checkpoint'"),
         ({"kind": "accelerate", "stages": ["interactions"]}, "cannot be spread"),
@@ -95,9 +93,9 @@ def test_only_named_stages_leave_the_process() -> None:
         ({"processes": 0}, "greater than or equal to 1"),
     ],
 )
-def test_wrong_settings_are_refused(fields: dict, said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        Launch(**fields)
+def test_wrong_settings_are_refused(fields: dict, hint: str) -> None:
+    with pytest.raises(ProfileError, match=hint):
+        profile(**fields)
 
 
 def test_no_stage_reads_where_it_runs(home) -> None:
@@ -119,9 +117,9 @@ def test_a_mistake_comes_back_whole(tmp_path) -> None:
     launch.Failure.of(error).write(tmp_path / "failure.json")
     read = launch.Failure.read(tmp_path / "failure.json")
     assert read is not None
-    mistake = read.as_mistake()
-    assert type(mistake) is InputError
-    assert str(mistake) == str(error)
+    user_error = read.as_user_error()
+    assert type(user_error) is InputError
+    assert str(user_error) == str(error)
 
 
 def test_the_first_failure_stays(tmp_path) -> None:
@@ -132,7 +130,7 @@ def test_the_first_failure_stays(tmp_path) -> None:
             launch.Failure.of(error).write(tmp_path / "failure.json")
     read = launch.Failure.read(tmp_path / "failure.json")
     assert read is not None
-    assert (read.kind, read.message, read.as_mistake()) == ("RuntimeError", "cause", None)
+    assert (read.kind, read.message, read.as_user_error()) == ("RuntimeError", "cause", None)
     assert "raise RuntimeError(text)" in read.stack[-1]
     assert launch.Failure.read(tmp_path / "none.json") is None
 

@@ -75,7 +75,7 @@ def general_examples(folder: Path, canary: Path) -> str:
     lines = [json.dumps({"messages": code}) for code in codes]
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     path = write(folder / "general.jsonl", *lines, json.dumps({"messages": repr(turns)}))
-    read = general.read(Path(path), General(path=path), 0, Progress(lambda line: None))
+    read = general.read(General(path=path), 0, Progress(lambda line: None))
     assert len(read.examples) == 1
     return f"quarantined {read.counts['general_not_readable']} of {len(codes)}"
 

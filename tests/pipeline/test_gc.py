@@ -1,4 +1,4 @@
-"""`sidr gc`: what goes and what stays, beside running stages, and cut short at any step."""
+"""Garbage collection: what goes and what stays, beside running stages, and cut short at any step."""
 
 import os
 import shutil
@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from sidr_core.cli import status as cli_status
 from sidr_core.errors import StoreError
 from sidr_core.pipeline import gc as garbage
 from sidr_core.pipeline.store import MANIFEST, Store, fingerprint
@@ -43,18 +42,18 @@ def store(tmp_path):
 @pytest.fixture
 def chain(store):
     """Two generations of three stages and a part each; the second is current, but evaluation still the first."""
-    found = {}
+    outputs = {}
     for n in (1, 2):
-        found[f"part{n}"] = put(store, "decoded", n)
-        found[f"base{n}"] = put(store, "interactions", n, ref="2020-01")
-        lineage = {"interactions": found[f"base{n}"]}
-        parts = [("decoded", found[f"part{n}"])]
-        found[f"lists{n}"] = put(store, "recommendations", n, lineage=lineage, parts=parts, ref="2020-01")
-    lineage = {"2019-12/recommendations": found["lists1"]}  # as an input of an earlier snapshot is named
-    found["scores1"] = put(store, "evaluation", 1, lineage=lineage, ref="2020-01")
-    found["lost"] = put(store, "interactions", "lost")
-    found["lost_part"] = put(store, "decoded", "lost")
-    return found
+        outputs[f"part{n}"] = put(store, "decoded", n)
+        outputs[f"base{n}"] = put(store, "interactions", n, ref="2020-01")
+        lineage = {"interactions": outputs[f"base{n}"]}
+        parts = [("decoded", outputs[f"part{n}"])]
+        outputs[f"lists{n}"] = put(store, "recommendations", n, lineage=lineage, parts=parts, ref="2020-01")
+    lineage = {"2019-12/recommendations": outputs["lists1"]}  # as an input of an earlier snapshot is named
+    outputs["scores1"] = put(store, "evaluation", 1, lineage=lineage, ref="2020-01")
+    outputs["lost"] = put(store, "interactions", "lost")
+    outputs["lost_part"] = put(store, "decoded", "lost")
+    return outputs
 
 
 def present(store):
@@ -100,8 +99,8 @@ def test_resume_points_go_when_published_or_old(store):
     point = store.resume_folder("grpo_checkpoint", going)
     for path in (point, point / "checkpoint-5", point / "checkpoint-5" / "weights"):
         os.utime(path, (time.time() - 3 * 86_400,) * 2)
-    (found,) = garbage.find(store, days=2)
-    assert (found.kind, found.bytes, found.why) == ("unfinished", 1000, "not touched for 3 days")
+    (removable,) = garbage.find(store, days=2)
+    assert (removable.kind, removable.bytes, removable.why) == ("unfinished", 1000, "not touched for 3 days")
     assert collect(store, days=2) == {("unfinished", f".resume-{going}")}
     assert not point.exists()
 
@@ -167,26 +166,6 @@ def test_caches_go_only_if_asked_and_idle_and_the_ledger_never(store):
     assert (home / "ledger.sqlite").read_text() == "paid"
 
 
-def test_the_command_lists_first_and_deletes_on_yes(world, sidr):
-    store, before = world.store, states_of(world)
-    fp = put(store, "interactions", "old")
-    size = garbage.size(store.root / "interactions" / fp)
-    for arguments in ((), ("--dry-run",), ("--yes", "--dry-run")):
-        code, out, _ = sidr("gc", *arguments)
-        assert code == 0
-        assert f"would go: 1 output; {size / 1e6:,.1f} MB ({size:,} bytes)" in out and fp in out
-        assert store.open("interactions", fp) is not None
-    code, out, _ = sidr("gc", "--yes")
-    assert code == 0 and "deleted: 1 output" in out
-    assert store.open("interactions", fp) is None
-    assert "nothing to delete" in sidr("gc")[1]
-    assert states_of(world) == before
-
-
-def states_of(world):
-    return [(state.stage, state.state) for state in cli_status.states(world.profile, world.store, "toys")]
-
-
 def test_an_empty_home_has_nothing(tmp_path):
     assert list(garbage.find(Store(tmp_path / "none" / "store"), 0, cache=True)) == []
     assert not (tmp_path / "none").exists()
@@ -198,8 +177,8 @@ def test_an_empty_home_has_nothing(tmp_path):
 def whole(store):
     """Every output that a reader can open is whole."""
     for path in store.root.glob("*/*"):
-        if (found := store.open(path.parent.name, path.name)) is not None:
-            found.verified_folder()
+        if (artifact := store.open(path.parent.name, path.name)) is not None:
+            artifact.verified_folder()
 
 
 def test_cut_short_at_every_step_the_store_is_sound(tmp_path, monkeypatch):

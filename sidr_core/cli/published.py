@@ -1,0 +1,62 @@
+"""The outputs of one published snapshot, as `sidr recommend` and `sidr explain` read them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidr_core.errors import SidrError
+from sidr_core.evaluation import cases
+from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.status import newest_published, open_store
+from sidr_core.pipeline.store import Artifact, Store
+from sidr_core.settings import DatasetConfig
+from sidr_core.tables import files as tables
+from sidr_core.tables.columns import ITEM_ID, SID, TITLE
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published outputs of a dataset's snapshot."""
+
+    store: Store
+    config: DatasetConfig
+    dataset: str
+    snapshot: str
+
+    @classmethod
+    def of(cls, dataset: str | None, snapshot: str | None, stage: str) -> Published:
+        """The given snapshot, or the newest one for which `stage` is published."""
+        profile, store = load_profile(), open_store()
+        dataset = dataset or profile.default_dataset
+        key = newest_published(profile, store, dataset, stage, snapshot)
+        return cls(store, profile.dataset(dataset), dataset, key)
+
+    def artifact(self, stage: str) -> Artifact:
+        return self.store.require(self.dataset, self.snapshot, stage)
+
+    def file(self, stage: str, name: str) -> Path:
+        return self.artifact(stage).path(name)
+
+    def titles(self) -> cases.ItemTitles:
+        """Titles and SIDs of the snapshot's items."""
+        items = tables.read(self.file("interactions", "items.parquet"), [ITEM_ID, TITLE])
+        codebook = tables.read(self.file("sid_codebook", "sid_codebook.parquet"), [ITEM_ID, SID])
+        return cases.ItemTitles(dict(items.iter_rows()), dict(codebook.iter_rows()))
+
+    def heading(self, stage: str, what: str) -> str:
+        synthetic = " (synthetic sample data)" if self.artifact(stage).synthetic else ""
+        return f"{self.dataset}, snapshot {self.snapshot}{synthetic}: {what}"
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], where: str) -> SidrError:
+    """The error for a name that does not exist; it suggests the nearest known ones."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return SidrError(
+        f"there is no {kind} {name!r} in {where}",
+        expected=f"one of {len(known):,}" + (f", such as {', '.join(sorted(known)[:3])}" if known else ""),
+        found=repr(name),
+        fix=f"did you mean {' or '.join(near)}?" if near else f"use the name of an existing {kind}",
+    )

@@ -1,0 +1,56 @@
+"""`sidr recommend`: the best items after a history, now, from the newest checkpoint."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from sidr_core.cli.published import Published, unknown_name
+from sidr_core.errors import SidrError
+from sidr_core.evaluation import cases
+from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
+
+
+def recommend(
+    dataset: str | None, snapshot: str | None, user: str | None, history: str | None, mode: str, k: int
+) -> None:
+    """Print the `k` best items after a user's history, or after the given items."""
+    if (user is None) == (history is None):
+        raise SidrError(
+            "it is unclear whose history to use",
+            expected="either --user or --history",
+            found="both" if user else "neither",
+            fix="for example: sidr recommend --history ITEM,ITEM",
+        )
+    published = Published.of(dataset, snapshot, "grpo_checkpoint")
+    where = f"{published.dataset}/{published.snapshot}"
+    sids = published.titles().sids
+    if user is not None:
+        log = pl.scan_parquet(published.file("interactions", "interactions.parquet"))
+        items = log.filter(pl.col(USER_ID) == user).sort(POSITION).collect()[ITEM_ID].to_list()
+        if not items:
+            users = log.select(USER_ID).unique().collect()[USER_ID].to_list()
+            raise unknown_name("user", user, users, f"the interactions of {where}")
+    else:
+        items = [item.strip() for item in (history or "").split(",") if item.strip()]
+        for item in items or [""]:
+            if item not in sids:
+                raise unknown_name("item", item, list(sids), f"the catalogue of {where}")
+    items = items[-published.config.split.max_history :]
+
+    from sidr_core.models import checkpoint
+    from sidr_core.recommending.lists import neural
+
+    loaded = checkpoint.load(published.artifact("grpo_checkpoint").verified_folder())
+    decoding = published.config.decoding
+    decoding = decoding.model_copy(update={"beam_width": max(k, min(decoding.beam_width, len(loaded.index)))})
+    lists = neural(loaded, ["row"], [[sids[item] for item in items]], mode, decoding)
+    thought = lists.thoughts.row(0, named=True) if lists.thoughts is not None else None
+    whose = f"user {user}" if user is not None else "the given history"
+    case = cases.Case(
+        published.heading("grpo_checkpoint", f"grpo/{mode} for {whose}"),
+        items,
+        lists.rankings.head(k),
+        thought=None if thought is None else thought[REASONING],
+        unclosed=thought is not None and not thought["closed"],
+    )
+    cases.show(case, published.titles())
