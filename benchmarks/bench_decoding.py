@@ -209,12 +209,13 @@ def our_steps(
 ) -> tuple[float, float, list[list[int]]]:
     """Seconds per step, nothing, and the tokens chosen per row."""
     trie = beam.Trie(index, states.device)
+    search = beam.Search(trie, BEAMS)
     head = Head(None, None, weight, None, sliced)  # type: ignore[arg-type]
     scores = torch.zeros(ROWS, BEAMS, device=states.device)
 
     def step(level: int, at: torch.Tensor) -> torch.Tensor:
         log_probs = head.log_probs(states, trie.levels[level])
-        kept, _, parents = beam.extend(log_probs, at, scores, trie, level, BEAMS, 1)
+        kept, _, parents = beam.extend(log_probs, at, scores, search, level)
         return parents * 10**6 + trie.tokens[level][kept]
 
     took, chosen = [], []

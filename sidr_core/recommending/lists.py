@@ -71,9 +71,9 @@ def neural(
     """
     decoder, turns = _decoder(loaded, decoding), _turns(histories)
     if mode == DIRECT:
-        direct = decoder.rank_directly(turns, progress)
+        direct = decoder.rank_directly(turns, progress=progress)
         return Lists(rankings_of(direct, loaded.index, row_ids))
-    ranked = decoder.think_and_rank(turns, progress)
+    ranked = decoder.think_and_rank(turns, progress=progress)
     return Lists(rankings_of(ranked.beams, loaded.index, row_ids), _thoughts(loaded, row_ids, ranked.thoughts))
 
 
@@ -92,7 +92,7 @@ def adaptive(
 
     The other arguments are those of :func:`neural`.
     """
-    direct = _decoder(loaded, decoding).rank_directly(_turns(histories), progress)
+    direct = _decoder(loaded, decoding).rank_directly(_turns(histories), progress=progress)
     unsure = np.flatnonzero(margins(direct) <= threshold).tolist()
     surely = rankings_of(direct, loaded.index, row_ids)
     if not unsure:
@@ -129,7 +129,7 @@ def choose_threshold(
     from sidr_core.recommending.rows import history_sids
 
     row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    beams = _decoder(loaded, decoding).rank_directly(_turns(histories), progress)
+    beams = _decoder(loaded, decoding).rank_directly(_turns(histories), progress=progress)
     lists = {
         DIRECT: rankings_of(beams, loaded.index, row_ids),
         THINKING: neural(loaded, row_ids, histories, THINKING, decoding, progress).rankings,

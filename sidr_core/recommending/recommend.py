@@ -229,9 +229,9 @@ def _from_baseline(
 
 
 def _length(codebook: pl.DataFrame, width: int) -> int:
-    """Items of a baseline's list that surely hold `width` distinct SIDs."""
+    """Items of a baseline's list that surely hold `width` distinct SIDs, or all of them where there are fewer."""
     sharing = codebook.height - codebook[SID].n_unique()  # at most so many places repeat a SID
-    return max(min(width + sharing, codebook.height), width)
+    return min(width + sharing, codebook.height)
 
 
 def _ranked(model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, k: int) -> pl.DataFrame:

@@ -645,6 +645,32 @@ def test_a_dominating_cluster_is_a_collapse(tmp_path):
     assert not check.passed and "of the items have code <a_" in check.detail
 
 
+@pytest.mark.parametrize(("items", "size"), [(8, 4), (8, 256), (147, 4), (147, 8), (147, 16), (147, 32), (147, 256)])
+def test_a_small_catalogue_of_similar_items_gets_usable_sids_at_any_size(tmp_path, items, size):
+    """Most texts are nearly the same, some lie far off and would take most codes of plain k-means for themselves."""
+    draw = np.random.default_rng(0)
+    spread = np.where(np.arange(items) % 5 == 0, 3.0, 0.2)[:, None]
+    report, sids = make(world(tmp_path / "w", named(draw.normal(size=(items, 16)) * spread)), tmp_path / "1", size=size)
+    assert len(set(sids.values())) == items and all(passed(report).values())
+    started = str(report.metrics["started"])
+    if (items, size) == (147, 8):
+        assert started.startswith("cold; clusters of equal size, for with plain k-means ")
+    if size == 256:
+        assert started == "cold" or items == 8, "a catalogue that plain k-means serves keeps it"
+
+
+def test_the_check_of_a_collapse_says_what_to_do(tmp_path):
+    report, _ = make(world(tmp_path / "w", named(np.ones((60, 8), dtype=np.float32))), tmp_path / "1", size=8)
+    check = next(c for c in report.checks if c.name == "no_collapse")
+    assert "100% of the items have code <a_0>, above 50%" in check.detail
+    assert "items that share one text" in check.detail and "quantizer.kind: balanced_kmeans" in check.detail
+
+
+def test_one_item_is_no_catalogue(tmp_path):
+    with pytest.raises(InputError, match="nothing to choose from"):
+        make(world(tmp_path / "w", named(blobs(1))), tmp_path / "1")
+
+
 def test_a_published_collapse_is_noticed(tmp_path):
     sids = {f"i{n:03d}": f"<a_0><b_{n}>" for n in range(8)}
     report, _ = make(world(tmp_path / "w", named(blobs(8)), sids=sids), tmp_path / "1", kind="published")
