@@ -123,7 +123,7 @@ def constrained_beam(
                 beam_width,
                 contexts,
                 None if weights is None else torch.from_numpy(_of_rows(weights, rows)).to(model.device),
-                None if allowed is None else _allowed_nodes(index, _of_rows(allowed, rows), model.device),
+                None if allowed is None else allowed_nodes(index, _of_rows(allowed, rows), model.device),
             )
             ranked, values = _search(head, [context for row in rows for context in groups[row]], search, pad_id)
             width = ranked.shape[1]
@@ -235,7 +235,7 @@ class Search:
     allowed: list[torch.Tensor] | None = None
 
 
-def _allowed_nodes(index: SidIndex, leaves: np.ndarray, device: torch.device) -> list[torch.Tensor]:
+def allowed_nodes(index: SidIndex, leaves: np.ndarray, device: torch.device) -> list[torch.Tensor]:
     """The nodes of each level, without the root, that lie above an allowed leaf of (R, S)."""
     masks = [leaves]
     for level in range(index.levels - 1, 0, -1):

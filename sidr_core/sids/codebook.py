@@ -78,6 +78,7 @@ class _Coded:
     Args:
         codes: (N, L), or (N, L + 1) with suffixes.
         nearest: (N, L) before collisions were resolved.
+        replaced: why clusters of equal size took the place of plain k-means.
         judged: (N, L) what collapse is judged by: `nearest`, but where clusters are made equal by force
             the plain nearest codes, since force hides it.
     """
@@ -90,6 +91,7 @@ class _Coded:
     book: Codebook | None = None
     fit: Fit | None = None
     ratios: dict[str, float] | None = None
+    replaced: str | None = None
 
     @property
     def is_warm(self) -> bool:
@@ -245,7 +247,7 @@ def _fitted(
     """
     book = _fit(catalogue, quantizer, progress)
     nearest, codes, judged = _resolved(book, catalogue, quantizer)
-    faults = quality.collapse(judged, book.size)
+    faults, replaced = quality.collapse(judged, book.size), None
     if faults and quantizer.kind == "residual_kmeans" and len(codes) <= _SMALL:
         balanced = quantizer.model_copy(update={"kind": "balanced_kmeans"})
         even = _fit(catalogue, balanced, progress)
@@ -253,9 +255,11 @@ def _fitted(
         if not quality.collapse(resolved[2], even.size):
             progress.say(f"clusters of equal size instead of plain k-means: {'; '.join(faults)}")
             quantizer, book, (nearest, codes, judged) = balanced, even, resolved
-            started += f"; clusters of equal size, for with plain k-means {faults[0]}"
+            replaced = f"with plain k-means {faults[0]}"
     error, taken = _unseen(catalogue, quantizer, book, nearest, codes, progress)
-    return _Coded(codes, nearest, judged, book.size, started, book, Fit(snapshot, len(codes), error, taken), ratios)
+    return _Coded(
+        codes, nearest, judged, book.size, started, book, Fit(snapshot, len(codes), error, taken), ratios, replaced
+    )
 
 
 def _fit(catalogue: _Catalogue, quantizer: Quantizer, progress: Progress) -> Codebook:
@@ -348,6 +352,8 @@ def _metrics(catalogue: _Catalogue, coded: _Coded, agreed: dict[tuple[str, str],
         metrics["reconstruction_error"] = round(quality.relative_error(catalogue.vectors, errors), 5)
     if coded.codes.shape[1] > levels.shape[1]:
         metrics["largest_suffix"] = int(coded.codes[:, -1].max())
+    if coded.replaced is not None:
+        metrics["clusters_of_equal_size"] = coded.replaced
     return metrics
 
 
@@ -383,7 +389,7 @@ def _collapse_check(coded: _Coded) -> Check:
         return Check("no_collapse", True, f"every level is used widely and no prefix holds more than {largest} items")
     fix = (
         "look for items that share one text (a placeholder, an empty title), which no codes can tell apart; otherwise "
-        "set `quantizer.kind: balanced_kmeans`, or another `quantizer.size`"
+        "set `quantizer.kind: balanced_kmeans`, or raise `quantizer.size`"
     )
     return Check("no_collapse", False, f"{'; '.join(faults)}. Do: {fix}")
 
