@@ -76,7 +76,7 @@ def untrusted_hub_model(name: str, revision: str | None = None) -> Untrusted | N
 
     Its other files are the library's business: safetensors alone, and no remote code, are asked for.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for file in ("config.json", "sentence_bert_config.json"):
         path = cached_file(
