@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 from machine import hardware
 
+from sidr_core.render.grid import markdown_table
+
 STAGES = (
     "raw_reviews",
     "raw_items",
@@ -109,15 +111,15 @@ def worker(name: str, given: dict[str, Any]) -> dict[str, Any]:
     codebook = tables.read(Path(given["codebook"]))
     loaded = checkpoint.load(Path(given["checkpoint"]), "cpu")
     interactions = Path(given["interactions"])
-    met = grpo._met(tables.read(interactions / "train.parquet"), settings)
-    rollouts = grpo.Rollouts(met, codebook, loaded, settings)
+    rows = grpo._in_order(tables.read(interactions / "train.parquet"), settings)
+    rollouts = grpo.Rollouts(rows, codebook, loaded, settings)
     clock = Clock()
     if name == "TRL":
         data, how = plain(rollouts, loaded, settings, clock)
     else:
         grpo.roll_out = clock.timed("rollout", grpo.roll_out)
         rollouts._score = clock.timed("reward", rollouts._score)  # type: ignore[method-assign]
-        data = [{"prompt": str(n)} for n in range(len(met))]
+        data = [{"prompt": str(n)} for n in range(len(rows))]
         how = {"reward_funcs": [grpo.earned], "rollout_func": rollouts}
     kind = GRPOTrainer if name.startswith("TRL") else GroupedTrainer
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -133,8 +135,8 @@ def worker(name: str, given: dict[str, Any]) -> dict[str, Any]:
             trainer._generate = clock.timed("rollout", trainer._generate)  # type: ignore[method-assign]
         trainer.train()
     log = pl.DataFrame([r for r in trainer.state.log_history if "reward" in r], infer_schema_length=None)
-    found = {"peak": peak_memory(), **means(clock.steps)}
-    found |= {"reward_mean": float(log["reward"].mean()), "tokens": float(log["completions/mean_length"].mean())}  # type: ignore[arg-type]
+    figures = {"peak": peak_memory(), **means(clock.steps)}
+    figures |= {"reward_mean": float(log["reward"].mean()), "tokens": float(log["completions/mean_length"].mean())}  # type: ignore[arg-type]
     if name == "sidr" and given["measure"]:
         config = (
             load_profile(given["profile"])
@@ -144,13 +146,13 @@ def worker(name: str, given: dict[str, Any]) -> dict[str, Any]:
         measure = grpo._measure(grpo._selectors(tables.read(interactions / "valid.parquet"), codebook, loaded, config))
         started = time.perf_counter()
         measure(loaded.model)
-        found["measure"] = time.perf_counter() - started
-    return found
+        figures["measure"] = time.perf_counter() - started
+    return figures
 
 
 def plain(rollouts: Any, loaded: Any, settings: Any, clock: Clock) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Data and reward function of plain TRL: the rendered prompt as text, and the row's number beside it."""
-    from sidr_core.training.rewards import REWARDS, Rollout
+    from sidr_core.training.rewards import REWARDS, Completion
 
     prompts = [loaded.renderer.prompt(user, settings.mode) for user in rollouts.users]
     texts = loaded.tokenizer.batch_decode(prompts)
@@ -159,7 +161,7 @@ def plain(rollouts: Any, loaded: Any, settings: Any, clock: Clock) -> tuple[list
 
     def score(completions: list[str], row: list[int], **_: Any) -> list[float]:
         return [
-            reward(Rollout(text, rollouts._codes[n]), rollouts._catalogue).reward
+            reward(Completion(text, rollouts._codes[n]), rollouts._catalogue).reward
             for text, n in zip(completions, row, strict=True)
         ]
 
@@ -169,9 +171,9 @@ def plain(rollouts: Any, loaded: Any, settings: Any, clock: Clock) -> tuple[list
 
 def means(steps: list[dict[str, float]]) -> dict[str, float]:
     """Mean seconds per step without the first; `update` is what the other parts leave."""
-    kept = steps[1:]
-    found = {part: float(np.mean([step[part] for step in kept])) for part in ("step", "rollout", "reward")}
-    return {**found, "update": found["step"] - found["rollout"] - found["reward"], "steps": len(kept)}
+    later = steps[1:]
+    parts = {part: float(np.mean([step[part] for step in later])) for part in ("step", "rollout", "reward")}
+    return {**parts, "update": parts["step"] - parts["rollout"] - parts["reward"], "steps": len(later)}
 
 
 def built(args: argparse.Namespace) -> dict[str, Any]:
@@ -214,23 +216,21 @@ def built(args: argparse.Namespace) -> dict[str, Any]:
 
 def table(args: argparse.Namespace, given: Path) -> str:
     """One row per competitor; one that fails says so."""
-    lines = [
-        "| | s per step | rollout | reward | update | measure | tokens per completion | mean reward | peak MB |",
-        "| --- |" + " ---: |" * 8,
-    ]
+    lines = []
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     for name in args.only or COMPETITORS:
         command = [sys.executable, __file__, "--worker", name, "--given", str(given)]
         done = subprocess.run(command, env={**os.environ, **threads}, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            lines.append(f"| {name} | failed: exit status {done.returncode} | | | | | | | |")
+            lines.append((name, f"failed: exit status {done.returncode}", *[""] * 7))
             continue
-        found = json.loads(done.stdout.splitlines()[-1])
-        parts = [f"{found[part]:.2f}" for part in ("step", "rollout", "reward", "update")]
-        parts.append(f"{found['measure']:.2f}" if "measure" in found else "")
-        parts += [f"{found['tokens']:.1f}", f"{found['reward_mean']:.3f}", f"{found['peak'] / 1e6:,.0f}"]
-        lines.append(f"| {name} | {' | '.join(parts)} |")
-    return "\n".join(lines)
+        figures = json.loads(done.stdout.splitlines()[-1])
+        cells = [f"{figures[part]:.2f}" for part in ("step", "rollout", "reward", "update")]
+        cells.append(f"{figures['measure']:.2f}" if "measure" in figures else "")
+        cells += [f"{figures['tokens']:.1f}", f"{figures['reward_mean']:.3f}", f"{figures['peak'] / 1e6:,.0f}"]
+        lines.append((name, *cells))
+    parts = ("s per step", "rollout", "reward", "update", "measure")
+    return markdown_table(("", *parts, "tokens per completion", "mean reward", "peak MB"), lines)
 
 
 def main() -> None:

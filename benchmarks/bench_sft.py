@@ -30,6 +30,8 @@ from typing import Any
 
 from machine import hardware
 
+from sidr_core.render.grid import markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("TRL", "TRL, by length", "TRL, packing", "ours", "ours, packing")
 WARMUP = 2
@@ -139,8 +141,8 @@ def _trainer(folder: Path, variant: str, steps: int, model: Any, tokenizer: Any)
     from sidr_core.settings import Sft
     from sidr_core.training import sft
 
-    told = json.loads((folder / "settings.json").read_text())
-    settings = Sft(**{**told, "packing": variant == "ours, packing", "tracking": "none"})
+    fields = json.loads((folder / "settings.json").read_text())
+    settings = Sft(**{**fields, "packing": variant == "ours, packing", "tracking": "none"})
     examples = json.loads((folder / "examples.json").read_text())
     scratch = str(folder / "scratch")
     if variant.startswith("ours"):
@@ -181,7 +183,7 @@ def _trainer(folder: Path, variant: str, steps: int, model: Any, tokenizer: Any)
 
 
 def measure(folder: Path, variant: str, args: argparse.Namespace) -> dict[str, Any] | str:
-    """The worker's figures, or the last line of what it said when it failed."""
+    """The worker's figures, or the last line of its output if it failed."""
     command = [sys.executable, __file__, "--worker", variant, "--data", str(folder)]
     command += ["--steps", str(args.steps), "--threads", str(args.threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
@@ -193,23 +195,19 @@ def measure(folder: Path, variant: str, args: argparse.Namespace) -> dict[str, A
 
 def table(folder: Path, args: argparse.Namespace) -> str:
     """Markdown table, one row per variant."""
-    lines = [
-        "| variant | tokens/s | over TRL | padding | seconds/step | peak MiB | grown by MiB | loss |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    first = None
+    lines, first = [], None
     for variant in args.variants:
-        found = measure(folder, variant, args)
-        if isinstance(found, str):
-            lines.append(f"| {variant} | failed: {found} | | | | | | |")
+        figures = measure(folder, variant, args)
+        if isinstance(figures, str):
+            lines.append((variant, f"failed: {figures}", *[""] * 6))
             continue
-        speed = found["tokens"] / found["seconds"]
+        speed = figures["tokens"] / figures["seconds"]
         first = first or speed
-        lines.append(
-            f"| {variant} | {speed:,.0f} | {speed / first:.2f} | {1 - found['tokens'] / found['computed']:.0%} | "
-            f"{found['seconds'] / args.steps:.3f} | {found['peak']:.0f} | {found['grown']:.0f} | {found['loss']:.3f} |"
-        )
-    return "\n".join(lines)
+        cells = (f"{speed:,.0f}", f"{speed / first:.2f}", f"{1 - figures['tokens'] / figures['computed']:.0%}")
+        cells += (f"{figures['seconds'] / args.steps:.3f}", f"{figures['peak']:.0f}", f"{figures['grown']:.0f}")
+        lines.append((variant, *cells, f"{figures['loss']:.3f}"))
+    header = ("variant", "tokens/s", "over TRL", "padding", "seconds/step", "peak MiB", "grown by MiB", "loss")
+    return markdown_table(header, lines, "l")
 
 
 def main() -> None:

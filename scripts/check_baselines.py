@@ -74,11 +74,11 @@ def _rows(
     quiet, inputs = Progress(lambda text: None), _inputs(folder, items, train)
     popularity.build(inputs, config, folder, quiet)
     counts = tables.read(folder / "baseline_popularity.parquet")
-    yield _measured("popularity", 0.0, "", popularity.rank(counts, test, _K), test, items)
+    yield _measured("popularity", 0.0, "", popularity.Popularity(counts).rank(test, _K), test, items)
     start = time.perf_counter()
     item_item.build(inputs, config, folder, quiet)
-    ranked = item_item.rank(tables.read(folder / "baseline_item_item.parquet"), counts, test, _K, config.item_item)
-    yield _measured("item_item", time.perf_counter() - start, "", ranked, test, items)
+    counter = item_item.ItemItem(tables.read(folder / "baseline_item_item.parquet"), counts, config.item_item)
+    yield _measured("item_item", time.perf_counter() - start, "", counter.rank(test, _K), test, items)
 
     trials = tuple(
         Trial(hidden_size=hidden, dropout=dropout, learning_rate=arguments.learning_rate)
@@ -97,7 +97,7 @@ def _rows(
         seconds = time.perf_counter() - start
         best = fitted.best
         said = f"hidden {best['hidden_size']}, dropout {best['dropout']}, epoch {best['epoch']}"
-        yield _measured(kind, seconds, said, fitted.learner.rank(test, _K), test, items)
+        yield _measured(kind, seconds, said, fitted.ranker.rank(test, _K), test, items)
 
 
 def _measured(name: str, seconds: float, said: str, ranked: pl.DataFrame, test: pl.DataFrame, items: list[str]) -> str:

@@ -66,7 +66,7 @@ def main() -> None:
     inputs = Inputs({name: StageInput(of, ("*",), "inference_scaling") for name, of in sources.items()}, store)
     # Training may know days after the first valid row, so only test rows are held against its horizon.
     judged = rows if arguments.split == TEST else rows.clear()
-    leakage.of_checkpoints(inputs, [f"{arguments.model}/{THINKING}"], judged, codebook)
+    leakage.check_checkpoints(inputs, [f"{arguments.model}/{THINKING}"], judged, codebook)
     loaded = checkpoint.load(artifact.verified_folder())
     started = time.monotonic()
     measured = scaling.measure(

@@ -1,12 +1,12 @@
-"""What fixed policies that do not think earn by each reward: the table of docs/rewards.md.
+"""The rewards of fixed policies that do not think: the table of docs/rewards.md.
 
     .venv/bin/python scripts/reward_table.py --home /tmp/rewards                    # the sample
     SIDR_REAL_DATA=… .venv/bin/python scripts/reward_table.py --home /tmp/rewards \
         --profile real --dataset office_published
 
-Train rows only. A policy names at most one item per row; what it *honestly* deserves is what the reward's own
-rule gives for that item, had it been answered in the right form, worked out here without the reward's parser.
-Exits with an error where a policy earns more than that on any row.
+Train rows only. A policy names at most one item per row. It *honestly* deserves the reward of that item, answered in
+the right form, which is computed here without the reward's parser. The script fails if a policy earns more than that
+on any row.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store
+from sidr_core.render.grid import markdown_table
 from sidr_core.sids.tokens import format_sid, parse_sid
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import CODES, HISTORY, ITEM_ID, PUBLISHED_SID, TARGET
-from sidr_core.training.rewards import CLOSE, REWARDS, VALID_BONUS, Rollout
+from sidr_core.training.rewards import CLOSE, REWARDS, VALID_BONUS, Completion
 
 Codes = tuple[int, ...]
 
@@ -75,7 +76,7 @@ def honest(reward: str, named: Codes | None, target: Codes) -> float:
 
 def earned(reward: str, text: str, named: Codes | None, target: Codes, catalogue: set[Codes]) -> float:
     """What the reward gives; the target is first in the list of one item, or nowhere."""
-    return REWARDS[reward](Rollout(text, target, 0 if named == target else None), catalogue).reward
+    return REWARDS[reward](Completion(text, target, 0 if named == target else None), catalogue).reward
 
 
 def rows_of(train: pl.DataFrame, codes: dict[str, Codes], seed: int) -> list[Row]:
@@ -94,18 +95,18 @@ def load(profile_name: str, dataset: str | None, home: Path) -> tuple[str, pl.Da
     dataset = dataset or profile.default_dataset
     snapshot = profile.newest(dataset)
 
-    def made(*names: str) -> Path:
+    def built(*names: str) -> Path:
         for name in names:
             outcome = run_stage(profile, dataset, snapshot, stage_named(name), store, Progress().named(name))
         return outcome.artifact.verified_folder()
 
-    interactions = made("raw_reviews", "raw_items", "interactions")
+    interactions = built("raw_reviews", "raw_items", "interactions")
     train = tables.read(interactions / "train.parquet", [HISTORY, TARGET])
     items = tables.read(interactions / "items.parquet", [ITEM_ID, PUBLISHED_SID])
     name = f"{dataset} {snapshot}"
     if not items[PUBLISHED_SID].null_count():
         return name, train, {item: tuple(parse_sid(sid)) for item, sid in items.iter_rows()}
-    codebook = tables.read(made("item_embeddings", "sid_codebook") / "sid_codebook.parquet", [ITEM_ID, CODES])
+    codebook = tables.read(built("item_embeddings", "sid_codebook") / "sid_codebook.parquet", [ITEM_ID, CODES])
     return name, train, {item: tuple(codes) for item, codes in codebook.iter_rows()}
 
 
@@ -122,11 +123,9 @@ def main() -> int:
     rows = rows_of(train.head(args.rows) if args.rows else train, codes, args.seed)
     catalogue = set(codes.values())
     print(
-        f"{name}: {len(rows):,} train rows, {len(catalogue):,} SIDs. Mean reward, and in brackets what is deserved.\n"
+        f"{name}: {len(rows):,} train rows, {len(catalogue):,} SIDs. Mean reward, and in brackets the honest reward.\n"
     )
-    print("| policy | names the target | " + " | ".join(REWARDS) + " |")
-    print("| --- |" + " ---: |" * (len(REWARDS) + 1))
-    cheats = []
+    lines, cheats = [], []
     for policy, write in POLICIES.items():
         written = [write(row) for row in rows]
         hits = np.mean([named == row.target for (_, named), row in zip(written, rows, strict=True)])
@@ -142,11 +141,12 @@ def main() -> int:
             cells.append(f"{got.mean():.4f} ({due.mean():.4f})")
             if (got > due + 1e-9).any():
                 cheats.append(f"{policy} by {reward} on {(got > due + 1e-9).sum()} rows")
-        print(f"| {policy} | {hits:.4f} | " + " | ".join(cells) + " |")
+        lines.append((policy, f"{hits:.4f}", *cells))
     best = [
-        REWARDS[reward](Rollout(answered(rows[0].target), rows[0].target, 0), catalogue).reward for reward in REWARDS
+        REWARDS[reward](Completion(answered(rows[0].target), rows[0].target, 0), catalogue).reward for reward in REWARDS
     ]
-    print("| the target itself | 1.0000 | " + " | ".join(f"{value:.4f} ({value:.4f})" for value in best) + " |")
+    lines.append(("the target itself", "1.0000", *(f"{value:.4f} ({value:.4f})" for value in best)))
+    print(markdown_table(("policy", "names the target", *REWARDS), lines))
     if cheats:
         print("earns more than it deserves: " + "; ".join(cheats), file=sys.stderr)
     return bool(cheats)

@@ -15,7 +15,7 @@ the plain form was kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,19 +26,21 @@ from scipy import sparse
 
 from sidr_core.baselines.ranking import by_popularity, top_k
 from sidr_core.pipeline.report import Report
-from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import HISTORY, ITEM_ID, ROW_ID, SCORE
 from sidr_core.tables.contracts import ItemItem as ItemItemTable
 
 if TYPE_CHECKING:
-    from sidr_core.settings import DatasetConfig, ItemItem
+    from sidr_core.settings import DatasetConfig
+    from sidr_core.settings import ItemItem as ItemItemSettings
 
 NEIGHBOUR = "neighbour_id"
 # Rows scored at once: 512 rows × 20,000 items × 8 bytes = 80 MB.
 _BLOCK = 512
 
-# Counting comes before weighing, and the sum has an order: so its bits do not depend on threads.
+# Pairs are counted before they are weighted, and summed in a fixed order, so that the result has the same bits
+# with any number of threads.
 _WEIGH = """
     WITH recent AS (
         SELECT target_item_id AS neighbour_id, list_reverse(history_item_ids)[1:$window] AS history
@@ -76,54 +78,62 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     )
 
 
-def rank(
-    weights: pl.DataFrame, popularity: pl.DataFrame, samples: pl.DataFrame, k: int, config: ItemItem
-) -> pl.DataFrame:
-    """The k best items of the whole catalogue for each sample.
+class ItemItem:
+    """The counter, ready to rank; equal scores go to the more popular item, then by item id.
 
     Args:
         weights: item_id, neighbour_id, score, as the stage writes it.
-        popularity: the table of `baseline_popularity`; it names every item and breaks ties.
-        samples: row_id and history_item_ids (oldest first); items outside the catalogue are ignored.
-
-    Returns:
-        row_id, rank (from 1), item_id, score; ties go to the more popular item, then by item id.
-
-    Raises:
-        InputError: the catalogue holds fewer than k items.
+        counts: the table of `baseline_popularity`; it names every item and breaks ties.
     """
-    ordered = by_popularity(popularity)
-    column = {item: n for n, item in enumerate(ordered[ITEM_ID])}
-    matrix = _weight_matrix(weights, column)
-    prior = ordered[SCORE].to_numpy() / max(float(ordered[SCORE].sum()), 1.0) * config.popularity_prior
-    histories = samples[HISTORY].to_list()
 
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(histories), _BLOCK):
-            recent = _history_matrix(histories[start : start + _BLOCK], column, config)
-            yield sparse.csr_array(recent @ matrix).toarray() + prior
+    def __init__(self, weights: pl.DataFrame, counts: pl.DataFrame, settings: ItemItemSettings) -> None:
+        ordered, self._settings = by_popularity(counts), settings
+        self._item_ids = ordered[ITEM_ID]
+        self._column = {item: n for n, item in enumerate(self._item_ids)}
+        total = max(float(ordered[SCORE].sum()), 1.0)
+        self._prior = ordered[SCORE].to_numpy() / total * settings.popularity_prior  # (N,)
+        rows, columns, values = [], [], []
+        for item, neighbour, score in weights.select(ITEM_ID, NEIGHBOUR, SCORE).iter_rows():
+            if item in self._column and neighbour in self._column:
+                rows.append(self._column[item])
+                columns.append(self._column[neighbour])
+                values.append(score)
+        # (N, N): row = item of the history, column = candidate
+        self._weights = self._matrix(values, rows, columns, len(self._column))
 
-    return top_k(blocks(), samples[ROW_ID], ordered[ITEM_ID], k)
+    def rank(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+        """See :class:`~sidr_core.baselines.ranking.Ranker`; items of a history outside the catalogue are ignored.
+
+        Raises:
+            InputError: the catalogue holds fewer than k items.
+        """
+        histories = rows[HISTORY].to_list()
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(histories), _BLOCK):
+                recent = self._recent(histories[start : start + _BLOCK])  # (R, N)
+                yield sparse.csr_array(recent @ self._weights).toarray() + self._prior
+
+        return top_k(blocks(), rows[ROW_ID], self._item_ids, k)
+
+    def _recent(self, histories: list[list[str]]) -> sparse.csr_array:
+        """(R, N): `decay ** age` of each history item; one that occurs twice has the sum."""
+        rows, columns, values = [], [], []
+        for row, history in enumerate(histories):
+            for age, item in enumerate(reversed(history[-self._settings.window :])):
+                if item in self._column:
+                    rows.append(row)
+                    columns.append(self._column[item])
+                    values.append(self._settings.decay**age)
+        return self._matrix(values, rows, columns, len(histories))
+
+    def _matrix(self, values: list[float], rows: list[int], columns: list[int], height: int) -> sparse.csr_array:
+        return sparse.csr_array((np.array(values, dtype=float), (rows, columns)), shape=(height, len(self._column)))
 
 
-def _weight_matrix(weights: pl.DataFrame, column: dict[str, int]) -> sparse.csr_array:
-    """(N, N): row = item of the history, column = candidate."""
-    rows, columns, values = [], [], []
-    for item, neighbour, score in weights.select(ITEM_ID, NEIGHBOUR, SCORE).iter_rows():
-        if item in column and neighbour in column:
-            rows.append(column[item])
-            columns.append(column[neighbour])
-            values.append(score)
-    return sparse.csr_array((np.array(values, dtype=float), (rows, columns)), shape=(len(column), len(column)))
-
-
-def _history_matrix(histories: list[list[str]], column: dict[str, int], config: ItemItem) -> sparse.csr_array:
-    """(R, N): `decay ** age` of each history item; one that occurs twice has the sum."""
-    rows, columns, values = [], [], []
-    for row, history in enumerate(histories):
-        for age, item in enumerate(reversed(history[-config.window :])):
-            if item in column:
-                rows.append(row)
-                columns.append(column[item])
-                values.append(config.decay**age)
-    return sparse.csr_array((np.array(values, dtype=float), (rows, columns)), shape=(len(histories), len(column)))
+def load(inputs: Mapping[str, StageInput], config: DatasetConfig) -> ItemItem:
+    """The published weights, ready to rank."""
+    weights, counts = (
+        tables.read(inputs[stage].path(f"{stage}.parquet")) for stage in ("baseline_item_item", "baseline_popularity")
+    )
+    return ItemItem(weights, counts, config.item_item)

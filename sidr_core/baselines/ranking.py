@@ -1,14 +1,47 @@
-"""Lists from scores: the best k items of each row, ties in a fixed order. For every model that scores all items."""
+"""What every baseline can do: rank the catalogue for some histories.
+
+A baseline is a stage that fits it, an entry in `sidr_core/settings/models.py`, and a function
+`load(inputs, config) -> Ranker` that opens what the stage published.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
+from sidr_core.decoding.lists import counted
 from sidr_core.errors import InputError
-from sidr_core.tables.columns import ITEM_ID, RANK, ROW_ID, SCORE
+from sidr_core.tables.columns import ITEM_ID, RANK, ROW_ID, SCORE, SID
+
+
+class Ranker(Protocol):
+    """A baseline that is ready to rank."""
+
+    def rank(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+        """The best `k` items of the whole catalogue for each row.
+
+        Args:
+            rows: row_id and history_item_ids (oldest first), R rows.
+            k: length of each list. A model that searches SIDs may give fewer: the items of the beam that it searched.
+
+        Returns:
+            row_id, rank (from 1), item_id, score; scores of different models do not compare.
+        """
+        ...
+
+
+def list_length(codebook: pl.DataFrame, width: int) -> int:
+    """How many items a list needs so that it surely holds `width` distinct SIDs of `codebook` (item_id -> sid)."""
+    sharing = codebook.height - codebook[SID].n_unique()  # at most so many items repeat a SID
+    return max(min(width + sharing, codebook.height), width)
+
+
+def rankings(ranker: Ranker, rows: pl.DataFrame, codebook: pl.DataFrame, width: int) -> pl.DataFrame:
+    """Lists of `width` distinct SIDs per row, by the columns `sidr_core.decoding.lists.RANKING`."""
+    return counted(ranker.rank(rows, list_length(codebook, width)), codebook, width).rankings
 
 
 def by_popularity(popularity: pl.DataFrame) -> pl.DataFrame:
@@ -55,14 +88,14 @@ def top_k(blocks: Iterable[np.ndarray], row_ids: pl.Series, item_ids: pl.Series,
 
 def _first_k(block: np.ndarray, k: int) -> np.ndarray:
     """Columns (R, k) of the k highest scores of each row (R, N), equal ones in the order of the columns."""
-    least = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]
-    kept = block >= least
+    kth_score = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]  # (R, 1)
+    candidates = block >= kth_score  # (R, N)
     order = np.empty((len(block), k), dtype=np.int64)
-    exact = kept.sum(axis=1) == k
-    columns = np.nonzero(kept[exact])[1].reshape(-1, k)
+    exact = candidates.sum(axis=1) == k  # (R,)
+    columns = np.nonzero(candidates[exact])[1].reshape(-1, k)
     # a stable sort keeps the order of the columns among equal scores
     inner = np.argsort(-np.take_along_axis(block[exact], columns, axis=1), axis=1, kind="stable")
     order[exact] = np.take_along_axis(columns, inner, axis=1)
-    # where the k-th score is shared, so many candidates remain that the whole row is sorted
+    # where several items share the k-th score, the whole row is sorted
     order[~exact] = np.argsort(-block[~exact], axis=1, kind="stable")[:, :k]
     return order

@@ -1,9 +1,9 @@
 """Train rows as sequences of item numbers: the same material for every trained baseline.
 
-A row's history holds earlier purchases only, so every place of it may be learnt to be predicted from those
-before it. Where a split has one row per position this adds nothing, since each place is the target of a row
-of its own; where rows are missing, as in a published train file that is not complete, it does. A step
-(user, item before, target) counts once, however many histories repeat it.
+A row's history holds earlier purchases only, so a model may learn to predict every item of it from those before.
+Where a split has one row per position this adds nothing, since each item is the target of a row of its own; where
+rows are missing, as in an incomplete published train file, it does. A step (user, item before, target) counts once,
+however many histories repeat it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Catalogue:
 
     @cached_property
     def as_codebook(self) -> pl.DataFrame:
-        """item_id -> sid with every item standing for itself: models over item ids know no other SIDs."""
+        """item_id -> sid where each item id is its own SID: models over item ids know no others."""
         return pl.DataFrame({ITEM_ID: self.ids, SID: self.ids})
 
     def histories(self, samples: pl.DataFrame) -> list[list[int]]:
@@ -63,21 +63,21 @@ class Catalogue:
 
 
 def windows(train: pl.DataFrame, catalogue: Catalogue) -> list[list[int]]:
-    """Sequences (history and target) that hold every row's last step, as few as there need be.
+    """The fewest sequences (history and target) that hold the last step of every row.
 
-    The newest row of a user is kept, then the newest whose step to its target is in none that was kept.
+    The newest row of a user is taken, then the newest whose last step is in no sequence taken before.
     """
-    kept: list[list[int]] = []
+    sequences: list[list[int]] = []
     covered: set[tuple[str, int, int]] = set()
     for user, sequence in _newest_first(train, catalogue):
         if (user, sequence[-2], sequence[-1]) not in covered:
-            kept.append(sequence)
+            sequences.append(sequence)
             covered.update((user, *step) for step in pairwise(sequence))
-    return kept
+    return sequences
 
 
 def steps(train: pl.DataFrame, catalogue: Catalogue) -> list[list[int]]:
-    """One sequence per step, cut after its target: the longest history that a row shows of it."""
+    """One sequence per step, cut after its target, with the longest history that any row has before it."""
     longest: dict[tuple[str, int, int], list[int]] = {}
     for user, sequence in _newest_first(train, catalogue):
         for end in range(2, len(sequence) + 1):

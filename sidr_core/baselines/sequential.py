@@ -1,17 +1,19 @@
 """The stages `baseline_sasrec` and `baseline_gru4rec`: next-item models over item ids.
 
-Both are trained alike: every place of a sequence predicts the next, cross entropy over the whole catalogue,
+Both are trained alike: every position of a sequence predicts the next item, cross entropy over the whole catalogue,
 item vectors shared between input and output. They differ in the encoder alone: causal self-attention with
-places counted from the start, or a gated recurrent network.
+positions counted from the start, or a gated recurrent network.
 
-Deviations: SASRec (arXiv 1808.09781) and GRU4Rec (arXiv 1511.06939) train against sampled items; the whole
-softmax is the stronger variant (METHOD 9.4 trains SASRec so). Layers are normalised before, not after, as in
-later code. Items of the history may come back: people buy again.
+Deviations: SASRec (arXiv 1808.09781) and GRU4Rec (arXiv 1511.06939) train against sampled items; the full
+softmax is the stronger variant. Layers are normalised before, not after, as in later code. Items of the history
+may be recommended again: people buy things twice.
+
+Shapes: R rows, T positions, N items, H the width of the model, A attention heads, P positions with a target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +27,8 @@ from torch.nn import functional
 from sidr_core.baselines import training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue, padded, windows
-from sidr_core.decoding.lists import counted
 from sidr_core.pipeline.report import Report
-from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables.columns import ROW_ID
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ class Attention(Encoder):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        states = self.items(items) + self.places.weight[: items.shape[1]]
-        states = self.dropout(states)
+        states = self.dropout(self.items(items) + self.places.weight[: items.shape[1]])  # (R, T, H)
         for block in self.blocks:
             states = block(states)
         return self.norm(states)
@@ -87,12 +87,12 @@ class _Block(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         rows, length, hidden = states.shape
-        mixed = self.mix(self.before(states)).view(rows, length, 3, self.heads, -1)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(
+        mixed = self.mix(self.before(states)).view(rows, length, 3, self.heads, -1)  # (R, T, 3, A, H / A)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (R, A, T, H / A)
+        attended = functional.scaled_dot_product_attention(
             query, key, value, dropout_p=self.rate if self.training else 0.0, is_causal=True
         )
-        states = states + self.dropout(self.out(seen.transpose(1, 2).reshape(rows, length, hidden)))
+        states = states + self.dropout(self.out(attended.transpose(1, 2).reshape(rows, length, hidden)))
         return states + self.dropout(self.feed(self.between(states)))
 
 
@@ -131,38 +131,38 @@ class ItemRanker:
 
     def backward(self, rows: list[int]) -> float:
         filler = len(self.catalogue)
-        numbers = torch.from_numpy(padded([self._sequences[row] for row in rows], filler)).to(training.device())
-        wanted = numbers[:, 1:]
-        known = wanted != filler
-        return _backward(self.module(numbers[:, :-1])[known], wanted[known], self.module)
+        items = torch.from_numpy(padded([self._sequences[row] for row in rows], filler)).to(training.device())  # (R, T)
+        targets = items[:, 1:]
+        real = targets != filler
+        return _backward(self.module(items[:, :-1])[real], targets[real], self.module)
 
-    def rank(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """The k best items of the whole catalogue: row_id, rank, item_id, score (a logit); ties by popularity."""
-        histories = self.catalogue.histories(samples)
+    def rank(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+        """See :class:`~sidr_core.baselines.ranking.Ranker`; the score is a logit, ties go to the more popular item."""
+        histories = self.catalogue.histories(rows)
         with torch.inference_mode():
-            return top_k(self._scores(histories), samples[ROW_ID], self.catalogue.ids, k)
-
-    def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        return counted(self.rank(samples, k), self.catalogue.as_codebook, k).rankings
+            return top_k(self._scores(histories), rows[ROW_ID], self.catalogue.ids, k)
 
     def _scores(self, histories: list[list[int]]) -> Iterator[np.ndarray]:
         """Logits (R, N) of consecutive rows."""
         self.module.eval()
         for start in range(0, len(histories), _BLOCK):
             recent = [history[-self.module.length :] for history in histories[start : start + _BLOCK]]
-            numbers = torch.from_numpy(padded(recent, len(self.catalogue))).to(training.device())
-            last = torch.tensor([len(history) - 1 for history in recent], device=numbers.device)
-            states = self.module(numbers)[torch.arange(len(recent), device=numbers.device), last]
+            items = torch.from_numpy(padded(recent, len(self.catalogue))).to(training.device())  # (R, T)
+            last = torch.tensor([len(history) - 1 for history in recent], device=items.device)  # (R,)
+            states = self.module(items)[torch.arange(len(recent), device=items.device), last]  # (R, H)
             yield (states @ self.module.table().T).cpu().numpy()
 
 
-def _backward(states: torch.Tensor, wanted: torch.Tensor, module: Encoder) -> float:
-    """Mean cross entropy of states (P, H) against all items and its gradients, a slice of the logits at a time."""
+def _backward(states: torch.Tensor, targets: torch.Tensor, module: Encoder) -> float:
+    """Mean cross entropy of states (P, H) with targets (P,) among all items, and its gradients.
+
+    The logits (P, N) are never held at once: a slice of positions is scored, differentiated and dropped.
+    """
     leaf = states.detach().requires_grad_()
     total, at_once = 0.0, max(1, _LOGITS // module.table().shape[0])
-    for start in range(0, len(wanted), at_once):
+    for start in range(0, len(targets), at_once):
         part = slice(start, start + at_once)
-        loss = functional.cross_entropy(leaf[part] @ module.table().T, wanted[part], reduction="sum") / len(wanted)
+        loss = functional.cross_entropy(leaf[part] @ module.table().T, targets[part], reduction="sum") / len(targets)
         loss.backward()
         total += loss.item()
     states.backward(leaf.grad)
@@ -184,8 +184,8 @@ def _build(
 ) -> Report:
     rows = training.Rows.of(inputs, settings.select_rows, settings.seed)
     fitted = train(kind, settings, extra, rows, progress)
-    model = _shape(kind, fitted.trial, settings, extra, fitted.learner.module.length)
-    return training.publish_fitted(out_dir, f"baseline_{kind}", model, fitted, rows, settings, inputs.synthetic)
+    shape = _shape(kind, settings.trials[fitted.best["trial"] - 1], settings, extra, fitted.ranker.module.length)
+    return training.publish(out_dir, f"baseline_{kind}", shape, fitted, rows, settings.seed, inputs.synthetic)
 
 
 def train(
@@ -197,15 +197,23 @@ def train(
     progress.say(f"{len(sequences):,} sequences of up to {length + 1} items, {len(rows.catalogue):,} items")
 
     def make(trial: Trial) -> ItemRanker:
-        return ItemRanker(
-            _module(_shape(kind, trial, settings, extra, length), rows.catalogue), rows.catalogue, sequences
-        )
+        module = _module(_shape(kind, trial, settings, extra, length), rows.catalogue)
+        return ItemRanker(module, rows.catalogue, sequences)
 
     return training.fit(make, settings, rows.valid, rows.catalogue.as_codebook, progress)
 
 
-def load(folder: Path) -> ItemRanker:
-    """A published SASRec or GRU4Rec, ready to rank."""
+def load_sasrec(inputs: Mapping[str, StageInput], config: DatasetConfig) -> ItemRanker:
+    """The published SASRec, ready to rank."""
+    return _load(inputs["baseline_sasrec"].folder())
+
+
+def load_gru4rec(inputs: Mapping[str, StageInput], config: DatasetConfig) -> ItemRanker:
+    """The published GRU4Rec, ready to rank."""
+    return _load(inputs["baseline_gru4rec"].folder())
+
+
+def _load(folder: Path) -> ItemRanker:
     meta, catalogue = training.read(folder)
     module = _module(meta["model"], catalogue)
     training.load_weights(module, folder)

@@ -1,13 +1,13 @@
 """The stage `baseline_text_knn`: items whose text is nearest to the texts of the history.
 
-A history is the mean of its items' text vectors, each of length 1, an item a places from the end weighted by
-`decay ** a`; candidates are ranked by the cosine to it. Nothing is trained. Valid rows choose the decay, and
-whether items of the history may come back; where not, they stand last.
+A history is the mean of its items' text vectors, each of length 1, an item a positions before the last weighted by
+`decay ** a`; candidates are ranked by their cosine to it. Nothing is trained. Valid rows choose the decay, and
+whether items of the history may be recommended again; where not, they come last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,9 @@ import torch
 from sidr_core.baselines import training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue
-from sidr_core.decoding.lists import counted
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Report
-from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ITEM_ID, ROW_ID, VECTOR
 from sidr_core.tables.contracts import TextKnnLog
@@ -47,21 +46,17 @@ class TextRanker:
     def __init__(self, vectors: np.ndarray, catalogue: Catalogue, decay: float, repeats: bool) -> None:
         self._vectors, self.catalogue, self._decay, self._repeats = vectors, catalogue, decay, repeats
 
-    def rank(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """The k nearest items of the whole catalogue: row_id, rank, item_id, score (the cosine); ties by popularity."""
-        return top_k(self._scores(self.catalogue.histories(samples)), samples[ROW_ID], self.catalogue.ids, k)
-
-    def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists by the columns `sidr_core.decoding.lists.RANKING`, every item standing for itself."""
-        return counted(self.rank(samples, k), self.catalogue.as_codebook, k).rankings
+    def rank(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+        """See :class:`~sidr_core.baselines.ranking.Ranker`; the score is the cosine, ties go to the more popular."""
+        return top_k(self._scores(self.catalogue.histories(rows)), rows[ROW_ID], self.catalogue.ids, k)
 
     def _scores(self, histories: list[list[int]]) -> Iterator[np.ndarray]:
         for start in range(0, len(histories), _BLOCK):
-            some = histories[start : start + _BLOCK]
-            means = np.stack([self._mean(history) for history in some])
-            cosines = means @ self._vectors.T
+            block = histories[start : start + _BLOCK]
+            means = np.stack([self._mean(history) for history in block])  # (R, D)
+            cosines = means @ self._vectors.T  # (R, N)
             if not self._repeats:
-                for row, history in zip(cosines, some, strict=True):
+                for row, history in zip(cosines, block, strict=True):
                     row[history] = _LAST
             yield cosines
 
@@ -79,33 +74,32 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     log: list[dict[str, Any]] = []
     for repeats in (True, False):
         for decay in settings.decays:
-            tried = TextRanker(vectors, rows.catalogue, decay, repeats)
-            places = tried.places(rows.valid, min(training.K, len(rows.catalogue)))
-            measured = training.score(places, rows.valid, rows.catalogue.as_codebook)
+            ranker = TextRanker(vectors, rows.catalogue, decay, repeats)
+            measured = training.measure(ranker, rows.valid, rows.catalogue.as_codebook)
             log.append({"trial": len(log) + 1, "decay": decay, "repeats": repeats, **measured})
     best = max(log, key=lambda row: row[f"ndcg@{training.K}"])
     progress.say(f"decay {best['decay']}, repeats {best['repeats']}: valid NDCG@10 {best[f'ndcg@{training.K}']:.4f}")
     frame = pl.DataFrame(log, schema_overrides={"trial": pl.Int32})
-    return training.publish(
-        out_dir,
-        "baseline_text_knn",
-        {"decay": best["decay"], "repeats": best["repeats"], "dimension": vectors.shape[1]},
+    fitted = training.Fitted(
+        TextRanker(vectors, rows.catalogue, best["decay"], best["repeats"]),
         torch.nn.Embedding.from_pretrained(torch.from_numpy(vectors)),
-        rows,
         best,
         frame.with_columns((pl.col("trial") == best["trial"]).alias("chosen")),
-        TextKnnLog,
-        seed=0,
-        synthetic=inputs.synthetic,
+    )
+    shape = {"decay": best["decay"], "repeats": best["repeats"], "dimension": vectors.shape[1]}
+    return training.publish(
+        out_dir, "baseline_text_knn", shape, fitted, rows, seed=0, synthetic=inputs.synthetic, contract=TextKnnLog
     )
 
 
-def load(folder: Path) -> TextRanker:
-    """A published ranker."""
+def load(inputs: Mapping[str, StageInput], config: DatasetConfig) -> TextRanker:
+    """The published vectors with the weights that were chosen, ready to rank."""
+    folder = inputs["baseline_text_knn"].folder()
     meta, catalogue = training.read(folder)
-    table, model = torch.nn.Embedding(len(catalogue), meta["model"]["dimension"]), meta["model"]
+    shape = meta["model"]
+    table = torch.nn.Embedding(len(catalogue), shape["dimension"])
     training.load_weights(table, folder)
-    return TextRanker(table.weight.detach().numpy(), catalogue, model["decay"], model["repeats"])
+    return TextRanker(table.weight.detach().numpy(), catalogue, shape["decay"], shape["repeats"])
 
 
 def _vectors(embeddings: pl.DataFrame, catalogue: Catalogue) -> np.ndarray:
@@ -122,5 +116,5 @@ def _vectors(embeddings: pl.DataFrame, catalogue: Catalogue) -> np.ndarray:
             found=f"{ordered.height} of {len(catalogue)}",
             fix="materialize item_embeddings again",
         )
-    found = series_vectors(ordered[VECTOR])
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    vectors = series_vectors(ordered[VECTOR])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -10,7 +10,7 @@ list holds an invalid SID.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,17 @@ import torch
 from sidr_core.baselines import training
 from sidr_core.baselines.sequences import steps
 from sidr_core.decoding.batching import batches, left_pad
-from sidr_core.decoding.beam import Beams, Search, Trie, extend
+from sidr_core.decoding.beam import Beams, Trie, extend
 from sidr_core.decoding.lists import rankings_of
 from sidr_core.errors import SidrError
 from sidr_core.models.checkpoint import codebook_digest
 from sidr_core.models.quiet import quiet
 from sidr_core.pipeline.report import Report
-from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.sids.index import SidIndex
 from sidr_core.sids.tokens import sid_tokens, used_tokens
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import CODES, HISTORY, ITEM_ID, ROW_ID
+from sidr_core.tables.columns import CODES, HISTORY, ITEM_ID, RANK, ROW_ID, SCORE
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 _PAD, _END = 0, 1
 #: Histories searched at once; each carries a beam.
 _ROWS = 64
-_IGNORED = -100
 
 
 class SidRanker:
@@ -50,11 +49,16 @@ class SidRanker:
 
     Args:
         codebook: item_id -> codes; it names the vocabulary.
+        beam_width: SIDs that the search keeps.
         sequences: items of a history and its target; none where it only ranks.
     """
 
     def __init__(
-        self, module: T5ForConditionalGeneration, codebook: pl.DataFrame, sequences: Sequence[list[str]] = ()
+        self,
+        module: T5ForConditionalGeneration,
+        codebook: pl.DataFrame,
+        beam_width: int = training.K,
+        sequences: Sequence[list[str]] = (),
     ) -> None:
         self.module: Any = module.to(training.device())  # type: ignore[arg-type]
         ids = _vocabulary(codebook)
@@ -63,7 +67,7 @@ class SidRanker:
             item: [ids[token] for token in sid_tokens(codes)] for item, codes in codebook.select(ITEM_ID, CODES).rows()
         }
         self._trie = Trie(self.index, training.device())
-        self._sequences = sequences
+        self._beam_width, self._sequences = min(beam_width, len(self.index)), sequences
 
     def lengths(self) -> list[int]:
         return [len(sequence) for sequence in self._sequences]
@@ -76,26 +80,26 @@ class SidRanker:
         loss.backward()
         return float(loss.detach())
 
-    def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists of the k best SIDs of a beam of width k, or of all that there are; scores in nats, ties by SID."""
+    def rank(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+        """See :class:`~sidr_core.baselines.ranking.Ranker`: the items of the beam's SIDs, scores in nats."""
         self.module.eval()
-        k = min(k, len(self.index))
-        prompts = [self._prompt(history) for history in samples[HISTORY]]
-        leaf = np.zeros((len(prompts), k), dtype=np.int64)
-        scores = np.zeros((len(prompts), k), dtype=np.float32)
+        prompts = [self._prompt(history) for history in rows[HISTORY]]
+        leaf = np.zeros((len(prompts), self._beam_width), dtype=np.int64)
+        scores = np.zeros((len(prompts), self._beam_width), dtype=np.float32)
         with torch.inference_mode():
-            for rows in batches(prompts, _ROWS):
-                nodes, values = self._search([prompts[row] for row in rows], k)
-                leaf[rows], scores[rows] = nodes.cpu().numpy(), values.cpu().numpy()
-        return rankings_of(Beams(leaf, scores), self.index, samples[ROW_ID].to_list())
+            for batch in batches(prompts, _ROWS):
+                nodes, values = self._search([prompts[row] for row in batch], self._beam_width)
+                leaf[batch], scores[batch] = nodes.cpu().numpy(), values.cpu().numpy()
+        ranked = rankings_of(Beams(leaf, scores), self.index, rows[ROW_ID].to_list())
+        return ranked.filter(pl.col(RANK) <= k).select(ROW_ID, RANK, ITEM_ID, SCORE)
 
     def _prompt(self, items: Sequence[str]) -> list[int]:
         return [*(token for item in items for token in self._ids[item]), _END]
 
     def _search(self, prompts: list[list[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Leaves and scores (R, B), best first. The decoder's cache follows the beams."""
-        ids, mask, _ = left_pad(prompts, _PAD, training.device())
-        encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        ids, mask, _ = left_pad(prompts, _PAD, training.device())  # (R, T)
+        encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (R, T, H)
         rows = torch.arange(len(prompts), device=ids.device)
         nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=ids.device)
         scores = torch.zeros(len(prompts), 1, device=ids.device)
@@ -108,10 +112,11 @@ class SidRanker:
                 past_key_values=cache,
                 use_cache=True,
             )
-            known = output.logits[:, -1].log_softmax(dim=1)[:, self._trie.levels[level]]
+            log_probs = output.logits[:, -1].log_softmax(dim=1)[:, self._trie.levels[level]]  # (R * B, codes of level)
             before = nodes.shape[1]
-            search = Search(self._trie, width)
-            nodes, scores, parents = extend(known.view(len(prompts), before, -1), nodes, scores, search, level)
+            nodes, scores, parents = extend(
+                log_probs.view(len(prompts), before, -1), nodes, scores, self._trie, level, width, 1
+            )
             written, of = self._trie.tokens[level][nodes], rows.repeat_interleave(nodes.shape[1])
             cache = output.past_key_values
             cache.reorder_cache((rows[:, None] * before + parents).flatten())
@@ -125,8 +130,11 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     rows = training.Rows.of(inputs, settings.select_rows, settings.seed)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     fitted = train(settings, rows, codebook, progress)
-    model = {**_shape(fitted.trial, settings), "codebook_digest": codebook_digest(codebook)}
-    return training.publish_fitted(out_dir, "baseline_tiger", model, fitted, rows, settings, inputs.synthetic)
+    shape = {
+        **_shape(settings.trials[fitted.best["trial"] - 1], settings),
+        "codebook_digest": codebook_digest(codebook),
+    }
+    return training.publish(out_dir, "baseline_tiger", shape, fitted, rows, settings.seed, inputs.synthetic)
 
 
 def train(
@@ -138,17 +146,19 @@ def train(
     progress.say(f"{len(sequences):,} histories with their next item, {codebook.height:,} items")
 
     def make(trial: Trial) -> SidRanker:
-        return SidRanker(_module(_shape(trial, settings), codebook), codebook, sequences)
+        return SidRanker(_module(_shape(trial, settings), codebook), codebook, sequences=sequences)
 
     return training.fit(make, settings, rows.valid, codebook, progress)
 
 
-def load(folder: Path, codebook: pl.DataFrame) -> SidRanker:
-    """A published TIGER, ready to rank.
+def load(inputs: Mapping[str, StageInput], config: DatasetConfig) -> SidRanker:
+    """The published TIGER, ready to rank with a beam of `decoding.beam_width`.
 
     Raises:
         SidrError: it was trained on another codebook.
     """
+    folder = inputs["baseline_tiger"].folder()
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     meta, _ = training.read(folder)
     if (digest := codebook_digest(codebook)) != meta["model"]["codebook_digest"]:
         raise SidrError(
@@ -159,7 +169,7 @@ def load(folder: Path, codebook: pl.DataFrame) -> SidRanker:
         )
     module = _module(meta["model"], codebook)
     training.load_weights(module, folder)
-    return SidRanker(module, codebook)
+    return SidRanker(module, codebook, config.decoding.beam_width)
 
 
 def _vocabulary(codebook: pl.DataFrame) -> dict[str, int]:

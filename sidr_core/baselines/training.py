@@ -1,10 +1,10 @@
-"""One trainer for all trained baselines: a few settings tried, each stopped early, the best on valid rows kept.
+"""One trainer for all trained baselines: a few settings are tried, each stopped early, and the best one is kept.
 
-Training rows teach, valid rows choose, nothing else is opened. NDCG@10 is the item-level one of
-`sidr_core.metrics.ranking`, measured on whole lists of the catalogue. The outcome is a function of rows,
-settings and seed, on one kind of machine and number of threads.
+Models are fitted on train rows and chosen on valid rows; no other file is opened. NDCG@10 is the item-level one of
+`sidr_core.metrics.ranking`, on lists over the whole catalogue. The outcome depends on rows, settings and seed, and
+on the kind of machine and its number of threads.
 
-A published folder holds `model.safetensors`, `meta.json` (what to rebuild, what was chosen, why) and
+A published folder holds `model.safetensors`, `meta.json` (how to build the model again, what was chosen) and
 `items.parquet` (the item of each number); its main table is the log of all trials.
 """
 
@@ -21,9 +21,9 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from sidr_core.baselines import popularity
+from sidr_core.baselines.popularity import Popularity
+from sidr_core.baselines.ranking import Ranker, rankings
 from sidr_core.baselines.sequences import Catalogue
-from sidr_core.decoding.lists import counted
 from sidr_core.errors import SidrError
 from sidr_core.metrics.ranking import HR, NDCG, column, per_row
 from sidr_core.pipeline.report import Check, Report
@@ -49,8 +49,8 @@ _CLIP = 1.0
 _POOL = 32
 
 
-class Learner(Protocol):
-    """What the trainer needs to know of a model."""
+class Learner(Ranker, Protocol):
+    """What the trainer needs of a model."""
 
     @property
     def module(self) -> torch.nn.Module:
@@ -65,26 +65,28 @@ class Learner(Protocol):
         """Add the gradients of the mean loss of these sequences to the parameters; returns the loss."""
         ...
 
-    def places(self, samples: pl.DataFrame, k: int) -> pl.DataFrame:
-        """Lists of `k` SIDs by the columns `sidr_core.decoding.lists.RANKING`."""
-        ...
-
 
 L = TypeVar("L", bound=Learner)
+R = TypeVar("R", bound=Ranker)
 
 
 @dataclass(frozen=True)
-class Fitted(Generic[L]):
-    """The chosen model. `log` has one row per epoch of each trial, `best` is the chosen one's.
+class Fitted(Generic[R]):
+    """The chosen model.
 
-    `cut` trials were ended by `epochs` and might have become better; the others stopped by themselves.
+    Attributes:
+        ranker: the model, with the weights of its best epoch.
+        module: what is saved of it.
+        best: the record of `log` that was chosen, with valid `ndcg@10` and `hr@10`.
+        log: one row per epoch of each trial.
+        cut: trials that used up all their `epochs` and might have improved further; the others stopped early.
     """
 
-    learner: L
-    trial: Trial
+    ranker: R
+    module: torch.nn.Module
     best: Mapping[str, Any]
     log: pl.DataFrame
-    cut: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def score(places: pl.DataFrame, samples: pl.DataFrame, codebook: pl.DataFrame) -> dict[str, float]:
-    """Item-level `ndcg@10` and `hr@10` of lists, one for each of `samples`."""
-    named = places.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
-    rows = per_row(named, samples, codebook, (K,))
-    assert rows.height == samples.height, f"{rows.height} lists for {samples.height} rows"
-    means = {metric: rows[column(ITEM_LEVEL, metric, K)].mean() for metric in (NDCG, HR)}
+def measure(ranker: Ranker, rows: pl.DataFrame, codebook: pl.DataFrame) -> dict[str, float]:
+    """Item-level `ndcg@10` and `hr@10` of a ranker on `rows` (the contract `Samples`), lists in SIDs of `codebook`."""
+    lists = rankings(ranker, rows, codebook, min(K, codebook.height))
+    scores = per_row(lists.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE)), rows, codebook, (K,))
+    assert scores.height == rows.height, f"{scores.height} lists for {rows.height} rows"
+    means = {metric: scores[column(ITEM_LEVEL, metric, K)].mean() for metric in (NDCG, HR)}
     return {f"{metric}@{K}": float(value) for metric, value in means.items()}  # type: ignore[arg-type]
 
 
@@ -153,7 +155,8 @@ def fit(
     frame = pl.DataFrame(log, schema_overrides=dict.fromkeys(("trial", "epoch", "hidden_size"), pl.Int32))
     here = (pl.col("trial") == best[1]["trial"]) & (pl.col("epoch") == best[1]["epoch"])
     log_table = frame.with_columns(here.alias("chosen"))
-    return Fitted(best[0], settings.trials[best[1]["trial"] - 1], best[1], log_table, cut)
+    learner, record = best
+    return Fitted(learner, learner.module, record, log_table, cut)
 
 
 def _train(
@@ -170,8 +173,8 @@ def _train(
     steps = settings.epochs * -(-len(learner.lengths()) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     generator = torch.Generator().manual_seed(settings.seed)
-    found: list[dict[str, Any]] = []
-    kept: dict[str, torch.Tensor] = {}
+    records: list[dict[str, Any]] = []
+    best_weights: dict[str, torch.Tensor] = {}
     for epoch in range(1, settings.epochs + 1):
         module.train()
         losses = []
@@ -191,17 +194,17 @@ def _train(
             )
         module.eval()
         with torch.inference_mode():
-            measured = score(learner.places(valid, min(K, codebook.height)), valid, codebook)
-        before = max((row[f"{NDCG}@{K}"] for row in found), default=-1.0)
-        found.append({"epoch": epoch, "loss": loss, **measured})
+            measured = measure(learner, valid, codebook)
+        before = max((row[f"{NDCG}@{K}"] for row in records), default=-1.0)
+        records.append({"epoch": epoch, "loss": loss, **measured})
         if measured[f"{NDCG}@{K}"] > before:
-            kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-        best_epoch = max(found, key=lambda row: row[f"{NDCG}@{K}"])["epoch"]
+            best_weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        best_epoch = max(records, key=lambda row: row[f"{NDCG}@{K}"])["epoch"]
         progress.say(f"epoch {epoch}: loss {loss:.3f}, valid NDCG@{K} {measured[f'{NDCG}@{K}']:.4f}")
         if epoch - best_epoch >= settings.patience:
             break
-    module.load_state_dict(kept)
-    return found
+    module.load_state_dict(best_weights)
+    return records
 
 
 def _rate(step: int, steps: int) -> float:
@@ -222,59 +225,29 @@ def batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> li
 # -- what a stage leaves behind ----------------------------------------------------------------------
 
 
-def publish_fitted(
-    out_dir: Path,
-    stage: str,
-    model: Mapping[str, Any],
-    fitted: Fitted[Any],
-    rows: Rows,
-    settings: TrainedBaseline,
-    synthetic: bool,
-) -> Report:
-    """:func:`publish` for a model that was trained here."""
-    return publish(
-        out_dir,
-        stage,
-        model,
-        fitted.learner.module,
-        rows,
-        fitted.best,
-        fitted.log,
-        seed=settings.seed,
-        synthetic=synthetic,
-        cut=fitted.cut,
-    )
-
-
 def publish(
     out_dir: Path,
     stage: str,
-    model: Mapping[str, Any],
-    module: torch.nn.Module,
+    shape: Mapping[str, Any],
+    fitted: Fitted[Any],
     rows: Rows,
-    best: Mapping[str, Any],
-    log: pl.DataFrame,
-    contract: type[DataFrameModel] = BaselineLog,
-    *,
     seed: int,
     synthetic: bool,
-    cut: int = 0,
+    contract: type[DataFrameModel] = BaselineLog,
 ) -> Report:
     """Write a baseline's folder; equal arguments give equal bytes.
 
     Args:
-        model: plain values from which the module is built again.
-        best: the chosen record of `log`, with valid `ndcg@10` and `hr@10`.
-        log: kept by `contract` as the stage's main table. cut: see :class:`Fitted`.
+        shape: plain values from which the module is built again.
+        contract: of the log, which is the stage's main table.
     """
-    weights = {name: tensor.cpu().contiguous() for name, tensor in _untied(module).items()}
+    best, log = fitted.best, fitted.log
+    weights = {name: tensor.cpu().contiguous() for name, tensor in _untied(fitted.module).items()}
     save_file(weights, out_dir / WEIGHTS)
-    width = min(K, rows.counts.height)
-    book = rows.catalogue.as_codebook
-    popular = score(counted(popularity.rank(rows.counts, rows.valid, width), book, width).rankings, rows.valid, book)
+    popular = measure(Popularity(rows.counts), rows.valid, rows.catalogue.as_codebook)
     meta = {
         "stage": stage,
-        "model": dict(model),
+        "model": dict(shape),
         "chosen": dict(best),
         "valid_rows": rows.valid.height,
         "popularity": popular,
@@ -285,22 +258,22 @@ def publish(
     (out_dir / META).write_text(json.dumps(meta, sort_keys=True, indent=2, allow_nan=False) + "\n")
     tables.write(pl.DataFrame({ITEM_ID: rows.catalogue.ids}), out_dir / ITEMS, BaselineItems)
     tables.write(log.rename({f"{NDCG}@{K}": "ndcg_10", f"{HR}@{K}": "hr_10"}), out_dir / f"{stage}.parquet", contract)
-    found, least = float(best[f"{NDCG}@{K}"]), popular[f"{NDCG}@{K}"]
+    ndcg, ndcg_of_popularity = float(best[f"{NDCG}@{K}"]), popular[f"{NDCG}@{K}"]
     return Report(
         metrics={
-            f"valid_{NDCG}@{K}": round(found, 5),
+            f"valid_{NDCG}@{K}": round(ndcg, 5),
             f"valid_{HR}@{K}": round(float(best[f"{HR}@{K}"]), 5),
             "parameters": sum(tensor.numel() for tensor in weights.values()),
             "trials": log["trial"].n_unique(),
-            "trials_cut_by_epochs": cut,
+            "trials_cut_by_epochs": fitted.cut,
             "epochs": log.height,
             **{f"chosen_{name}": value for name, value in best.items() if name in ("trial", "epoch")},
         },
         checks=(
             Check(
                 "learnt",
-                found > least,
-                f"valid NDCG@{K} {found:.4f}, popularity {least:.4f}, {rows.valid.height:,} rows",
+                ndcg > ndcg_of_popularity,
+                f"valid NDCG@{K} {ndcg:.4f}, popularity {ndcg_of_popularity:.4f}, {rows.valid.height:,} rows",
             ),
         ),
     )
@@ -317,19 +290,19 @@ def load_weights(module: torch.nn.Module, folder: Path) -> None:
     Raises:
         SidrError: the file cannot be read, lacks a tensor of the module, or has one that the module lacks.
     """
-    found, _ = read_tensors(folder / WEIGHTS, "pt")
-    wanted = _untied(module)
-    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    if shapes != (held := {name: tuple(tensor.shape) for name, tensor in found.items()}):
+    weights, _ = read_tensors(folder / WEIGHTS, "pt")
+    parameters = _untied(module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+    if shapes != (in_file := {name: tuple(tensor.shape) for name, tensor in weights.items()}):
         raise SidrError(
             f"{folder / WEIGHTS} does not fit its {META}",
             expected=f"{len(shapes)} tensors of the shapes that it names",
-            found=f"{len(held)}; the first that differs: {min(shapes.items() ^ held.items())[0]}",
+            found=f"{len(in_file)}; the first that differs: {min(shapes.items() ^ in_file.items())[0]}",
             fix="materialize this baseline again",
         )
     with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(found[name])
+        for name, tensor in parameters.items():
+            tensor.copy_(weights[name])
 
 
 def _untied(module: torch.nn.Module) -> dict[str, torch.Tensor]:

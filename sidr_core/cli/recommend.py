@@ -38,19 +38,12 @@ def recommend(
     items = items[-published.config.split.max_history :]
 
     from sidr_core.models import checkpoint
-    from sidr_core.recommending.lists import neural
+    from sidr_core.recommending.lists import checkpoint_lists
 
     loaded = checkpoint.load(published.artifact("grpo_checkpoint").verified_folder())
     decoding = published.config.decoding
-    if k > len(loaded.index):
-        raise SidrError(
-            f"a list of {k} cannot be filled",
-            expected=f"-k of 1 to {len(loaded.index)}, the number of distinct SIDs",
-            found=f"-k {k}",
-            fix="ask for fewer items",
-        )
-    decoding = decoding.model_copy(update={"beam_width": max(k, decoding.beam_width)})
-    lists = neural(loaded, ["row"], [[sids[item] for item in items]], mode, decoding)
+    decoding = decoding.model_copy(update={"beam_width": max(k, min(decoding.beam_width, len(loaded.index)))})
+    lists = checkpoint_lists(loaded, ["row"], [[sids[item] for item in items]], mode, decoding)
     thought = lists.thoughts.row(0, named=True) if lists.thoughts is not None else None
     whose = f"user {user}" if user is not None else "the given history"
     case = cases.Case(

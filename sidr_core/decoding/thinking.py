@@ -87,7 +87,7 @@ def generate_tokens(
     batch_size: int,
     temperature: float = 0.0,
     seed: int = 0,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> list[list[int]]:
     """Free continuation of each prompt, up to one of `stops` (included) or `max_tokens`.
@@ -95,13 +95,13 @@ def generate_tokens(
     The other arguments are those of :func:`generate_thoughts`.
 
     Args:
-        share: (n, N): the prompts are the n-th of N equal parts of a batch, and draw what they would draw in it.
+        shard: (n, S): the prompts are the n-th of S equal parts of a batch, and draw what they would draw in it.
     """
     draws = None
     if temperature > 0:
         generator = torch.Generator().manual_seed(seed)
-        part, parts = share
-        draws = torch.rand(parts, len(prompts), max_tokens, dtype=torch.float64, generator=generator)[part]
+        number, shards = shard
+        draws = torch.rand(shards, len(prompts), max_tokens, dtype=torch.float64, generator=generator)[number]
     texts: list[list[int]] = [[] for _ in prompts]
     done = 0
     with decoding(model):

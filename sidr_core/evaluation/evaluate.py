@@ -89,8 +89,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"), [ITEM_ID, SID])
     train, items = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("train", "items"))
     test = chosen_rows(tables.read(inputs["interactions"].path("test.parquet")), config.decoding.max_test_rows)
-    leakage.of_rows(test, train)
-    leakage.of_lists(lists, test, models, names, max(settings.ks))
+    leakage.check_rows(test, train)
+    leakage.check_lists(lists, test, models, names, max(settings.ks))
 
     progress.say(f"{len(names)} models on {test.height:,} rows; {settings.bootstrap:,} bootstrap draws")
     scored = score(lists, test, codebook, names, settings)

@@ -90,7 +90,7 @@ def _evaluate_again(inputs: Inputs, config: DatasetConfig, progress: Progress) -
     names = _names(config, models)
     codebook = tables.read(base["sid_codebook"].path("sid_codebook.parquet"))
     judged_on = tables.read(base["recommendations"].path("rows.parquet"))
-    leakage.of_checkpoints(base, names, judged_on, codebook)
+    leakage.check_checkpoints(base, names, judged_on, codebook)
     _refuse_others(base, names, models)
     after = int(judged_on[TARGET_TIME].max())  # type: ignore[arg-type]
     day = max((day for day in models["seen_until"] if day != "unknown"), default="")
@@ -132,7 +132,7 @@ def _table(
     settings, names = config.evaluation, tuple(parts)
     lists, thoughts = recommend.joined_lists(parts, rows, config), recommend.thoughts_of(parts)
     models = models.filter(pl.concat_str(MODEL, pl.lit("/"), MODE).is_in(names))
-    leakage.of_lists(lists, rows, models, names, max(settings.ks))
+    leakage.check_lists(lists, rows, models, names, max(settings.ks))
     scored = evaluate.score(lists, rows, codebook, names, settings)
     train, items = (tables.read(base["interactions"].path(f"{name}.parquet")) for name in (TRAIN, "items"))
     bits = self_information(train, items)

@@ -64,7 +64,7 @@ def measure(
     """
     from sidr_core.decoding.decoder import Decoder
     from sidr_core.decoding.lists import rankings_of
-    from sidr_core.recommending.lists import neural
+    from sidr_core.recommending.lists import checkpoint_lists
 
     rows = rows.sort(ROW_ID)
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
@@ -83,17 +83,17 @@ def measure(
         return rows.select(pl.lit(traces).alias(TRACES), pl.lit(cap).alias(CAP), ROW_ID, USER_ID, *numbers)
 
     progress.say(f"direct, {rows.height:,} rows")
-    gains = ndcg(neural(loaded, row_ids, histories, DIRECT, decoding, progress.named(DIRECT)).rankings)
+    gains = ndcg(checkpoint_lists(loaded, row_ids, histories, DIRECT, decoding, progress.named(DIRECT)).rankings)
     measured = [lines(0, 0, np.zeros(rows.height), np.ones(rows.height), gains, gains)]
     for traces, cap in settings:
         options = decoding.model_copy(update={"traces": traces, "max_thought_tokens": cap})
         decoder = Decoder.of(loaded, options)
-        ranked = decoder.think_and_rank(turns, progress=progress.named(f"{traces} x {cap}"))
+        ranked = decoder.think_and_rank(turns, progress.named(f"{traces} x {cap}"))
         gains = ndcg(rankings_of(ranked.beams, loaded.index, row_ids))
         oracle = gains
         if traces > 1:
             best = decoder.best_of_traces(turns, ranked, targets)  # (R,), from 0
-            oracle = np.where(best < min(k, decoder.beam_width), 1 / np.log2(best + 2), 0.0)
+            oracle = np.where(best < min(k, decoding.beam_width), 1 / np.log2(best + 2), 0.0)
         tokens = np.array([sum(len(thought.ids) for thought in row) for row in ranked.thoughts], dtype=np.float64)
         closed = np.array([np.mean([thought.closed for thought in row]) for row in ranked.thoughts])
         measured.append(lines(traces, cap, tokens, closed, gains, oracle))

@@ -21,6 +21,8 @@ _TRAINED = (
     CheckSpec("token_map", "Every SID token is one vocabulary entry and the map equals the codebook's."),
 )
 
+#: Sections that lists of some model depend on, besides `decoding`.
+_LIST_SECTIONS = tuple(dict.fromkeys(section for model in MODELS for section in model.sections))
 _LEARNT = (CheckSpec("learnt", "NDCG@10 on valid rows is above that of popularity.", blocking=False),)
 _CHOSEN = {
     "interactions": ("train.parquet", "valid.parquet"),
@@ -239,7 +241,7 @@ STAGES: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
             **{model.stage: model.files for model in MODELS},
         },
-        sections=("decoding", "item_item", "dataset", "snapshot"),
+        sections=("decoding", *_LIST_SECTIONS, "dataset", "snapshot"),
         unused="sidr_core.pipeline.graph:unused_producers",
         code_version="2",
         tables={
@@ -311,7 +313,7 @@ STAGES: tuple[Stage, ...] = (
             "evaluation": ("evaluation.parquet",),
         },
         unused="sidr_core.pipeline.graph:unused_producers",
-        sections=("decoding", "item_item", "evaluation", "dataset", "snapshot"),
+        sections=("decoding", *_LIST_SECTIONS, "evaluation", "dataset", "snapshot"),
         code_version="2",
         tables={"reevaluation": "Reevaluation"},
         kinds=("pytorch", "parquet"),

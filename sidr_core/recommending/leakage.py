@@ -1,7 +1,7 @@
-"""Wrong uses of test rows, refused before a number is made of them.
+"""Leakage guards: wrong uses of test rows are refused before a metric is computed.
 
-Nothing here is a promise about an output (those are checks): each is a case in which a metric would look like one
-and not be one. METHOD.md 10, points 16, 30 and 31, lists where published evaluations met them.
+These are no promises about an output (those are checks): each is a case in which a figure would be computed and be
+worthless. Published evaluations fell into them: docs/method.md, "Pitfalls".
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import polars as pl
 from sidr_core.errors import InputError
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.stage import Inputs
-from sidr_core.settings.models import language_model, split_name
+from sidr_core.settings.models import MODEL_NAMED, language_model, split_name
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import MODE, MODEL, POSITION, ROW_ID, TARGET_TIME, USER_ID
+from sidr_core.tables.columns import CODES, ITEM_ID, MODE, MODEL, POSITION, ROW_ID, TARGET_TIME, USER_ID
 
 
-def of_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
+def check_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
     """Refuse test rows that training has seen, and rows of a single user.
 
     Args:
@@ -57,7 +57,7 @@ def of_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
         )
 
 
-def of_lists(lists: pl.DataFrame, test: pl.DataFrame, models: pl.DataFrame, names: Sequence[str], k: int) -> None:
+def check_lists(lists: pl.DataFrame, test: pl.DataFrame, models: pl.DataFrame, names: Sequence[str], k: int) -> None:
     """Refuse lists that are too short for `k`, or that some test rows lack.
 
     Args:
@@ -68,32 +68,32 @@ def of_lists(lists: pl.DataFrame, test: pl.DataFrame, models: pl.DataFrame, name
         k: the largest cut-off.
 
     Raises:
-        InputError: as said.
+        InputError: the lists are too short, or rows are missing.
     """
-    wanted = set(test[ROW_ID])
-    made: dict[tuple[Any, ...], set[str]] = {}
+    test_rows = set(test[ROW_ID])
+    rows_of: dict[tuple[Any, ...], set[str]] = {}
     for model, mode, row in lists.select(MODEL, MODE, ROW_ID).unique().iter_rows():
-        made.setdefault((model, mode), set()).add(row)
+        rows_of.setdefault((model, mode), set()).add(row)
     for name in names:
-        if absent := wanted - made.get(split_name(name), set()):
+        if missing := test_rows - rows_of.get(split_name(name), set()):
             raise InputError(
-                f"{name} has no list for {len(absent):,} of {len(wanted):,} test rows",
+                f"{name} has no list for {len(missing):,} of {len(test_rows):,} test rows",
                 expected="a list of every model for every test row",
-                found=f"none for {', '.join(sorted(absent)[:3])}",
+                found=f"none for {', '.join(sorted(missing)[:3])}",
                 fix="materialize recommendations again",
             )
     width = min(models["beam_width"])
     if k > width:
         raise InputError(
-            f"metrics at {k} need lists of {k} places",
+            f"metrics at {k} need lists of {k} items",
             expected=f"evaluation.ks up to decoding.beam_width, {width}",
             found=f"k = {k}",
             fix="raise the beam width or lower k",
         )
 
 
-def of_checkpoints(inputs: Inputs, names: Sequence[str], test: pl.DataFrame, codebook: pl.DataFrame) -> None:
-    """Refuse checkpoints that do not belong to the test rows and codebook they are about to be decoded on.
+def check_checkpoints(inputs: Inputs, names: Sequence[str], test: pl.DataFrame, codebook: pl.DataFrame) -> None:
+    """Refuse checkpoints that were not trained for these test rows and this codebook.
 
     Args:
         inputs: of the stage `recommendations`.
@@ -103,23 +103,23 @@ def of_checkpoints(inputs: Inputs, names: Sequence[str], test: pl.DataFrame, cod
 
     Raises:
         InputError: a token map is not the codebook's; a checkpoint was trained on other interactions than those
-            published now, or has seen later days than the first test target.
+            published now, or on rows later than the first test target.
     """
-    for stage in dict.fromkeys(stage for name in names if (stage := language_model(split_name(name)[0]))):
-        source = inputs[f"{stage}_checkpoint"]
+    for model in dict.fromkeys(model for name in names if (model := language_model(split_name(name)[0]))):
+        stage = MODEL_NAMED[model].stage
+        source = inputs[stage]
         meta = json.loads(source.path("meta.json").read_text())
-        _refuse_map(f"{stage}_checkpoint", source.path("sid_index.parquet"), codebook)
-        declared = stage_named(f"{stage}_checkpoint").inputs["interactions"]
-        _refuse_data(f"{stage}_checkpoint", meta, inputs["interactions"].digest_of(declared), test)
+        _check_token_map(stage, source.path("sid_index.parquet"), codebook)
+        declared = stage_named(stage).inputs["interactions"]
+        _check_training_data(stage, meta, inputs["interactions"].digest_of(declared), test)
 
 
-def _refuse_map(name: str, path: Path, codebook: pl.DataFrame) -> None:
+def _check_token_map(name: str, path: Path, codebook: pl.DataFrame) -> None:
     from sidr_core.models.checkpoint import codebook_digest
 
     token_map = tables.read(path)
     if codebook_digest(token_map) != codebook_digest(codebook):
-        known = codebook.select("item_id", "codes")
-        differ = known.join(token_map.select("item_id", "codes"), on=["item_id", "codes"], how="anti").height
+        differ = codebook.join(token_map, on=[ITEM_ID, CODES], how="anti").height
         raise InputError(
             f"the token map of {name} is not that of the codebook",
             expected=f"the {codebook.height:,} items of sid_codebook, with their SIDs",
@@ -128,7 +128,7 @@ def _refuse_map(name: str, path: Path, codebook: pl.DataFrame) -> None:
         )
 
 
-def _refuse_data(name: str, meta: dict[str, Any], interactions: str, test: pl.DataFrame) -> None:
+def _check_training_data(name: str, meta: dict[str, Any], interactions: str, test: pl.DataFrame) -> None:
     made_from = meta.get("made_from", {}).get("interactions")
     if made_from not in (None, interactions):
         raise InputError(

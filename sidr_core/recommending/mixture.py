@@ -1,5 +1,4 @@
-"""A checkpoint's direct list mixed with the item-item counter's: what both know, in one list.
-
+"""A checkpoint's direct list mixed with the item-item count
 The counter remembers which item followed which; a small model forgets some of these pairs, and knows about items
 that the counter never saw together. An item's worth is `(1 - share) * p + share * c / (C + 1)`: p its probability
 under the checkpoint (shared by the items of its SID), c its score under the counter, C the sum of the counter's
@@ -9,14 +8,13 @@ shallow fusion, as speech recognisers mix a language model in, and no part of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from sidr_core.decoding.lists import Lists, counted
-from sidr_core.metrics import ranking as metrics
-from sidr_core.tables.columns import DIRECT, ITEM_ID, MODE, MODEL, RANK, ROW_ID, SCORE, SID
+from sidr_core.metrics.ranking import NDCG, column, per_row
+from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, RANK, ROW_ID, SCORE, SID
 
 #: The shares that are tried: the checkpoint alone, twentieths, the counter alone.
 SHARES = tuple(step / 20 for step in range(21))
@@ -77,14 +75,13 @@ def choose_share(
         neural, counter: lists for the rows of `valid`, as of :func:`mixed`. Test rows must never come here.
     """
     k = min(_K, width)
-    found = [_ndcg(mixed(neural, counter, share, codebook, width).rankings, valid, codebook, k) for share in SHARES]
-    best = max(range(len(SHARES)), key=lambda place: (found[place], -place))
-    return Share(SHARES[best], found[best], found[0], found[-1], valid.height)
 
+    def ndcg(share: float) -> float:
+        lists = mixed(neural, counter, share, codebook, width).rankings
+        named = lists.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
+        gains = per_row(named, valid, codebook, (k,))[column(ITEM_LEVEL, NDCG, k)].to_list()
+        return sum(gains) / len(gains)
 
-def _ndcg(places: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame, k: int) -> float:
-    named = places.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
-    gains: Sequence[float] = metrics.per_row(named, rows, codebook, (k,))[
-        metrics.column("item", metrics.NDCG, k)
-    ].to_list()
-    return sum(gains) / len(gains)
+    tried = [ndcg(share) for share in SHARES]
+    best = max(range(len(SHARES)), key=lambda n: (tried[n], -n))
+    return Share(SHARES[best], tried[best], tried[0], tried[-1], valid.height)

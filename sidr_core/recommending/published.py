@@ -1,8 +1,9 @@
 """Figures that others published on the test rows of MiniOneRec's published splits.
 
-They are shown beside what is measured here, marked, and never ranked with it: the models trained on five times the
-train rows that can be had of the Office split, most are of other sizes, no seed or interval is told, and a hit is a
-hit of the SID (METHOD.md sections 8.3 and 9). Numbers are as their sources give them, to four places.
+They stand beside what is measured here, marked, and are never ranked with it: these models were trained on five
+times the train rows that are available of the Office split, most have other sizes, no source gives seeds or
+intervals, and a hit is a hit of the SID (docs/method.md, "Decoding and evaluation"). Figures are as their sources
+give them, to four decimals.
 """
 
 from __future__ import annotations

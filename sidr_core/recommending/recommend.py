@@ -1,29 +1,30 @@
 """The stage `recommendations`: lists of every model and mode on the test rows, and the thoughts behind them.
 
-Each model's lists are one piece of work, published on its own: an unchanged checkpoint is not decoded
-again, and variants of a dataset share it. Test rows are opened here and in `evaluation` only.
+The lists of each model are a part of their own in the store: an unchanged checkpoint is not decoded again, and
+variants of a dataset share its lists. Test rows are opened here, in `evaluation` and in `reevaluation` only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
-from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists, counted
+from sidr_core.baselines.ranking import Ranker, list_length, rankings
+from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists
 from sidr_core.pipeline.report import Check, Report
-from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.recommending import leakage as refusals
-from sidr_core.recommending import mixture
-from sidr_core.recommending.lists import Threshold, adaptive, choice_rows, choose_threshold, neural
-from sidr_core.recommending.rows import chosen_rows, history_sids
+from sidr_core.pipeline.stage import Inputs, Progress, load_object
+from sidr_core.recommending import leakage, mixture
+from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
+from sidr_core.recommending.lists import checkpoint_lists
+from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
+from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
-from sidr_core.settings.models import language_model, producers, split_name
+from sidr_core.settings.models import MODEL_NAMED, language_model, models_behind, producers, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DATASET,
@@ -35,6 +36,7 @@ from sidr_core.tables.columns import (
     RANK,
     REASONING,
     ROW_ID,
+    SCORE,
     SID,
     SNAPSHOT,
     SPLIT,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 DECODED_VERSION = "2"
 
 _LEAST_CLOSED = 0.95
-#: What was chosen on valid rows for an adaptive model or a mixture, and by what.
+#: What was chosen on valid rows for an adaptive model or a mixture, and its NDCG there.
 _CHOICE = "choice.json"
 
 
@@ -64,8 +66,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     """Decode what is not decoded yet; write `recommendations`, `models`, `thoughts` and `rows` as Parquet."""
     rows = chosen_rows(tables.read(inputs["interactions"].path("test.parquet")), config.decoding.max_test_rows)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
-    refusals.of_checkpoints(inputs, config.decoding.models, rows, codebook)
-    history_sids(rows, codebook)  # refuses rows that cannot be prompted, before anything costs time
+    leakage.check_checkpoints(inputs, config.decoding.models, rows, codebook)
+    history_sids(rows, codebook)  # rows that cannot be prompted are refused before hours of decoding
     parts: dict[str, Artifact] = {}
     for name in config.decoding.models:
         parts[name] = part_of(name, inputs, config, rows, codebook, progress.named(name))
@@ -107,11 +109,11 @@ def part_of(
     progress: Progress,
     also: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Lists of one model and mode, decoded or found in the store.
+    """Lists of one model and mode: decoded now, or reused from the store.
 
     Args:
-        rows: what to decode; the test rows of `inputs`, unless `also` says what they are.
-        also: joins the key of what is stored.
+        rows: the rows to decode: the test rows of `inputs`, unless `also` says which.
+        also: more entries of the part's key.
     """
     model, mode = split_name(name)
     decoding = config.decoding
@@ -131,8 +133,8 @@ def part_of(
         key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
     if language_model(model) not in (model, None):
         key["choice_rows"] = decoding.choice_rows
-    if "baseline_item_item" in producers(model):
-        key["item_item"] = config.item_item.model_dump(mode="json")
+    for section in (section for behind in models_behind(model) for section in behind.sections):
+        key[section] = getattr(config, section).model_dump(mode="json")
 
     def build_part(folder: Path) -> None:
         progress.say(f"{rows.height:,} test rows")
@@ -141,12 +143,10 @@ def part_of(
         elif language_model(model):
             lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, folder, progress)
         else:
-            lists = _from_baseline(model, inputs, config, rows, codebook)
-        pq.write_table(lists.rankings.sort(ROW_ID, RANK).to_arrow(), folder / "places.parquet", compression="zstd")
+            lists = Lists(rankings(_open(model, inputs, config), rows, codebook, decoding.beam_width))
+        tables.write_table(lists.rankings.sort(ROW_ID, RANK), folder / "places.parquet")
         if lists.thoughts is not None:
-            pq.write_table(
-                lists.thoughts.sort(ROW_ID, TRACE).to_arrow(), folder / "thoughts.parquet", compression="zstd"
-            )
+            tables.write_table(lists.thoughts.sort(ROW_ID, TRACE), folder / "thoughts.parquet")
 
     return inputs.part("decoded", DECODED_VERSION, key, build_part)
 
@@ -161,17 +161,17 @@ def _from_checkpoint(
     folder: Path,
     progress: Progress,
 ) -> Lists:
-    """Lists of a trained stage. An adaptive one chooses on valid rows when it thinks, and writes that to `folder`."""
+    """Lists of a checkpoint. An adaptive model chooses on valid rows when to think; the choice goes to `folder`."""
     from sidr_core.models import checkpoint
 
     stage = language_model(model)
     loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     if stage == model:
-        return neural(loaded, row_ids, histories, mode, config.decoding, progress)
+        return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress)
     valid = _valid(inputs, config, loaded)
     choice = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
-    _keep_choice(folder, choice)
+    _write_choice(folder, choice)
     return adaptive(loaded, row_ids, histories, choice.margin, config.decoding, progress)
 
 
@@ -185,9 +185,9 @@ def _mixture(
     progress: Progress,
     also: Mapping[str, Any] | None,
 ) -> Lists:
-    """A checkpoint's direct lists, decoded once for this and for themselves, mixed with the counter's.
+    """A checkpoint's direct lists, reused from its own part, mixed with those of the item-item counter.
 
-    The share is chosen on valid rows and written to `folder`.
+    The counter's share is chosen on valid rows and written to `folder`.
     """
     from sidr_core.models import checkpoint
 
@@ -195,17 +195,15 @@ def _mixture(
     loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
     valid = _valid(inputs, config, loaded)
     row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    own = neural(loaded, row_ids, histories, DIRECT, config.decoding, progress.named("valid rows")).rankings
-
-    def counts(samples: pl.DataFrame) -> pl.DataFrame:
-        return _ranked("item_item", inputs, config, samples, _length(codebook, width))
-
-    share = mixture.choose_share(own, counts(valid), valid, codebook, width)
-    _keep_choice(folder, share)
+    valid_lists = checkpoint_lists(
+        loaded, row_ids, histories, DIRECT, config.decoding, progress.named("valid rows")
+    ).rankings
+    counter, length = _open("item_item", inputs, config), list_length(codebook, width)
+    share = mixture.choose_share(valid_lists, counter.rank(valid, length), valid, codebook, width)
+    _write_choice(folder, share)
     direct = part_of(f"{stage}/{DIRECT}", inputs, config, rows, codebook, progress, also)
-    return mixture.mixed(
-        tables.read(direct.path("places.parquet"), RANKING), counts(rows), share.share, codebook, width
-    )
+    lists = tables.read(direct.path("places.parquet"), RANKING)
+    return mixture.mixed(lists, counter.rank(rows, length), share.share, codebook, width)
 
 
 def _valid(inputs: Inputs, config: DatasetConfig, loaded: Loaded) -> pl.DataFrame:
@@ -213,39 +211,13 @@ def _valid(inputs: Inputs, config: DatasetConfig, loaded: Loaded) -> pl.DataFram
     return choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), config.decoding, loaded)
 
 
-def _keep_choice(folder: Path, choice: Threshold | mixture.Share) -> None:
+def _write_choice(folder: Path, choice: Threshold | mixture.Share) -> None:
     (folder / _CHOICE).write_text(json.dumps(asdict(choice), sort_keys=True, indent=2) + "\n")
 
 
-def _from_baseline(
-    model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, codebook: pl.DataFrame
-) -> Lists:
-    width = config.decoding.beam_width
-    if model == "tiger":
-        from sidr_core.baselines import tiger
-
-        return Lists(tiger.load(inputs["baseline_tiger"].folder(), codebook).places(rows, width))
-    return counted(_ranked(model, inputs, config, rows, _length(codebook, width)), codebook, width)
-
-
-def _length(codebook: pl.DataFrame, width: int) -> int:
-    """Items of a baseline's list that surely hold `width` distinct SIDs, or all of them where there are fewer."""
-    sharing = codebook.height - codebook[SID].n_unique()  # at most so many places repeat a SID
-    return min(width + sharing, codebook.height)
-
-
-def _ranked(model: str, inputs: Inputs, config: DatasetConfig, rows: pl.DataFrame, k: int) -> pl.DataFrame:
-    """The k best items of a baseline over item ids: row_id, rank, item_id, score."""
-    from sidr_core.baselines import item_item, popularity, sequential, text_knn
-
-    if model in ("popularity", "item_item"):
-        counts = tables.read(inputs["baseline_popularity"].path("baseline_popularity.parquet"))
-        if model == "popularity":
-            return popularity.rank(counts, rows, k)
-        weights = tables.read(inputs["baseline_item_item"].path("baseline_item_item.parquet"))
-        return item_item.rank(weights, counts, rows, k, config.item_item)
-    load: Callable[[Path], Any] = text_knn.load if model == "text_knn" else sequential.load
-    return load(inputs[f"baseline_{model}"].folder()).rank(rows, k)
+def _open(model: str, inputs: Inputs, config: DatasetConfig) -> Ranker:
+    """A baseline, ready to rank."""
+    return load_object(MODEL_NAMED[model].ranker)(inputs, config)
 
 
 # -- joining -----------------------------------------------------------------------------------------
@@ -257,14 +229,14 @@ def joined_lists(parts: Mapping[str, Artifact], rows: pl.DataFrame, config: Any)
     frames = []
     for name, part in parts.items():
         model, mode = split_name(name)
-        places = tables.read(part.path("places.parquet"), RANKING).join(truth, on=ROW_ID, how="inner")
+        lists = tables.read(part.path("places.parquet"), RANKING).join(truth, on=ROW_ID, how="inner")
         reasoning = pl.lit(None, pl.String).alias(REASONING)
         if "thoughts.parquet" in part.files:
-            said = tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, REASONING]).filter(pl.col(TRACE) == 0)
-            places = places.join(said.drop(TRACE), on=ROW_ID, how="left")
+            thoughts = tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, REASONING])
+            lists = lists.join(thoughts.filter(pl.col(TRACE) == 0).drop(TRACE), on=ROW_ID, how="left")
             reasoning = pl.col(REASONING)
         frames.append(
-            places.sort(ROW_ID, RANK).with_columns(
+            lists.sort(ROW_ID, RANK).with_columns(
                 reasoning,
                 pl.lit(config.dataset).alias(DATASET),
                 pl.lit(config.snapshot.key).alias(SNAPSHOT),
@@ -280,7 +252,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
     """What is behind each list, by the contract `RecommendedModels`."""
     train = tables.read(inputs["interactions"].path("train.parquet"), [TARGET_TIME])
     counted_until = tables.iso_date(train[TARGET_TIME].max())  # type: ignore[arg-type]
-    found = []
+    records = []
     for name, part in parts.items():
         model, mode = split_name(name)
         source = inputs[producers(model)[0]]
@@ -289,7 +261,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
         if "thoughts.parquet" in part.files:
             thoughts = tables.read(part.path("thoughts.parquet"), [CLOSED, N_TOKENS])
             rate, length = thoughts[CLOSED].mean(), thoughts[N_TOKENS].mean()
-        found.append(
+        records.append(
             {
                 MODEL: model,
                 MODE: mode,
@@ -302,7 +274,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
             }
         )
     types = {"beam_width": pl.Int32, "seed": pl.Int64, "close_rate": pl.Float64, "mean_thought_tokens": pl.Float64}
-    return pl.DataFrame(found, schema_overrides=types)
+    return pl.DataFrame(records, schema_overrides=types)
 
 
 def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
@@ -322,7 +294,9 @@ def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
 def only_real_items(recommendations: pl.DataFrame, codebook: pl.DataFrame) -> Check:
     """Every (item, SID) of a list is one of the codebook's."""
     invalid = recommendations.join(codebook.select(ITEM_ID, SID), on=[ITEM_ID, SID], how="anti").height
-    return Check("only_real_items", invalid == 0, f"{invalid:,} of {recommendations.height:,} places are no real item")
+    return Check(
+        "only_real_items", invalid == 0, f"{invalid:,} of {recommendations.height:,} entries of lists are no real item"
+    )
 
 
 def distinct(
@@ -352,14 +326,21 @@ def close_rate(models: pl.DataFrame) -> Check:
     return Check("close_rate", all(rate >= _LEAST_CLOSED for _, rate in rates), detail)
 
 
-def _examples(recommendations: pl.DataFrame, rows: int = 2, places: int = 3) -> str:
-    """The first places of a few rows, as a Markdown table."""
-    some = recommendations[ROW_ID].unique().sort().head(rows).to_list()
-    shown = recommendations.filter(pl.col(ROW_ID).is_in(some) & (pl.col(RANK) <= places))
-    lines = ["| row | model | rank | item | SID | score | thought |", "| --- | --- | --: | --- | --- | --: | --- |"]
-    for row in shown.sort(ROW_ID, maintain_order=True).iter_rows(named=True):
-        thought = row[REASONING] if row[RANK] == 1 and row[REASONING] else ""
-        cells = [row[ROW_ID], f"{row[MODEL]}/{row[MODE]}", str(row[RANK]), row[ITEM_ID], row[SID]]
-        cells += [f"{row['score']:.3f}", thought]
-        lines.append(f"| {' | '.join(markdown_text(text, 160) for text in cells)} |")
-    return "\n".join(lines)
+def _examples(recommendations: pl.DataFrame, rows: int = 2, k: int = 3) -> str:
+    """The first `k` items of each list of a few rows, as a Markdown table."""
+    row_ids = recommendations[ROW_ID].unique().sort().head(rows).to_list()
+    first = recommendations.filter(pl.col(ROW_ID).is_in(row_ids) & (pl.col(RANK) <= k))
+    lines = [
+        (
+            row[ROW_ID],
+            f"{row[MODEL]}/{row[MODE]}",
+            str(row[RANK]),
+            row[ITEM_ID],
+            row[SID],
+            f"{row[SCORE]:.3f}",
+            row[REASONING] if row[RANK] == 1 and row[REASONING] else "",
+        )
+        for row in first.sort(ROW_ID, maintain_order=True).iter_rows(named=True)
+    ]
+    cells = [[markdown_text(text, 160) for text in line] for line in lines]
+    return markdown_table(("row", "model", "rank", "item", "SID", "score", "thought"), cells, "llrllrl")

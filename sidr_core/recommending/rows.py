@@ -1,13 +1,19 @@
-"""Which test rows are evaluated, and their histories as SIDs."""
+"""The rows that are evaluated and those that choose, and their histories as SIDs."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from sidr_core.errors import InputError
 from sidr_core.tables.columns import HISTORY, ITEM_ID, ROW_ID, SID, USER_ID
+from sidr_core.tables.samples import subset
+
+if TYPE_CHECKING:
+    from sidr_core.models.checkpoint import Loaded
+    from sidr_core.settings import Decoding
 
 _SEED = 42
 
@@ -39,6 +45,11 @@ def chosen_rows(test: pl.DataFrame, limit: int | None) -> pl.DataFrame:
         users.append(user)
         rows += size
     return test.filter(pl.col(USER_ID).is_in(users)).sort(ROW_ID)
+
+
+def choice_rows(valid: pl.DataFrame, decoding: Decoding, loaded: Loaded) -> pl.DataFrame:
+    """The valid rows that choose something about decoding: `decoding.choice_rows`, drawn by the checkpoint's seed."""
+    return subset(valid.sort(ROW_ID), decoding.choice_rows, loaded.meta["seed"])
 
 
 def history_sids(samples: pl.DataFrame, codebook: pl.DataFrame) -> list[list[str]]:

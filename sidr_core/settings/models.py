@@ -19,8 +19,9 @@ class Model:
         stage: the stage whose output makes its lists.
         files: what `recommendations` may open of that output.
         is_language_model: a checkpoint of this codebook, with direct and thinking lists; else a baseline.
-        ranker: `"module:function"` that opens a baseline for ranking (`sidr_core.baselines.ranking.Ranker`).
+        ranker: `"module:function"`, `(inputs, config) -> sidr_core.baselines.ranking.Ranker`: opens a baseline.
         also_reads: other models whose stages its lists need.
+        sections: sections of the profile, besides `decoding`, that its lists depend on.
         is_counted: a baseline of counts, which can be asked for rows of later snapshots (`reevaluation`).
         is_reference: language models are compared with it, pair by pair.
     """
@@ -31,6 +32,7 @@ class Model:
     is_language_model: bool = False
     ranker: str = ""
     also_reads: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
     is_counted: bool = False
     is_reference: bool = False
 
@@ -53,12 +55,13 @@ MODELS = (
         files=("baseline_item_item.parquet",),
         ranker="sidr_core.baselines.item_item:load",
         also_reads=("popularity",),
+        sections=("item_item",),
         is_counted=True,
         is_reference=True,
     ),
     Model("text_knn", "baseline_text_knn", ranker="sidr_core.baselines.text_knn:load"),
-    Model("gru4rec", "baseline_gru4rec", ranker="sidr_core.baselines.sequential:load"),
-    Model("sasrec", "baseline_sasrec", ranker="sidr_core.baselines.sequential:load", is_reference=True),
+    Model("gru4rec", "baseline_gru4rec", ranker="sidr_core.baselines.sequential:load_gru4rec"),
+    Model("sasrec", "baseline_sasrec", ranker="sidr_core.baselines.sequential:load_sasrec", is_reference=True),
     Model("tiger", "baseline_tiger", ranker="sidr_core.baselines.tiger:load", is_reference=True),
 )
 MODEL_NAMED = {model.name: model for model in MODELS}
@@ -92,12 +95,18 @@ def language_model(name: str) -> str | None:
     return base if base in LANGUAGE_MODELS else None
 
 
+def models_behind(name: str) -> tuple[Model, ...]:
+    """The models whose output makes the lists of `name`; the first is the model itself."""
+    base = language_model(name)
+    model = MODEL_NAMED[base or name]
+    also_reads = ("item_item",) if base and name.endswith(f"_{MIXED}") else model.also_reads
+    return (model, *(behind for other in also_reads for behind in models_behind(other)))
+
+
 def producers(name: str) -> tuple[str, ...]:
-    """The stages whose output makes a model's lists; the first is the model itself.
+    """The stages whose output makes a model's lists; the first is that of the model itself.
 
     >>> producers("grpo_adaptive"), producers("sasrec"), producers("item_item")
     (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
     """
-    base = language_model(name)
-    also_reads = ("item_item",) if base and name.endswith(f"_{MIXED}") else MODEL_NAMED[base or name].also_reads
-    return (MODEL_NAMED[base or name].stage, *(stage for other in also_reads for stage in producers(other)))
+    return tuple(model.stage for model in models_behind(name))

@@ -1,4 +1,4 @@
-"""What every training stage leaves behind: log table, curves, model card, checks; and its progress lines."""
+"""What every training stage publishes besides the weights (log, curves, model card, checks), and its progress lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -18,17 +17,18 @@ from sidr_core.models import checkpoint
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.render.figures import curves
+from sidr_core.render.grid import markdown_table
 from sidr_core.settings import Grpo, Training
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
 from sidr_core.training import tracking
 from sidr_core.training.select import METRICS, Selector
 
-#: Of the intervals on a card.
+#: Bootstrap draws and confidence of the intervals on a card.
 DRAWS, CONFIDENCE = 1000, 0.95
 
-#: Records of a trainer that depend on the clock or on where it was resumed; kept out of files, which are the
-#: same for the same seed.
+#: Records of a trainer that depend on the clock or on where it was resumed. They are kept out of the published files,
+#: whose bytes depend on the seed alone.
 _TIMED = ("runtime", "per_second", "flos", "_time", "train_loss")
 
 
@@ -39,14 +39,14 @@ class ProgressCallback(TrainerCallback):
         self._progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        shown = ("loss", "eval_loss", "eval_ndcg@10", "reward", "completions/mean_length", "frac_reward_zero_std")
-        text = ", ".join(f"{name} {logs[name]:.4f}" for name in shown if logs and name in logs)
+        names = ("loss", "eval_loss", "eval_ndcg@10", "reward", "completions/mean_length", "frac_reward_zero_std")
+        text = ", ".join(f"{name} {logs[name]:.4f}" for name in names if logs and name in logs)
         if text:
             self._progress.tick(state.global_step, max(state.max_steps, 1), "steps", text)
 
 
 def log_table(history: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """A trainer's log as a table: one row per step, sorted; clock-dependent ones dropped."""
+    """A trainer's log as a table: one row per step, sorted, without the records that depend on the clock."""
     rows: dict[int, dict[str, float]] = {}
     for record in history:
         row = rows.setdefault(int(record["step"]), {})
@@ -62,7 +62,7 @@ def log_table(history: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gives: the plain model, its log, and figures for card and UI.
+    """The result of a training: the plain model, its log, and figures for card and UI.
 
     Args:
         valid: of :func:`valid_figures`.
@@ -93,9 +93,9 @@ class Figure:
 
 def valid_figures(selectors: Sequence[Selector], model: Any, seed: int) -> list[Figure]:
     """The selectors' metrics of a model with bootstrap intervals clustered by user; measured by the first process."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     if not PartialState().is_main_process:
-        return found
+        return figures
     for selector in selectors:
         values, _ = selector.rows(model)
         users = selector.samples[c.USER_ID]
@@ -105,8 +105,8 @@ def valid_figures(selectors: Sequence[Selector], model: Any, seed: int) -> list[
             low, high = interval.low.tolist(), interval.high.tolist()
         for n, (metric, value) in enumerate(zip(METRICS, values.mean(axis=0).tolist(), strict=True)):
             ends = (low[n], high[n]) if low and high else (None, None)
-            found.append(Figure(selector.mode, metric, value, *ends, len(users), users.n_unique()))
-    return found
+            figures.append(Figure(selector.mode, metric, value, *ends, len(users), users.n_unique()))
+    return figures
 
 
 def finish(
@@ -118,9 +118,9 @@ def finish(
     synthetic: bool,
     figures: Sequence[str] = ("loss", "eval_loss", "eval_ndcg@10"),
 ) -> Report:
-    """Write checkpoint, `training_log.parquet`, `curves.png` and card; verify what was written.
+    """Write checkpoint, `training_log.parquet`, `curves.png` and card, and verify what was written.
 
-    Of several processes the first does; nobody reads what the others would report.
+    The first process does this; the others return an empty report, which nobody reads.
     """
     if not PartialState().is_main_process:
         return Report()
@@ -129,9 +129,9 @@ def finish(
     meta["valid"] = [asdict(figure) for figure in trained.valid]
     card = model_card(meta, log, trained.valid)
     checkpoint.save(out_dir, model, tokenizer, codebook, meta, card)
-    pq.write_table(log.to_arrow(), out_dir / "training_log.parquet", compression="zstd")
-    shown = [name for name in figures if name in log.columns]
-    curves(log, "step", shown, out_dir / "curves.png", f"{meta['stage']}: training curves")
+    tables.write_table(log, out_dir / "training_log.parquet")
+    logged = [name for name in figures if name in log.columns]
+    curves(log, "step", logged, out_dir / "curves.png", f"{meta['stage']}: training curves")
     checks = (checkpoint.check_loads_plain(out_dir), checkpoint.check_token_map(out_dir, codebook))
     metrics: dict[str, Any] = {
         "steps": int(log["step"].max() or 0),  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def finish(
     }
     for figure in trained.valid:
         metrics[f"valid {figure.mode} {figure.metric}"] = figure.value
-    for name in shown:
+    for name in logged:
         values = log[name].drop_nulls().drop_nans()
         if values.is_empty():
             continue
@@ -178,15 +178,25 @@ def model_card(meta: Mapping[str, Any], log: pl.DataFrame, valid: Sequence[Figur
         "",
         "Every record is in `training_log.parquet`.",
         "",
-        "| record | first | last |",
-        "| --- | --- | --- |",
+        markdown_table(("record", "first", "last"), _first_and_last(log), "l"),
+        "",
+        *_valid_section(valid),
+        "## Limits",
+        "",
+        "- Test metrics with intervals, at item and SID level, are in the `evaluation` asset of the same snapshot.",
+        "- It knows the items and SIDs of `sid_index.parquet` alone; a newer codebook needs another training.",
+        f"- Nothing after {meta['seen_until']} was seen; tastes and assortments that changed since are not known.",
+        "- A thought is a text that helped or hurt the ranking; it is no proof of why a person buys.",
+        f"- One training with seed {meta['seed']}: intervals cover the choice of users, not that of the seed.",
+        "",
     ]
-    for name in log.columns:
-        values = log[name].drop_nulls()
-        if name != "step" and len(values):
-            lines.append(f"| {name} | {values[0]:.4f} | {values[-1]:.4f} |")
-    lines += ["", *_valid_section(valid), "## Limits", "", *_limits(meta), ""]
     return "\n".join(lines)
+
+
+def _first_and_last(log: pl.DataFrame) -> list[tuple[str, str, str]]:
+    """Each column of the log with its first and its last value."""
+    columns = {name: log[name].drop_nulls() for name in log.columns if name != "step"}
+    return [(name, f"{values[0]:.4f}", f"{values[-1]:.4f}") for name, values in columns.items() if len(values)]
 
 
 def _valid_section(valid: Sequence[Figure]) -> list[str]:
@@ -197,12 +207,11 @@ def _valid_section(valid: Sequence[Figure]) -> list[str]:
         by_mode.setdefault(figure.mode, []).append(figure)
     names = [figure.metric.upper() for figure in next(iter(by_mode.values()))]
     first = valid[0]
+    rows = [(mode, *map(str, figures)) for mode, figures in by_mode.items()]
     return [
         "## Metrics on valid rows",
         "",
-        "| mode | " + " | ".join(names) + " |",
-        "| --- |" + " --- |" * len(names),
-        *("| " + " | ".join([mode, *map(str, figures)]) + " |" for mode, figures in by_mode.items()),
+        markdown_table(("mode", *names), rows, "l"),
         "",
         f"SID level, constrained beam, {first.rows:,} rows of {first.users:,} users; intervals: {CONFIDENCE:.0%}, "
         f"{DRAWS:,} bootstrap draws of users.",
@@ -211,18 +220,8 @@ def _valid_section(valid: Sequence[Figure]) -> list[str]:
     ]
 
 
-def _limits(meta: Mapping[str, Any]) -> list[str]:
-    return [
-        "- Test metrics with intervals, at item and SID level, are in the `evaluation` asset of the same snapshot.",
-        "- It knows the items and SIDs of `sid_index.parquet` alone; a newer codebook needs another training.",
-        f"- Nothing after {meta['seen_until']} was seen; tastes and assortments that changed since are not known.",
-        "- A thought is a text that helped or hurt the ranking; it is no proof of why a person buys.",
-        f"- One training with seed {meta['seed']}: intervals cover the choice of users, not that of the seed.",
-    ]
-
-
 def provenance(inputs: Inputs) -> dict[str, Any]:
-    """What a checkpoint has seen: newest train target, and the digests of what it was made from."""
+    """What a checkpoint was trained on: the date of the newest train target, and the digests of its inputs."""
     train = tables.read(inputs["interactions"].path("train.parquet"), [c.TARGET_TIME])
     return {
         "seen_until": tables.iso_date(train[c.TARGET_TIME].max()),  # type: ignore[arg-type]
@@ -231,14 +230,14 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
 
 
 def one_device(arguments: Any) -> Any:
-    """The same arguments for one GPU, where one process sees several: `launch: {kind: accelerate}` takes them all."""
+    """The same arguments for one GPU, where a single process sees several; `launch: {kind: accelerate}` uses all."""
     if PartialState().num_processes == 1 and arguments.n_gpu > 1:
         arguments._n_gpu = 1  # what the trainer itself does where a model was spread by hand
     return arguments
 
 
 def common_arguments(settings: Training | Grpo, scratch: str) -> dict[str, Any]:
-    """What every trainer is told: precision, seeds, device; silence, since progress is reported here."""
+    """Arguments common to all trainers: precision, seeds, device; no progress bar, since progress is reported here."""
     import torch
 
     return {

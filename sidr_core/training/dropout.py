@@ -1,11 +1,11 @@
 """Dropout: more of it for fine-tuning, none of it for RL.
 
-Fine-tuning: on the embedded prompt and on what each block adds to it, where pretrained architectures have none.
-The families that we train (Qwen3, Llama, Gemma and their like) drop attention weights at most, which holds back a small
-model on a few thousand rows very little. Transformers of sequential recommendation (SASRec) drop half of the
-embeddings and of every block's output, and their tuned rates are high. Nothing of it is part of a checkpoint.
+Fine-tuning: on the embedded prompt and on the output of each block, where pretrained architectures have none. The
+families trained here (Qwen3, Llama, Gemma and the like) drop attention weights at most, which regularises a small
+model on a few thousand rows very little. Transformers of sequential recommendation (SASRec) drop up to half of the
+embeddings and of every block's output. A checkpoint holds nothing of it.
 
-RL compares the log-probabilities that the model and its reference give one text; dropout would draw another network
+RL compares the log-probabilities of one text under the model and its reference; dropout would draw another network
 for each, and the KL would measure that.
 """
 
@@ -22,7 +22,8 @@ from sidr_core.errors import SidrError
 
 @contextmanager
 def added(model: Any, rate: float) -> Iterator[None]:
-    """Inside, `model` in training mode drops a share `rate` of the first layer's input and of each block's output.
+    """Inside the block, `model` in training mode drops a share `rate` of the first layer's input and of each block's
+    output.
 
     Args:
         model: a causal LM whose decoder has `layers` with `self_attn` and `mlp`.
@@ -53,7 +54,7 @@ def added(model: Any, rate: float) -> Iterator[None]:
 
 @contextmanager
 def removed(model: Any) -> Iterator[None]:
-    """Inside, `model` drops nothing in training mode either, neither attention weights nor anything else."""
+    """Inside the block, `model` drops nothing in training mode either: no attention weights, and nothing else."""
     rates = [
         (module, name, rate)
         for module in model.modules()

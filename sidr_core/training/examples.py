@@ -39,8 +39,8 @@ def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> l
 
     Raises:
         InputError: a chat example is longer than `max_length` tokens. Cutting it would drop its
-            instruction or its answer (METHOD 10.8), so the profile has to allow for it. Plain texts
-            are cut at the end; general examples, which are not about the catalogue, are left out.
+            instruction or its answer, so the profile has to allow for its length. Plain texts are cut at the
+            end; general examples, which are not about the catalogue, are left out.
     """
     examples = []
     fields = rows.select(c.EXAMPLE_ID, c.TASK, c.KIND, c.PROMPT, c.THOUGHT, c.COMPLETION)

@@ -1,10 +1,9 @@
 """Stage 3: GRPO on thinking rollouts, with TRL's GRPOTrainer.
 
-METHOD 7.1 in TRL's terms: token-level loss over the batch, rewards scaled per group, one on-policy
-update per batch, k3 KL against the stage-2 model. Rollouts and rewards: `rollouts.py`, `rewards.py`;
-the defaults are the paper's. Deviations: checkpoints are measured and chosen
-on valid rows, never on test (METHOD 10.16); prompts are rebuilt from train rows under the same
-history cap (METHOD 10.19); the start is measured too, so RL that does not help is not kept.
+In TRL's terms: token-level loss over the batch, rewards scaled per group, one on-policy update per batch, k3 KL
+against the stage-2 model; the defaults are the paper's. Rollouts and rewards: `rollouts.py`, `rewards.py`. Deviations
+(docs/method.md, "Stage 3: GRPO"): checkpoints are chosen on valid rows, never on test rows; prompts come from train
+rows under the same history cap as everywhere; the start is measured too, so RL that does not help is discarded.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import history_prompts
-from sidr_core.training.resume import train, workplace
-from sidr_core.training.rewards import CLOSE, REWARDS, Rollout, Scored, zero_variance
-from sidr_core.training.rollouts import Written, as_written, longest, roll_out
+from sidr_core.training.resume import resume_dir, train
+from sidr_core.training.rewards import CLOSE, REWARDS, Completion, Scored, zero_variance
+from sidr_core.training.rollouts import Rollout, Shard, longest, roll_out, rollouts_of
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
@@ -69,10 +68,10 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
     rows, valid = (_rows_of(inputs, split, settings) for split in (c.TRAIN, c.VALID))
-    rollouts = Rollouts(_met(rows, settings), codebook, loaded, settings)
+    rollouts = Rollouts(_in_order(rows, settings), codebook, loaded, settings)
     selectors = _selectors(valid, codebook, loaded, config) if settings.select_rows else []
     measure = _measure(selectors) if selectors else None
-    with workplace(inputs, out_dir, progress) as (folder, point):
+    with resume_dir(inputs, out_dir, progress) as (folder, point):
         if point is None and settings.preflight:
             preflight(loaded.model, rollouts, settings, progress)
         model = parameters.prepare(loaded.model, settings, own_token_ids(loaded.tokenizer))
@@ -90,158 +89,155 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
 
 def _rows_of(inputs: Inputs, split: str, settings: Grpo) -> pl.DataFrame:
-    """The rows of a split, of the members of `grpo.train_only` alone where it names some. Raises SidrError."""
+    """The rows of a split; only those of the domains in `grpo.train_only`, if it names any. Raises SidrError."""
     rows = of_domains(tables.read(inputs["interactions"].path(f"{split}.parquet")), settings.train_only)
     if rows.is_empty():
         raise SidrError(
             f"GRPO has no {split} row",
             expected=f"{split} rows of users of {', '.join(settings.train_only)} (`grpo.train_only`)",
             found="none",
-            fix="name a member with more reviews before the snapshot's last ones",
+            fix="name a domain with more reviews before the snapshot's last ones",
         )
     return rows
 
 
-def _met(rows: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
-    """Every prompt of the training in the order in which it is met: one seeded shuffle after the other.
+def _in_order(rows: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
+    """The rows in the order of the training, one seeded shuffle of them after the other.
 
-    The order is laid out here, as one epoch, so that it does not depend on the trainer's random state.
+    The order is fixed here, as one epoch, so that it does not depend on the trainer's random state.
     """
     random = np.random.default_rng(settings.seed)
-    wanted = settings.steps * settings.prompts_per_step
-    rounds = [random.permutation(len(rows)) for _ in range(-(-wanted // len(rows)))]
-    return rows[np.concatenate(rounds)[:wanted]]
+    prompts = settings.steps * settings.prompts_per_step
+    rounds = [random.permutation(len(rows)) for _ in range(-(-prompts // len(rows)))]
+    return rows[np.concatenate(rounds)[:prompts]]
 
 
 def _selectors(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config: DatasetConfig) -> list[Selector]:
-    """One of the mode that is trained, and one of the other, on the same valid rows."""
+    """A selector of the trained mode and one of the other mode, on the same valid rows."""
     settings = config.grpo
     modes = [settings.mode, c.DIRECT if settings.mode == c.THINKING else c.THINKING]
-    most = config.decoding.max_thought_tokens
-    same = {"rows": settings.select_rows, "max_thought_tokens": most, "seed": settings.seed}
-    return [Selector(valid, codebook, loaded.renderer, mode=mode, **same) for mode in modes]
+    max_tokens = config.decoding.max_thought_tokens
+    common = {"rows": settings.select_rows, "max_thought_tokens": max_tokens, "seed": settings.seed}
+    return [Selector(valid, codebook, loaded.renderer, mode=mode, **common) for mode in modes]
 
 
 def _measure(selectors: list[Selector]) -> Any:
-    """Model -> valid metrics in the mode that is trained, and in the other one under its name."""
+    """Model -> valid metrics in the trained mode, and those of the other mode with its name before theirs."""
     trained, other = selectors
 
     def measure(model: Any) -> dict[str, float]:
-        beside = {f"{other.mode}_{name}": value for name, value in other(model).items()}
-        return {**trained(model), **beside}
+        other_metrics = {f"{other.mode}_{name}": value for name, value in other(model).items()}
+        return {**trained(model), **other_metrics}
 
     return measure
 
 
 class Rollouts:
-    """Samples and scores the completions of a batch for the trainer; keeps the last batch for the log.
+    """Samples and scores the completions of a batch for the trainer, and holds the last batch for the log.
 
-    A prompt of the trainer is the number of its row, as text: user turn, target and place are columns of
-    that row, and nothing is looked up by what a prompt says.
+    The trainer's prompts are row numbers, written as text. User turn and target are looked up by that number, never
+    by the text of a prompt.
 
     Args:
-        met: the rows of the training in the order in which they are met.
+        rows: the rows of the training, in its order.
     """
 
-    def __init__(self, met: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, settings: Grpo) -> None:
+    def __init__(self, rows: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, settings: Grpo) -> None:
         self._settings, self._renderer, self._index = settings, loaded.renderer, loaded.index
-        self.users = history_prompts(met, codebook)
+        self.users = history_prompts(rows, codebook)
         codes_of = {item: tuple(codes) for item, codes in codebook.select(c.ITEM_ID, c.CODES).iter_rows()}
         self._catalogue = set(codes_of.values())
-        self._codes = [codes_of[item] for item in met[c.TARGET]]
+        self._codes = [codes_of[item] for item in rows[c.TARGET]]
         self._leaves = [self._index.leaf_of[format_sid(codes)] for codes in self._codes]
-        self.written: list[Written] = []
+        self.rollouts: list[Rollout] = []
         self.scored: list[Scored] = []
         self.same: list[bool] = []
 
     def longest(self) -> int:
-        """Tokens of the longest prompt and the longest rollout together."""
+        """Tokens of the longest prompt plus those of the longest rollout."""
         prompts = (len(self._renderer.prompt(user, self._settings.mode)) for user in set(self.users))
         return max(prompts) + longest(self._renderer, self._index, self._settings)
 
-    def take(self, model: Any, rows: list[int], seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        """One rollout per row number; a group is one number repeated. `share`: see :func:`roll_out`."""
+    def take(self, model: Any, rows: list[int], seed: int, shard: Shard = (0, 1)) -> None:
+        """One rollout per row number; a group is one number repeated. `shard`: see :func:`roll_out`."""
         users, leaves = [self.users[row] for row in rows], [self._leaves[row] for row in rows]
-        self._score(rows, roll_out(model, users, leaves, self._renderer, self._index, self._settings, seed, share))
+        self._score(rows, roll_out(model, users, leaves, self._renderer, self._index, self._settings, seed, shard))
 
-    def _score(self, rows: list[int], written: list[Written]) -> None:
+    def _score(self, rows: list[int], rollouts: list[Rollout]) -> None:
         settings = self._settings
-        self.written = written
-        texts = self._renderer.tokenizer.batch_decode([w.ids for w in self.written], skip_special_tokens=True)
+        self.rollouts = rollouts
+        texts = self._renderer.tokenizer.batch_decode([rollout.ids for rollout in rollouts], skip_special_tokens=True)
         opened = "" if settings.mode == c.THINKING else CLOSE
         reward = REWARDS[settings.reward]
         self.scored = [
-            reward(Rollout(opened + text, self._codes[row], written.place), self._catalogue)
-            for text, row, written in zip(texts, rows, self.written, strict=True)
+            reward(Completion(opened + text, self._codes[row], rollout.place), self._catalogue)
+            for text, row, rollout in zip(texts, rows, rollouts, strict=True)
         ]
         self.same = zero_variance([scored.reward for scored in self.scored], settings.generations)
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
-        """What TRL asks of a rollout function, for this process's share of the prompts.
-
-        `earned` goes to :func:`earned`.
-        """
+        """TRL's rollout function, for this process's shard of the prompts; `earned` is passed on to :func:`earned`."""
         rows = [int(prompt) for prompt in prompts]
         prompt_ids = [self._renderer.prompt(self.users[row], self._settings.mode) for row in rows]
         logprobs = None
         if self._settings.vllm is None:
             accelerator, seed = trainer.accelerator, self._settings.seed * 1_000_003 + trainer.state.global_step
-            share = (accelerator.process_index, accelerator.num_processes)
-            self.take(accelerator.unwrap_model(trainer.model), rows, seed, share)
+            shard = (accelerator.process_index, accelerator.num_processes)
+            self.take(accelerator.unwrap_model(trainer.model), rows, seed, shard)
         else:
-            _, written, found, _ = trainer.vllm_generation.generate(
+            _, completions, drawn, _ = trainer.vllm_generation.generate(
                 prompts=prompt_ids, images=None, num_generations=self._settings.generations
             )
-            logprobs = [[token[0] for token in row] for row in found]  # of the drawn tokens, for TRL's correction
-            self._score(rows, as_written(written, self._renderer, self._settings))
-        masks = [written.chosen for written in self.written]
-        # As one process would: groups are left out wherever any group of the whole step has variance.
+            logprobs = [[token[0] for token in row] for row in drawn]  # for TRL's importance correction
+            self._score(rows, rollouts_of(completions, self._renderer, self._settings))
+        masks = [rollout.chosen for rollout in self.rollouts]
+        # Decided over all processes, as a single process would.
         if self._drops(gather_object(self.same)):
             size = self._settings.generations
             masks = [[0] * len(mask) if self.same[n // size] else mask for n, mask in enumerate(masks)]
         return {
             "prompt_ids": prompt_ids,
-            "completion_ids": [written.ids for written in self.written],
+            "completion_ids": [rollout.ids for rollout in self.rollouts],
             "logprobs": logprobs,
             "env_mask": masks,
             "earned": [scored.reward for scored in self.scored],
         }
 
     def _drops(self, everywhere: list[bool]) -> bool:
-        """Whether groups without variance are left out: not where nothing would remain of the step."""
+        """Whether groups without variance are left out; not if the step would then have no group at all."""
         return self._settings.drop_zero_variance and not all(everywhere)
 
-    def parts(self, everyone: Callable[[list[Any]], list[Any]] = list) -> dict[str, float]:
+    def statistics(self, gather: Callable[[list[Any]], list[Any]] = list) -> dict[str, float]:
         """Shares and means over the last batch: the reward's parts, groups, thought lengths in tokens, close rate.
 
         Args:
-            everyone: gathers a list over all processes.
+            gather: joins a list over all processes.
         """
-        written, scored, same = everyone(self.written), everyone(self.scored), everyone(self.same)
+        rollouts, scored, same = gather(self.rollouts), gather(self.scored), gather(self.same)
         trained = [alike for alike in same if not alike] if self._drops(same) else same
-        lengths = np.array([rollout.thought_tokens for rollout in written])
-        found = {
+        lengths = np.array([rollout.thought_tokens for rollout in rollouts])
+        statistics = {
             "parsed": float(np.mean([s.parsed for s in scored])),
             "valid": float(np.mean([s.valid for s in scored])),
             "zero_variance": float(np.mean(same)),
             "zero_variance_trained": float(np.mean(trained)),
             "thought_tokens": float(lengths.mean()),
             "thought_tokens_p95": float(np.quantile(lengths, 0.95)),
-            "close_rate": float(np.mean([rollout.closed for rollout in written])),
+            "close_rate": float(np.mean([rollout.closed for rollout in rollouts])),
         }
         if self._settings.rollouts == "constrained":
-            found["in_beam"] = float(np.mean([rollout.place is not None for rollout in written]))
+            statistics["in_beam"] = float(np.mean([rollout.place is not None for rollout in rollouts]))
         levels = range(1, self._index.levels + 1)
-        return found | {f"matched_{n}": float(np.mean([s.matched >= n for s in scored])) for n in levels}
+        return statistics | {f"matched_{n}": float(np.mean([s.matched >= n for s in scored])) for n in levels}
 
 
 def earned(completions: list[str], earned: list[float | None], **_: Any) -> list[float | None]:
-    """The reward function given to the trainer: the rollouts were scored when they were made."""
+    """The reward function of the trainer: passes on the rewards that :class:`Rollouts` computed."""
     return earned
 
 
 def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress) -> None:
-    """Roll out the first prompts once and refuse a training that could not learn from them.
+    """Roll out the first prompts once, and refuse a training that could not learn from such rollouts.
 
     Raises:
         SidrError: too many groups without variance, or too many thoughts cut off.
@@ -249,7 +245,7 @@ def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress
     rows = np.repeat(np.arange(min(settings.preflight, len(rollouts.users))), settings.generations).tolist()
     rollouts.take(model, rows, settings.seed)
     same = float(np.mean(rollouts.same))
-    cut = float(np.mean([not written.closed for written in rollouts.written]))
+    cut = float(np.mean([not rollout.closed for rollout in rollouts.rollouts]))
     progress.say(f"trial of {len(rollouts.same)} prompts: {same:.0%} without variance, {cut:.0%} of thoughts cut off")
     if same > settings.preflight_same:
         raise SidrError(
@@ -269,23 +265,23 @@ def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress
         )
 
 
-class Parts(TrainerCallback):
-    """Adds to the log of each step what its rollouts were like."""
+class RolloutStatistics(TrainerCallback):
+    """Adds the statistics of its rollouts to the log of each step."""
 
     def __init__(self, rollouts: Rollouts) -> None:
         self._rollouts = rollouts
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        state.log_history.append({"step": state.global_step, **self._rollouts.parts(gather_object)})
+        state.log_history.append({"step": state.global_step, **self._rollouts.statistics(gather_object)})
 
 
 def _refuse_missing_engine(settings: Grpo) -> None:
     if settings.vllm is not None and find_spec("vllm") is None:
         raise SidrError(
-            "rollouts cannot be written with vLLM",
+            "vLLM cannot write the rollouts",
             expected="the package vllm, which needs a GPU (`grpo.vllm`)",
             found="it is not installed",
-            fix="pip install 'trl[vllm]', or leave `grpo.vllm` out: the own decoder then writes the rollouts",
+            fix="pip install 'trl[vllm]', or leave `grpo.vllm` out: rollouts then come from the built-in decoder",
         )
 
 
@@ -312,39 +308,46 @@ def _train(
             train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(len(rollouts.users))]}),
             processing_class=loaded.tokenizer,
             rollout_func=rollouts,
-            callbacks=[cards.ProgressCallback(progress), Parts(rollouts)],
+            callbacks=[cards.ProgressCallback(progress), RolloutStatistics(rollouts)],
         )
-        how = {"every": settings.select_every, "patience": settings.patience}
-        log = train(trainer, folder, point, settings.save_every, measure, progress, **how)
+        schedule = {"every": settings.select_every, "patience": settings.patience}
+        log = train(trainer, folder, point, settings.save_every, measure, progress, **schedule)
     return cards.log_table(log)
 
 
 def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
-    """The trainer's arguments; a step's rollouts are shared out evenly over the processes, in whole groups.
+    """The trainer's arguments. A step's rollouts are divided over the processes, in whole groups.
 
     Raises:
-        SidrError: the prompts of a step cannot be shared out.
+        SidrError: the prompts of a step do not divide evenly.
     """
     from trl.trainer.grpo_config import GRPOConfig
 
     processes = PartialState().num_processes
     if settings.prompts_per_step % processes:
         raise SidrError(
-            "a step of GRPO cannot be shared out evenly",
+            "a step of GRPO does not divide evenly",
             expected=f"`grpo.prompts_per_step` to be a multiple of the {processes} processes",
             found=str(settings.prompts_per_step),
             fix="change `grpo.prompts_per_step` or the number of processes",
         )
-    share = settings.prompts_per_step * settings.generations // processes
-    micro = max(rows for rows in range(1, settings.micro_batch + 1) if share % rows == 0)
-    found = GRPOConfig(
+    per_process = settings.prompts_per_step * settings.generations // processes
+    micro = max(rows for rows in range(1, settings.micro_batch + 1) if per_process % rows == 0)
+    vllm: dict[str, Any] = {}
+    if settings.vllm is not None:
+        vllm = {"use_vllm": True, "vllm_mode": settings.vllm.mode}
+        if settings.vllm.mode == "server":
+            vllm["vllm_server_base_url"] = settings.vllm.url
+        else:
+            vllm["vllm_gpu_memory_utilization"] = settings.vllm.memory
+    config = GRPOConfig(
         **cards.common_arguments(settings, scratch),
-        **_engine(settings),
+        **vllm,
         max_steps=settings.steps,
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=share // micro,
+        gradient_accumulation_steps=per_process // micro,
         num_generations=settings.generations,
         max_completion_length=max_tokens,
         temperature=settings.temperature,
@@ -357,13 +360,4 @@ def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
         logging_steps=1,
         save_strategy="no",
     )
-    return cards.one_device(found)
-
-
-def _engine(settings: Grpo) -> dict[str, Any]:
-    vllm = settings.vllm
-    if vllm is None:
-        return {}
-    if vllm.mode == "server":
-        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": vllm.url}
-    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": vllm.memory}
+    return cards.one_device(config)

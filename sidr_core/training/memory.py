@@ -1,7 +1,7 @@
-"""What a training will need in memory, told before it starts.
+"""The memory that a training will need, estimated before it starts.
 
 Weights, gradients and the optimizer's state are counted; what the forward pass keeps for the backward pass is
-estimated from the model's shape. Deviation from the paper: it tells batch sizes and GPUs only.
+estimated from the shape of the model. The paper gives batch sizes and GPUs only.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from sidr_core.pipeline.stage import Progress
     from sidr_core.settings import Training
 
-#: An estimate can be off by this factor, measured on Qwen3 and Llama shapes with and without LoRA.
+#: An estimate can be off by this factor, as measured on Qwen3 and Llama shapes with and without LoRA.
 MARGIN = 1.5
 GIB = 2**30
-#: Numbers that an optimizer keeps per trained one; Adafactor's are sums over rows and columns.
+#: Numbers that an optimizer keeps per trained parameter; Adafactor keeps sums over rows and columns only.
 _STATE = {"adamw": 2, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "sgd": 0}
 #: Positions that are projected onto the vocabulary at once where TRL computes the loss in tiles.
 _TILE = 1024
@@ -55,7 +55,7 @@ def estimate(model: Any, settings: Training | Grpo, longest: int) -> Estimate:
         longest: tokens of the longest example, prompt and answer.
     """
     weights = _bytes(model.parameters())
-    kept = _STATE["adamw" if isinstance(settings, Grpo) else settings.optimizer]
+    state = _STATE["adamw" if isinstance(settings, Grpo) else settings.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if isinstance(settings, Grpo) and settings.beta and settings.parameters == "all":
         weights *= 2
@@ -74,33 +74,36 @@ def estimate(model: Any, settings: Training | Grpo, longest: int) -> Estimate:
     return Estimate(
         weights=weights,
         gradients=_bytes(trained),
-        optimizer=kept * _bytes(trained),
+        optimizer=state * _bytes(trained),
         activations=activations,
         logits=scored * table.shape[0] * 3 * 4,  # logits in float32, their softmax and its gradient
     )
 
 
 def announce(model: Any, settings: Training | Grpo, longest: int, progress: Progress) -> dict[str, float]:
-    """Estimate the memory of a training, say it, and refuse what surely does not fit; the figure as a metric.
+    """Estimate the memory of a training, report it, and refuse what surely does not fit.
+
+    Returns:
+        the estimate as a metric.
 
     Raises:
-        SidrError: even a third less than the estimate is more than the machine has free.
+        SidrError: even two thirds of the estimate are more than the machine has free.
     """
-    found = estimate(model, settings, longest)
+    needed = estimate(model, settings, longest)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     free = free_bytes(device)
     if model.device.type == device:
-        free += _bytes(model.parameters())  # these are there already
+        free += _bytes(model.parameters())  # the weights are in memory already
     where = "of GPU memory" if device == "cuda" else "of memory"
-    text = f"about {found.total / GIB:.1f} GiB {where} of {free / GIB:.1f} GiB free"
-    parts = ", ".join(f"{name} {getattr(found, name) / GIB:.2f}" for name in Estimate.__dataclass_fields__)
+    text = f"about {needed.total / GIB:.1f} GiB {where} of {free / GIB:.1f} GiB free"
+    parts = ", ".join(f"{name} {getattr(needed, name) / GIB:.2f}" for name in Estimate.__dataclass_fields__)
     progress.say(f"training needs {text} ({parts})")
     ways = _ways(settings)
-    if found.total / MARGIN > free:
+    if needed.total / MARGIN > free:
         raise SidrError("the training does not fit", expected=f"at most {free / GIB:.1f} GiB", found=text, fix=ways)
-    if found.total > free:
+    if needed.total > free:
         progress.say(f"warning: the training may not fit; {ways}")
-    return {"estimated GiB": round(found.total / GIB, 3)}
+    return {"estimated GiB": round(needed.total / GIB, 3)}
 
 
 def free_bytes(device: str) -> int:
@@ -117,7 +120,7 @@ def _kept(config: Any, checkpointing: bool) -> int:
 
     A layer of the Llama family keeps the input, the normalised input and the scale of its two norms, queries,
     keys and values before and after their rotation, the attention's output, and three numbers per unit of the
-    feed-forward part. With checkpointing a layer keeps its input, and one layer at a time is whole.
+    feed-forward part. With checkpointing a layer keeps its input, and only the layer in work keeps all of this.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden

@@ -1,10 +1,10 @@
-"""Several examples in one row, so that next to nothing is computed on padding.
+"""Several examples in one row, so that almost nothing is computed on padding.
 
-An example attends to itself alone: its positions begin at 0 again, by which transformers tells the examples of
-a row apart, and no token is predicted from another example. So a packed batch has the loss and the gradients of
-the padded one. Deviation from TRL's packing, which packs the data set once, cuts what does not fit and lays a
-batch out as one row: here the examples of one forward pass are packed into rows as long as the longest of them,
-which on plain attention costs less, and an optimizer step holds the same examples as without packing.
+An example attends to itself alone: its positions begin at 0 again, which is how transformers tells the examples of a
+row apart, and no token is predicted from another example. A packed batch therefore has the loss and the gradients of
+the padded one. TRL packs the data set once, cuts what does not fit and lays a batch out as one row. Here the examples
+of one forward pass are packed into rows as long as the longest of them, which costs less with plain attention, and an
+optimizer step holds the same examples as without packing.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def pack(lengths: Sequence[int]) -> list[list[int]]:
 class PackedCollator:
     """Examples with `input_ids` and `labels` -> tensors `input_ids`, `labels`, `position_ids`, each (rows, T).
 
-    There is no attention mask: one would make the model take a row for a single example. Padding stands at
-    the end of a row, each of its tokens at position 0, so an example of its own.
+    There is no attention mask: with one, the model would take a row for a single example. Padding is at the end of a
+    row; each of its tokens has position 0, so it is an example of its own.
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -52,16 +52,16 @@ class PackedCollator:
         lengths = [len(example["input_ids"]) for example in examples]
         rows = pack(lengths)
         shape = (len(rows), max(lengths))
-        ids = torch.full(shape, self._pad_id)
+        ids = torch.full(shape, self._pad_id)  # (rows, T), as the labels and positions
         labels = torch.full(shape, IGNORED)
         positions = torch.zeros(shape, dtype=torch.long)
         for row, members in enumerate(rows):
             start = 0
             for index in members:
-                place = (row, slice(start, start + lengths[index]))
-                ids[place] = torch.tensor(examples[index]["input_ids"])
-                labels[place] = torch.tensor(examples[index]["labels"])
-                labels[row, start] = IGNORED  # a first token is predicted from nothing, or from another example
-                positions[place] = torch.arange(lengths[index])
+                span = (row, slice(start, start + lengths[index]))
+                ids[span] = torch.tensor(examples[index]["input_ids"])
+                labels[span] = torch.tensor(examples[index]["labels"])
+                labels[row, start] = IGNORED  # a first token has no predecessor, or one of another example
+                positions[span] = torch.arange(lengths[index])
                 start += lengths[index]
         return {"input_ids": ids, "labels": labels, "position_ids": positions}

@@ -1,12 +1,12 @@
-"""Training that goes on after a crash where it stopped, on the same path as if nothing had happened.
+"""Training that resumes after a crash and ends exactly as it would have without one.
 
-Resume points are the trainer's own checkpoints (weights, optimizer, scheduler, random states, log) in a
-folder that belongs to one fingerprint, so to one set of data, configuration and code. A point counts
-only once its mark is written, last, and while its files are as the mark says. Points lie where nothing
-is under way: after a step whose log is written, and after the evaluation that ends an epoch.
+Resume points are the trainer's own checkpoints (weights, optimizer, scheduler, random states, log) in a folder that
+belongs to one fingerprint, so to one set of data, configuration and code. A point is valid once its mark is written,
+which is done last, and as long as its files are as the mark says. Points are saved between two pieces of work: after
+a step whose log is written, and after the evaluation that ends an epoch.
 
-Several processes train as one: they take the micro batches of a step in turn, and what is not the trainer's
-own (measurements, best weights, marks) is done by the first of them while the others wait.
+Several processes train as one: they share the micro batches of a step. What the trainer itself does not do
+(measurements, best weights, marks) the first process does while the others wait.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
 
 
 @contextmanager
-def workplace(inputs: Inputs, out_dir: Path, progress: Progress) -> Iterator[tuple[Path, str | None]]:
-    """The folder for resume points and the point to go on from, if there is one.
+def resume_dir(inputs: Inputs, out_dir: Path, progress: Progress) -> Iterator[tuple[Path, str | None]]:
+    """The folder for resume points, and the newest point to resume from, if there is one.
 
-    Called without a store (no resume folder), the work is lost with the process.
+    Without a store there is no such folder: resume points then lie in `out_dir` and go with the training.
     """
     if inputs.resume is not None:
         yield inputs.resume, newest_point(inputs.resume, inputs.resume.name, progress)
@@ -96,13 +96,13 @@ def workplace(inputs: Inputs, out_dir: Path, progress: Progress) -> Iterator[tup
 
 
 class ResumePoints(TrainerCallback):
-    """Has the trainer save a point every `every` steps and after each epoch, and marks it when it is whole.
+    """Has the trainer save a point every `every` steps and after each epoch, and marks it once it is complete.
 
-    Then nothing older is needed: earlier points go, and of `keeper` all weights but the best of now.
+    Nothing older is needed then: earlier points are removed, and the weights of all but the best measurement with them.
     """
 
-    def __init__(self, folder: Path, every: int, keeper: Keeper | None = None) -> None:
-        self._folder, self._every, self._keeper = folder, every, keeper
+    def __init__(self, folder: Path, every: int, best: BestCheckpoint | None = None) -> None:
+        self._folder, self._every, self._best = folder, every, best
         self._digests: dict[Path, str] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -121,12 +121,12 @@ class ResumePoints(TrainerCallback):
         if not processes.is_main_process:
             return
         point = self._folder / f"checkpoint-{state.global_step}"
-        mark(point, self._keeper.best(state) if self._keeper is not None else (), self._digests)
+        mark(point, self._best.files(state) if self._best is not None else (), self._digests)
         for other in self._folder.glob("checkpoint-*"):
             if other != point:
                 shutil.rmtree(other, ignore_errors=True)
-        if self._keeper is not None:
-            self._keeper.prune(state)
+        if self._best is not None:
+            self._best.prune(state)
 
 
 def mark(point: Path, beside: Iterable[Path] = (), known: dict[Path, str] | None = None) -> None:
@@ -171,7 +171,7 @@ def _is(path: Path, digest: str) -> bool:
 
 
 def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
-    """The newest whole resume point of `folder`, or None; others are removed. The first process looks and tells.
+    """The newest whole resume point of `folder`, or None; others are removed. The first process looks.
 
     Args:
         owner: what this training is made from (the fingerprint); written on first use.
@@ -179,9 +179,9 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
     Raises:
         StoreError: the folder belongs to other data or another configuration.
     """
-    told = [_newest_point(folder, owner, progress) if PartialState().is_main_process else None]
-    broadcast_object_list(told)
-    return told[0]
+    point = [_newest_point(folder, owner, progress) if PartialState().is_main_process else None]
+    broadcast_object_list(point)
+    return point[0]
 
 
 def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
@@ -189,14 +189,14 @@ def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
     note = folder / OWNER
     if note.exists():
         try:
-            found = json.loads(note.read_text())["owner"]
+            noted = json.loads(note.read_text())["owner"]
         except (OSError, ValueError, TypeError, KeyError):
-            found = f"an unreadable {OWNER}"
-        if found != owner:
+            noted = f"an unreadable {OWNER}"
+        if noted != owner:
             raise StoreError(
                 f"the resume points in {folder} belong to another training",
                 expected=f"data, configuration and code with the fingerprint {owner}",
-                found=str(found),
+                found=str(noted),
                 fix=f"remove {folder}: training then starts from its first step",
             )
     else:
@@ -222,14 +222,13 @@ def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
     return str(point)
 
 
-class Keeper(TrainerCallback):
+class BestCheckpoint(TrainerCallback):
     """Measures the model on schedule, keeps the weights of the best measurement, and stops early.
 
-    With `at_epochs` the start is measured and never kept: a stage 2 that stayed what it was may rank well,
-    and does not think. With `every` it may be kept: RL that does not help is not.
+    The start is measured too. With `at_epochs` it cannot be chosen: an activation that changed nothing may rank well,
+    but does not think. With `every` it can: RL that does not help is discarded.
 
-    What was measured stands in the trainer's log, which is part of a resume point, so nothing else has
-    to be restored.
+    Measurements are records of the trainer's log, which is part of a resume point; no other state has to be restored.
 
     Args:
         measure: model -> metrics, among them `ndcg@10`.
@@ -265,10 +264,10 @@ class Keeper(TrainerCallback):
             self._take(state, control)
 
     def _take(self, state: Any, control: Any) -> None:
-        found = self._found()
-        text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        metrics = self._metrics()
+        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._progress.say(f"step {state.global_step}: valid {text}")
-        state.log_history.append({"step": state.global_step, **{f"eval_{k}": v for k, v in found.items()}})
+        state.log_history.append({"step": state.global_step, **{f"eval_{k}": v for k, v in metrics.items()}})
         records = self._records(state)
         if not records:
             return
@@ -278,13 +277,13 @@ class Keeper(TrainerCallback):
         if self._patience is not None and len(records) - 1 - best >= self._patience:
             control.should_training_stop = True
 
-    def _found(self) -> dict[str, float]:
-        """The first process measures; all have to know, since all have to stop at the same step."""
-        told: list[Any] = [self._measure(self._trainer.model) if PartialState().is_main_process else None]
-        broadcast_object_list(told)
-        return told[0]
+    def _metrics(self) -> dict[str, float]:
+        """Measured by the first process and sent to all, since all have to stop at the same step."""
+        metrics: list[Any] = [self._measure(self._trainer.model) if PartialState().is_main_process else None]
+        broadcast_object_list(metrics)
+        return metrics[0]
 
-    def load_best(self) -> None:
+    def load(self) -> None:
         """Give the trainer's model the weights of the best measurement."""
         PartialState().wait_for_everyone()
         records = self._records(self._trainer.state)
@@ -296,14 +295,14 @@ class Keeper(TrainerCallback):
             raise unreadable(self._file(step), "another model's weights")
         model.load_state_dict(weights, strict=False)
 
-    def best(self, state: Any) -> list[Path]:
+    def files(self, state: Any) -> list[Path]:
         """The file with the weights of the best measurement so far; none before the first."""
         records = self._records(state)
         return [self._file(int(records[self._best(records)]["step"]))] if records else []
 
     def prune(self, state: Any) -> None:
         """Remove the weights of earlier bests; the first process calls it when a point names the one of now."""
-        if best := self.best(state):
+        if best := self.files(state):
             for other in self._folder.glob("best-*.safetensors"):
                 if other not in best:
                     other.unlink()
@@ -339,18 +338,18 @@ def train(
     save_every: int,
     measure: Callable[[Any], dict[str, float]] | None,
     progress: Progress,
-    **kept: Any,
+    **schedule: Any,
 ) -> list[dict[str, float]]:
-    """Train from `point` (None: the start), leave the model at its best measurement if it is measured; the log.
+    """Train from `point` (None: the start) and return the log; a model that is measured ends at its best measurement.
 
     Args:
-        folder, point: of :func:`workplace`.
-        measure, kept: of :class:`Keeper`; without `measure` the last weights stay.
+        folder, point: of :func:`resume_dir`.
+        measure, schedule: of :class:`BestCheckpoint`; without `measure` the last weights stay.
     """
-    keeper = Keeper(trainer, measure, folder, progress, **kept) if measure is not None else None
-    if keeper is not None:
-        trainer.add_callback(keeper)
-    trainer.add_callback(ResumePoints(folder, save_every, keeper))
+    best = BestCheckpoint(trainer, measure, folder, progress, **schedule) if measure is not None else None
+    if best is not None:
+        trainer.add_callback(best)
+    trainer.add_callback(ResumePoints(folder, save_every, best))
     tracking.attach(trainer, folder)
     trainer.remove_callback(PrinterCallback)
     try:
@@ -364,20 +363,20 @@ def train(
         ) from None
     finally:
         tracking.detach(trainer)
-    if keeper is not None:
-        keeper.load_best()
+    if best is not None:
+        best.load()
     return trainer.state.log_history
 
 
 def _distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights without those that are another one under a second name (a head tied to the embeddings)."""
     seen: set[int] = set()
-    found = {}
+    distinct = {}
     for name, value in weights.items():
         if value.data_ptr() not in seen:
             seen.add(value.data_ptr())
-            found[name] = value.contiguous()
-    return found
+            distinct[name] = value.contiguous()
+    return distinct
 
 
 def _sync(path: Path) -> None:

@@ -1,9 +1,9 @@
 """Outcome rewards: did the thought lead to the right item?
 
-Pure functions of one rollout and the target of its own row; nothing is looked up by prompt text
-(METHOD 10.14). Deviation from the released code: parsing is strict. After the *last* closing think
-tag there must be exactly one SID, levels in order, and nothing else but blanks; the released code
-takes any three angle-bracket groups of the last 50 characters (METHOD 7.2, 10.20).
+Pure functions of one completion and the target of its own row; nothing is looked up by the text of a prompt.
+Deviation from the released code: parsing is strict. After the *last* closing think tag there must be exactly one SID,
+levels in order, and nothing else but blanks; the released code takes any three angle-bracket groups of the last 50
+characters (docs/method.md, "Rewards").
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VALID_BONUS = 0.1
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Completion:
     """What a reward may look at.
 
     Args:
@@ -62,39 +62,39 @@ def answer_codes(text: str, levels: int) -> list[int] | None:
     return codes if len(codes) == levels else None
 
 
-def step_rule(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
-    r"""METHOD 7.2: 1 for the whole SID, halved for each level missed, 0 if the first is wrong; +0.1 if legal.
+def step_rule(completion: Completion, catalogue: Collection[tuple[int, ...]]) -> Scored:
+    r"""The paper's reward: 1 for the whole SID, halved for each level missed, 0 if the first is wrong; +0.1 if legal.
 
     Args:
         catalogue: codes of every item.
 
-    >>> step_rule(Rollout("so<a_1></think>\n\n<a_1><b_2><c_9>", (1, 2, 3)), {(1, 2, 3)})
+    >>> step_rule(Completion("so<a_1></think>\n\n<a_1><b_2><c_9>", (1, 2, 3)), {(1, 2, 3)})
     Scored(reward=0.5, matched=2, parsed=True, valid=False)
     """
-    found = _compared(rollout, catalogue)
-    base = 0.5 ** (len(rollout.target) - found.matched) if found.matched else 0.0
-    return replace(found, reward=base + VALID_BONUS * found.valid)
+    scored = _compared(completion, catalogue)
+    base = 0.5 ** (len(completion.target) - scored.matched) if scored.matched else 0.0
+    return replace(scored, reward=base + VALID_BONUS * scored.valid)
 
 
-def exact(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
+def exact(completion: Completion, catalogue: Collection[tuple[int, ...]]) -> Scored:
     """1 for the target's SID, 0 for anything else."""
-    found = _compared(rollout, catalogue)
-    return replace(found, reward=float(found.matched == len(rollout.target)))
+    scored = _compared(completion, catalogue)
+    return replace(scored, reward=float(scored.matched == len(completion.target)))
 
 
-def rank(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
+def rank(completion: Completion, catalogue: Collection[tuple[int, ...]]) -> Scored:
     """The list's gain: 1 / log2(place + 2), what NDCG counts; 0 without an answer of the right form.
 
-    Dense where `exact` is almost always 0. Deviation from METHOD 7.3, whose penalties rank the rollouts of a
-    group among each other: here the place is the target's own in the list that a user would be shown.
+    Dense where `exact` is almost always 0. MiniOneRec's penalties rank the rollouts of a group among each other; here
+    the place is that of the target in the list that a user would get.
     """
-    found = _compared(rollout, catalogue)
-    if not found.parsed or rollout.place is None:
-        return found
-    return replace(found, reward=1 / log2(rollout.place + 2))
+    scored = _compared(completion, catalogue)
+    if not scored.parsed or completion.place is None:
+        return scored
+    return replace(scored, reward=1 / log2(completion.place + 2))
 
 
-REWARDS: dict[str, Callable[[Rollout, Collection[tuple[int, ...]]], Scored]] = {
+REWARDS: dict[str, Callable[[Completion, Collection[tuple[int, ...]]], Scored]] = {
     "step_rule": step_rule,
     "exact": exact,
     "rank": rank,
@@ -107,12 +107,12 @@ def zero_variance(rewards: Sequence[float], generations: int) -> list[bool]:
     return [max(group) - min(group) < 1e-9 for group in groups]
 
 
-def _compared(rollout: Rollout, catalogue: Collection[tuple[int, ...]]) -> Scored:
-    """The parts of a rollout's score, with no reward yet."""
-    codes = answer_codes(rollout.text, len(rollout.target))
+def _compared(completion: Completion, catalogue: Collection[tuple[int, ...]]) -> Scored:
+    """The parts of a completion's score, with no reward yet."""
+    codes = answer_codes(completion.text, len(completion.target))
     if codes is None:
         return Scored(0.0, 0, False, False)
     matched = 0
-    while matched < len(codes) and codes[matched] == rollout.target[matched]:
+    while matched < len(codes) and codes[matched] == completion.target[matched]:
         matched += 1
     return Scored(0.0, matched, True, tuple(codes) in catalogue)

@@ -1,10 +1,11 @@
-"""Rollouts of GRPO: what the model writes, and where the target then stands in its list.
+"""Rollouts of GRPO: what the model writes, and the place of the target in the list that follows.
 
-`free`: the model may write anything up to the end of its turn, as in the paper; what is no SID earns
-nothing. `constrained`: the thought is free, then one SID is drawn from the constrained beam that
-follows it, in proportion to the probabilities; so every finished rollout names an item, and the
-target's place in that beam is known. Tokens that the model did not choose (the gap after the closing
-tag, the end of the turn) carry no gradient.
+`free`: the model may write anything up to the end of its turn, as in the paper; what is no SID earns nothing.
+`constrained`: the thought is free, then one SID is drawn from the constrained beam that follows it, in proportion to
+the probabilities; so every rollout with a closed thought names an item, and the place of the target in that beam is
+known. Tokens that the model did not choose (the gap after the closing tag, the end of the turn) carry no gradient.
+
+Shapes: R prompts, S shards, B the width of the beam.
 """
 
 from __future__ import annotations
@@ -27,13 +28,21 @@ if TYPE_CHECKING:
 BEAM = 20
 _BATCH = 256
 
-#: (n, N): which of N equal parts of a batch.
-Share = tuple[int, int]
+#: (n, S): the n-th of S equal parts of a batch.
+Shard = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Written:
-    """One rollout. `chosen` marks the tokens that the model chose itself; `place`: see `rewards.Rollout`."""
+class Rollout:
+    """One completion of a prompt.
+
+    Args:
+        ids: its tokens.
+        chosen: 1 for each token that the model chose itself, else 0.
+        place: see `rewards.Completion`.
+        closed: whether the model closed its thought.
+        thought_tokens: length of the thought.
+    """
 
     ids: list[int]
     chosen: list[int]
@@ -50,60 +59,62 @@ def roll_out(
     index: SidIndex,
     settings: Grpo,
     seed: int,
-    share: Share = (0, 1),
-) -> list[Written]:
+    shard: Shard = (0, 1),
+) -> list[Rollout]:
     """One rollout per user turn.
 
     Args:
-        users: user turns; a group is one turn repeated.
+        users: R user turns; a group is one turn repeated.
         targets: row number of the target's SID in `index`, per turn.
         seed: of the sampling; the same seed gives the same rollouts.
-        share: of this process, as in :func:`generate_tokens`: a batch that several processes share is written as
-            by one.
+        shard: the shard of this process, as in :func:`generate_tokens`: the shards of all processes together hold
+            the rollouts that a single process would write.
     """
     prompts = [renderer.prompt(user, settings.mode) for user in users]
-    if settings.rollouts == "free":
-        return _free(model, prompts, renderer, index, settings, seed, share)
-    return _constrained(model, prompts, targets, renderer, index, settings, seed, share)
-
-
-def _free(
-    model: Any,
-    prompts: list[list[int]],
-    renderer: Any,
-    index: SidIndex,
-    settings: Grpo,
-    seed: int,
-    share: Share,
-) -> list[Written]:
-    written = generate_tokens(
-        model,
-        prompts,
-        stops=(renderer.eos_id, renderer.pad_id),
-        pad_id=renderer.pad_id,
-        max_tokens=longest(renderer, index, settings),
-        batch_size=_BATCH,
-        temperature=settings.temperature,
-        seed=seed,
-        share=share,
-    )
-    return as_written(written, renderer, settings)
+    if settings.rollouts == "constrained":
+        return _constrained(model, prompts, targets, renderer, index, settings, seed, shard)
+    stops, max_tokens = (renderer.eos_id, renderer.pad_id), longest(renderer, index, settings)
+    return rollouts_of(_written(model, prompts, stops, max_tokens, renderer, settings, seed, shard), renderer, settings)
 
 
 def longest(renderer: Any, index: SidIndex, settings: Grpo) -> int:
-    """Tokens of the longest rollout: thought, closing tag, answer, end of turn, and room to go wrong."""
+    """Tokens of the longest rollout: thought, closing tag, answer, end of turn, and a few for what is no answer."""
     return settings.max_thought_tokens * (settings.mode == c.THINKING) + len(renderer.close_ids) + index.levels + 5
 
 
-def as_written(written: Sequence[list[int]], renderer: Any, settings: Grpo) -> list[Written]:
-    """Free continuations of the prompts as rollouts."""
+def rollouts_of(completions: Sequence[list[int]], renderer: Any, settings: Grpo) -> list[Rollout]:
+    """Free completions of the prompts as rollouts."""
     thinking, close = settings.mode == c.THINKING, renderer.think_close_id
-    found = []
-    for ids in written:
+    rollouts = []
+    for ids in completions:
         closed = not thinking or close in ids
         length = (ids.index(close) if close in ids else len(ids)) if thinking else 0
-        found.append(Written(ids, [1] * len(ids), None, closed, length))
-    return found
+        rollouts.append(Rollout(ids, [1] * len(ids), None, closed, length))
+    return rollouts
+
+
+def _written(
+    model: Any,
+    prompts: list[list[int]],
+    stops: tuple[int, ...],
+    max_tokens: int,
+    renderer: Any,
+    settings: Grpo,
+    seed: int,
+    shard: Shard,
+) -> list[list[int]]:
+    """What the model writes freely after each prompt."""
+    return generate_tokens(
+        model,
+        prompts,
+        stops=stops,
+        pad_id=renderer.pad_id,
+        max_tokens=max_tokens,
+        batch_size=_BATCH,
+        temperature=settings.temperature,
+        seed=seed,
+        shard=shard,
+    )
 
 
 def _constrained(
@@ -114,63 +125,52 @@ def _constrained(
     index: SidIndex,
     settings: Grpo,
     seed: int,
-    share: Share,
-) -> list[Written]:
-    heads: list[tuple[list[int], list[int], bool]] = []  # ids and marks up to the answer, and whether it may follow
-    lengths = [0] * len(prompts)
+    shard: Shard,
+) -> list[Rollout]:
+    heads = [Rollout([], [], None, True, 0) for _ in prompts]  # what precedes the answer
     if settings.mode == c.THINKING:
-        written = generate_tokens(
-            model,
-            prompts,
-            stops=(renderer.think_close_id, renderer.eos_id, renderer.pad_id),
-            pad_id=renderer.pad_id,
-            max_tokens=settings.max_thought_tokens,
-            batch_size=_BATCH,
-            temperature=settings.temperature,
-            seed=seed,
-            share=share,
-        )
-        tag = renderer.close_ids.index(renderer.think_close_id) + 1
-        newline = renderer.close_ids[: tag - 1]
-        for n, ids in enumerate(written):
-            thought = thought_of(ids, renderer)
-            lengths[n] = len(thought.ids)
-            if thought.closed:  # the tag is rendered as it is when a user is served
-                wrote = list(ids[-tag:-1]) == list(newline)  # else the newline is ours
-                marks = [int(wrote)] * (tag - 1) + [1] + [0] * (len(renderer.close_ids) - tag)
-                heads.append(([*thought.ids, *renderer.close_ids], [1] * len(thought.ids) + marks, True))
-            else:
-                heads.append((ids, [1] * len(ids), False))
-    else:
-        heads = [([], [], True) for _ in prompts]
-    open_rows = [n for n, head in enumerate(heads) if head[2]]
-    # Gumbel noise and the highest: a draw in proportion to exp(score / temperature).
-    part, parts = share
-    noise = np.random.default_rng([seed, 1]).gumbel(size=(parts, len(prompts), min(BEAM, len(index))))
-    open_prompts = [prompts[n] + heads[n][0] for n in open_rows]
-    answers = _drawn(model, open_prompts, noise[part, open_rows], renderer, index, settings)
-    found = [
-        Written(ids, chosen, None, closed, length) for (ids, chosen, closed), length in zip(heads, lengths, strict=True)
-    ]
-    for n, (leaf, places) in zip(open_rows, answers, strict=True):
-        ids, chosen, _ = heads[n]
-        at = np.flatnonzero(places == targets[n])
-        found[n] = Written(
-            ids + index.path(leaf) + [renderer.eos_id],
-            chosen + [1] * index.levels + [0],
+        stops = (renderer.think_close_id, renderer.eos_id, renderer.pad_id)
+        written = _written(model, prompts, stops, settings.max_thought_tokens, renderer, settings, seed, shard)
+        heads = [_thought(ids, renderer) for ids in written]
+    closed = [n for n, head in enumerate(heads) if head.closed]
+    # Gumbel noise (S, R, B) and the maximum: a draw in proportion to exp(score / temperature).
+    number, shards = shard
+    noise = np.random.default_rng([seed, 1]).gumbel(size=(shards, len(prompts), min(BEAM, len(index))))
+    answered = [prompts[n] + heads[n].ids for n in closed]
+    rollouts = list(heads)
+    for n, (leaf, beam) in zip(
+        closed, _drawn(model, answered, noise[number, closed], renderer, index, settings), strict=True
+    ):
+        at = np.flatnonzero(beam == targets[n])
+        rollouts[n] = Rollout(
+            heads[n].ids + index.path(leaf) + [renderer.eos_id],
+            heads[n].chosen + [1] * index.levels + [0],
             int(at[0]) if len(at) else None,
             True,
-            lengths[n],
+            heads[n].thought_tokens,
         )
-    return found
+    return rollouts
+
+
+def _thought(ids: list[int], renderer: Any) -> Rollout:
+    """A written thought with its closing tag, rendered as it is when a user is served."""
+    thought = thought_of(ids, renderer)
+    if not thought.closed:
+        return Rollout(ids, [1] * len(ids), None, False, len(thought.ids))
+    tag = renderer.close_ids.index(renderer.think_close_id) + 1
+    newline = renderer.close_ids[: tag - 1]
+    wrote_newline = list(ids[-tag:-1]) == list(newline)  # else it is added, and carries no gradient
+    marks = [int(wrote_newline)] * (tag - 1) + [1] + [0] * (len(renderer.close_ids) - tag)
+    chosen = [1] * len(thought.ids) + marks
+    return Rollout([*thought.ids, *renderer.close_ids], chosen, None, True, len(thought.ids))
 
 
 def _drawn(
     model: Any, prompts: list[list[int]], noise: np.ndarray, renderer: Any, index: SidIndex, settings: Grpo
 ) -> list[tuple[int, np.ndarray]]:
-    """A leaf drawn from the beam of each of R prompts by `noise` (R, B), and the beam's leaves (B,), best first."""
+    """A leaf drawn by `noise` (R, B) from the beam of each of R prompts, and the beam's leaves (B,), best first."""
     if not prompts:
         return []
     beams = Decoder(model, renderer, index, beam_width=noise.shape[1], batch_size=_BATCH).rank(prompts)
-    drawn = (beams.scores / settings.temperature + noise).argmax(axis=1)
-    return [(int(row[place]), row) for row, place in zip(beams.leaf, drawn, strict=True)]
+    drawn = (beams.scores / settings.temperature + noise).argmax(axis=1)  # (R,)
+    return [(int(beam[place]), beam) for beam, place in zip(beams.leaf, drawn, strict=True)]

@@ -1,9 +1,10 @@
 """Stages 1 and 2: supervised fine-tuning with TRL's SFTTrainer.
 
-Stage 1 (alignment, METHOD 5) teaches the SID vocabulary by the corpus' tasks, mixed by weight. Stage 2
-(reasoning activation, METHOD 6) teaches the form "thought, then SID". Deviations: the end-of-turn
-token is trained in both stages (METHOD 10.7); the epoch is chosen by NDCG@10 on valid rows in the
-mode that is trained, not by the loss of another task (METHOD 10.17).
+Stage 1 (alignment) teaches the SID vocabulary through the tasks of the corpus, mixed by weight. Stage 2 (reasoning
+activation) teaches the form "thought, then SID". The method and where this deviates: docs/method.md, "Stage 1:
+alignment" and "Stage 2: activation".
+
+Shapes: B rows of a batch, T tokens of a row, P positions with a label, V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import IGNORED, tokenise, weighted
 from sidr_core.training.packing import PackedCollator
-from sidr_core.training.resume import LengthGrouped, train, workplace
+from sidr_core.training.resume import LengthGrouped, resume_dir, train
 from sidr_core.training.select import Selector
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 NEXT_ITEM_TASK = "sids_to_sid"
 
-#: Names of our settings -> of the trainer's.
+#: Optimizer in the profile -> its name in the trainer's arguments.
 OPTIMIZERS = {
     "adamw": "adamw_torch_fused",
     "adafactor": "adafactor",
@@ -98,7 +99,7 @@ def _meta(stage: str, origin: Any, settings: Training, rows: pl.DataFrame, input
 
 
 def _texts(corpus: pl.DataFrame) -> list[str]:
-    """What the tokenizer of a tiny model is trained on: everything the model will read or write."""
+    """All text that the model will read or write: the tokenizer of a tiny model is trained on it."""
     parts = [corpus[c.PROMPT], corpus[c.COMPLETION], corpus[c.THOUGHT].drop_nulls()]
     return pl.concat([part.unique(maintain_order=True) for part in parts]).to_list()
 
@@ -106,12 +107,12 @@ def _texts(corpus: pl.DataFrame) -> list[str]:
 def _selectors(
     inputs: Inputs, codebook: pl.DataFrame, renderer: Any, settings: Training, modes: list[str], max_tokens: int = 0
 ) -> list[Selector]:
-    """One for each mode, on the same valid rows; that of the first mode chooses the epoch."""
+    """One selector per mode, on the same valid rows; the first one chooses the epoch."""
     if settings.select_rows == 0:
         return []
     valid = tables.read(inputs["interactions"].path("valid.parquet"))
-    same = {"rows": settings.select_rows, "max_thought_tokens": max_tokens, "seed": settings.seed}
-    return [Selector(valid, codebook, renderer, mode=mode, **same) for mode in modes]
+    common = {"rows": settings.select_rows, "max_thought_tokens": max_tokens, "seed": settings.seed}
+    return [Selector(valid, codebook, renderer, mode=mode, **common) for mode in modes]
 
 
 def _train(
@@ -124,7 +125,7 @@ def _train(
     progress: Progress,
     out_dir: Path,
 ) -> cards.Trained:
-    """Train `model`, which is used up; what comes of it has the weights of the best epoch, if that is chosen."""
+    """Train `model` in place; it ends with the weights of the best epoch, or of the last one without `selectors`."""
     from datasets import Dataset
 
     examples = tokenise(rows, renderer, settings.max_length)
@@ -134,7 +135,7 @@ def _train(
     selector = selectors[0] if selectors else None
     model = parameters.prepare(model, settings, own_token_ids(renderer.tokenizer))
     metrics = memory.announce(model, settings, max(lengths), progress)
-    with dropout.added(model, settings.dropout), workplace(inputs, out_dir, progress) as (folder, point), quiet():
+    with dropout.added(model, settings.dropout), resume_dir(inputs, out_dir, progress) as (folder, point), quiet():
         trainer = _trainer_class()(
             settings=settings,
             model=model,
@@ -144,20 +145,20 @@ def _train(
             processing_class=renderer.tokenizer,
             callbacks=[cards.ProgressCallback(progress)],
         )
-        how = {"at_epochs": True, "patience": settings.patience}
-        history = train(trainer, folder, point, settings.save_every, selector, progress, **how)
+        schedule = {"at_epochs": True, "patience": settings.patience}
+        history = train(trainer, folder, point, settings.save_every, selector, progress, **schedule)
     plain = parameters.finish(model)
     return cards.Trained(plain, cards.log_table(history), cards.valid_figures(selectors, plain, settings.seed), metrics)
 
 
 def _valid_examples(selector: Selector, renderer: Any) -> Any:
-    """Direct next-item examples of the selector's valid rows: the evaluation loss of the log."""
+    """Direct next-item examples of the selector's valid rows, for the evaluation loss in the log."""
     from datasets import Dataset
 
     examples = []
     for user, leaf in zip(selector.users, selector.targets, strict=True):
         head, tail = renderer.prompt(user, c.DIRECT), renderer.completion(selector.index.sids[leaf], None)
-        examples.append({"input_ids": head + tail, "labels": [-100] * len(head) + tail})
+        examples.append({"input_ids": head + tail, "labels": [IGNORED] * len(head) + tail})
     return Dataset.from_list(examples)
 
 
@@ -186,16 +187,16 @@ def _arguments(settings: Training, scratch: str, select: bool) -> Any:
 
 
 def micro_batches(batch_size: int, micro_batch: int) -> tuple[int, int]:
-    """Examples of one forward pass of a process, and how many of these make a step: the batch is that of all processes.
+    """Examples per forward pass of a process, and forward passes per step; `batch_size` counts all processes.
 
     Raises:
-        SidrError: the batch cannot be shared out evenly.
+        SidrError: the batch does not divide evenly.
     """
     processes = PartialState().num_processes
     micro = min(micro_batch, max(1, batch_size // processes))
     if batch_size % (micro * processes):
         raise SidrError(
-            "a training step cannot be shared out evenly",
+            "a training step does not divide evenly",
             expected=f"batch_size {batch_size} to be a multiple of micro_batch {micro} times {processes} processes",
             found=f"{batch_size / (micro * processes):.2f} micro batches for each process",
             fix="change `micro_batch` or `batch_size` of this stage, or the number of processes",
@@ -204,25 +205,25 @@ def micro_batches(batch_size: int, micro_batch: int) -> tuple[int, int]:
 
 
 def answer_loss(model: Any, inputs: Any, n_items: Any = None) -> Any:
-    """Mean cross-entropy of the labelled positions; no other position is projected onto the vocabulary.
+    """Mean cross-entropy of the labelled positions; the other positions are not projected onto the vocabulary.
 
     Args:
         inputs: `input_ids`, `labels`, and `attention_mask` (padded rows) or `position_ids` (packed ones), each
-            (B, T); labels -100 carry no loss.
-        n_items: what the sum is divided by; default the number of labelled positions.
+            (B, T); labels of -100 carry no loss.
+        n_items: divisor of the sum of losses; by default the number of labelled positions.
     """
     import torch
 
     rows = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
-    following = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
-    picked = following != IGNORED
-    logits = model(**rows, use_cache=False, logits_to_keep=picked).logits.float()
-    total = torch.nn.functional.cross_entropy(logits, following[picked], reduction="sum")
-    return total / (picked.sum().clamp(min=1) if n_items is None else n_items)
+    next_labels = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)  # (B, T)
+    labelled = next_labels != IGNORED  # (B, T)
+    logits = model(**rows, use_cache=False, logits_to_keep=labelled).logits.float()  # (P, V)
+    total = torch.nn.functional.cross_entropy(logits, next_labels[labelled], reduction="sum")
+    return total / (labelled.sum().clamp(min=1) if n_items is None else n_items)
 
 
 def _trainer_class() -> Any:
-    """SFTTrainer with an order of examples that can be resumed, packed rows, and a loss that is fast on a CPU."""
+    """SFTTrainer with a resumable order of examples, packed rows, and a loss that is fast on a CPU."""
     from trl.trainer.sft_trainer import SFTTrainer
 
     class Trainer(SFTTrainer):
@@ -248,8 +249,8 @@ def _trainer_class() -> Any:
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            """On a CPU, project only the positions that carry loss: TRL does so on GPUs and scores every
-            position elsewhere, which on a small model is half of the time.
+            """On a CPU, project only the positions that carry loss. TRL does so on GPUs alone; elsewhere it scores
+            every position, which takes half of the time of a small model.
             """
             if return_outputs or inputs["input_ids"].device.type != "cpu":
                 loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

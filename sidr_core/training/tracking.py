@@ -1,7 +1,7 @@
-"""The log of a training for TensorBoard, wandb or mlflow, besides the log table: the trainer's own callbacks.
+"""Training logs for TensorBoard, wandb or mlflow, besides the log table, by the trainer's own callbacks.
 
 Event files hold times, so they are no part of an output. They lie in the working folder, under
-`tensorboard/<stage>-<fingerprint>`, and outlive the training.
+`tensorboard/<stage>-<fingerprint>`, and stay after the training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RESUME = ".resume-"
 
 
 def arguments(settings: Training | Grpo, scratch: str) -> dict[str, Any]:
-    """What a trainer is told about tracking.
+    """The trainer's arguments that concern tracking.
 
     Raises:
         SidrError: the package of the tool is not installed.
@@ -41,8 +41,8 @@ def attach(trainer: Any, folder: Path) -> None:
     """Give TensorBoard its folder, and pass on what callbacks add to the log: valid metrics and parts of rewards.
 
     Args:
-        folder: where the training keeps its resume points; the place of the event files follows from it.
-            A training without a store has its events there too, and loses them with it.
+        folder: where the training keeps its resume points; the folder of the event files follows from it.
+            Without a store the events lie there too, and go with it.
     """
     from transformers.integrations.integration_utils import TensorBoardCallback
 

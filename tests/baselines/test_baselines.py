@@ -12,6 +12,8 @@ import pytest
 
 from builders.stage import Folder, stage_config
 from sidr_core.baselines import item_item, popularity
+from sidr_core.baselines.item_item import ItemItem as Counter
+from sidr_core.baselines.popularity import Popularity
 from sidr_core.baselines.ranking import top_k
 from sidr_core.errors import InputError
 from sidr_core.pipeline.stage import Progress
@@ -90,7 +92,7 @@ def test_weights_by_hand(counted):
 
 
 def test_popularity_list_is_the_same_for_all(counted):
-    frame = popularity.rank(counted[0], TRAIN, k=4)
+    frame = Popularity(counted[0]).rank(TRAIN, 4)
     assert lists(frame) == ["cabd"] * 4
     assert frame["rank"].to_list()[:4] == [1, 2, 3, 4] and frame["score"].to_list()[:4] == [2, 1, 1, 0]
     assert frame.schema["rank"] == pl.Int32
@@ -98,46 +100,46 @@ def test_popularity_list_is_the_same_for_all(counted):
 
 def test_item_item_scores_by_hand(counted):
     # history "ab", b last: c = 2 + .5 × .5, a = .5, b = .5 × 1.5; d and e tie at 0
-    frame = item_item.rank(counted[1], counted[0], samples(("ab", "c")), 5, HALF)
+    frame = Counter(counted[1], counted[0], HALF).rank(samples(("ab", "c")), 5)
     assert lists(frame) == ["cbade"]
     assert frame["score"].to_list() == [2.25, 0.75, 0.5, 0.0, 0.0]
 
 
 def test_repeated_history_item_adds_up_and_only_the_window_counts(counted):
-    frame = item_item.rank(counted[1], counted[0], samples(("aa", "b"), ("caa", "b"), ("aca", "b")), 1, HALF)
+    frame = Counter(counted[1], counted[0], HALF).rank(samples(("aa", "b"), ("caa", "b"), ("aca", "b")), 1)
     assert frame["item_id"].to_list()[:2] == ["b", "b"] and frame["score"].to_list()[:2] == [2.25, 2.25]
     assert frame["score"].to_list()[2] == 1.5  # a = 0.5 (from c) loses to b = 1.5 (from the last a)
 
 
 def test_nothing_known_falls_back_to_popularity(counted):
     prior = ItemItem(decay=0.5, window=2, popularity_prior=0.1)
-    frame = item_item.rank(counted[1], counted[0], samples(("z", "a"), ("d", "a")), 5, prior)
+    frame = Counter(counted[1], counted[0], prior).rank(samples(("z", "a"), ("d", "a")), 5)
     assert lists(frame) == ["cabde"] * 2
     assert frame["score"].to_list()[0] == pytest.approx(0.1 * 2 / 4)
-    silent = item_item.rank(counted[1], counted[0], samples(("z", "a")), 5, HALF)
+    silent = Counter(counted[1], counted[0], HALF).rank(samples(("z", "a")), 5)
     assert lists(silent) == ["cabde"]  # ties: popularity, then item id
 
 
 def test_lists_are_full_and_distinct_over_many_blocks(counted, monkeypatch):
     monkeypatch.setattr(item_item, "_BLOCK", 3)
     rows = samples(*[("abcde"[n % 5] + "ab", "c") for n in range(10)])
-    frame = item_item.rank(counted[1], counted[0], rows, 5, HALF)
+    frame = Counter(counted[1], counted[0], HALF).rank(rows, 5)
     assert frame["row_id"].to_list() == [f"r{n}" for n in range(10) for _ in range(5)]
     assert all(sorted(items) == list("abcde") for items in lists(frame))
-    alone = item_item.rank(counted[1], counted[0], rows.slice(7, 1), 5, HALF)
+    alone = Counter(counted[1], counted[0], HALF).rank(rows.slice(7, 1), 5)
     assert frame.filter(pl.col("row_id") == "r7").equals(alone)
 
 
 def test_no_samples_give_no_lists(counted):
-    assert item_item.rank(counted[1], counted[0], TRAIN.head(0), 3, HALF).height == 0
-    assert popularity.rank(counted[0], TRAIN.head(0), 3).height == 0
+    assert Counter(counted[1], counted[0], HALF).rank(TRAIN.head(0), 3).height == 0
+    assert Popularity(counted[0]).rank(TRAIN.head(0), 3).height == 0
 
 
 def test_a_catalogue_smaller_than_the_list_is_refused(counted):
     with pytest.raises(InputError, match="smaller than a list"):
-        item_item.rank(counted[1], counted[0], TRAIN, 6, HALF)
+        Counter(counted[1], counted[0], HALF).rank(TRAIN, 6)
     with pytest.raises(InputError, match="smaller than a list"):
-        popularity.rank(counted[0], TRAIN, 6)
+        Popularity(counted[0]).rank(TRAIN, 6)
 
 
 def test_ties_keep_the_order_of_the_columns():
@@ -183,7 +185,7 @@ def test_published_office_rows(real_data, tmp_path):
         hits = frame.join(test, on="row_id").filter(pl.col("item_id") == pl.col("target_item_id"))["rank"]
         return len(hits) / test.height, sum(1 / math.log2(rank + 1) for rank in hits) / test.height
 
-    hr, ndcg = score(item_item.rank(weights, table, test, 10, config))
+    hr, ndcg = score(Counter(weights, table, config).rank(test, 10))
     assert test.height == 4866 and 0.12 < hr < 0.135 and 0.095 < ndcg < 0.105
-    hr, ndcg = score(popularity.rank(table, test, 10))
+    hr, ndcg = score(Popularity(table).rank(test, 10))
     assert 0.03 < hr < 0.045 and 0.015 < ndcg < 0.025

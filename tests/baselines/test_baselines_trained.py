@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,13 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import small_world
 from builders.small_world import ITEMS, SNAPSHOT, samples
 from sidr_core.baselines import sequential, text_knn, tiger, training
-from sidr_core.baselines.ranking import top_k
+from sidr_core.baselines.ranking import rankings, top_k
 from sidr_core.baselines.sequences import Catalogue, padded, steps, windows
 from sidr_core.errors import InputError, SidrError
-from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.stage import Progress, StageInput, load_object
 from sidr_core.settings import Gru4Rec, SasRec, Tiger, Trial
+from sidr_core.settings.models import MODEL_NAMED
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
@@ -73,9 +76,9 @@ def learnable() -> training.Rows:
     return training.Rows(train, valid, *catalogue())
 
 
-def first(places: pl.DataFrame, rows: pl.DataFrame) -> float:
+def first(lists: pl.DataFrame, rows: pl.DataFrame) -> float:
     """HR@1."""
-    top = places.filter(pl.col("rank") == 1).join(rows, on="row_id")
+    top = lists.filter(pl.col("rank") == 1).join(rows, on="row_id")
     assert top.height == rows.height
     return float((top["item_id"] == top["target_item_id"]).mean())
 
@@ -145,9 +148,9 @@ def test_an_epoch_has_every_sequence_once_and_a_new_order():
 def test_models_over_item_ids_learn_a_cycle(learnable, kind, settings, extra):
     fitted = sequential.train(kind, settings, extra, learnable, QUIET)
     fresh = rows_of(*[walk(f"t{n}", n, 1 + n % 6) for n in range(24)])
-    assert first(fitted.learner.places(fresh, 10), fresh) >= 0.95
+    assert first(fitted.ranker.rank(fresh, 10), fresh) >= 0.95
     assert fitted.best["ndcg@10"] > 0.97
-    lists = fitted.learner.rank(fresh, 24).group_by("row_id").agg(pl.col("item_id").n_unique())
+    lists = fitted.ranker.rank(fresh, 24).group_by("row_id").agg(pl.col("item_id").n_unique())
     assert set(lists["item_id"]) == {24}
 
 
@@ -156,9 +159,9 @@ def test_tiger_learns_a_cycle(learnable):
     chosen = Tiger(trials=trials, epochs=8, batch_size=16, layers=2, heads=2, patience=6)
     fitted = tiger.train(chosen, learnable, CODEBOOK, QUIET)
     fresh = rows_of(*[walk(f"t{n}", n, 1 + n % 6) for n in range(24)])
-    places = fitted.learner.places(fresh, 10)
-    assert first(places, fresh) >= 0.95
-    assert set(places.group_by("row_id").agg(pl.col("sid").n_unique())["sid"]) == {10}
+    lists = rankings(fitted.ranker, fresh, CODEBOOK, 10)
+    assert first(lists, fresh) >= 0.95
+    assert set(lists.group_by("row_id").agg(pl.col("sid").n_unique())["sid"]) == {10}
 
 
 def test_what_comes_later_is_not_seen():
@@ -190,10 +193,12 @@ def test_the_loss_in_slices_has_the_gradients_of_the_whole(monkeypatch):
 def test_tigers_beam_is_exhaustive_search_where_it_is_wide_enough(learnable):
     torch.manual_seed(0)
     settings = Tiger(trials=(Trial(hidden_size=16, dropout=0.0),), layers=1, heads=2)
-    ranker = tiger.SidRanker(tiger._module(tiger._shape(settings.trials[0], settings), CODEBOOK), CODEBOOK)
+    ranker = tiger.SidRanker(
+        tiger._module(tiger._shape(settings.trials[0], settings), CODEBOOK), CODEBOOK, beam_width=24
+    )
     ranker.module.eval()
     some = learnable.valid.head(3)
-    places = ranker.places(some, 24)
+    lists = ranker.rank(some, 24)
     for row in some.iter_rows(named=True):
         prompt = torch.tensor([ranker._prompt(row["history_item_ids"])])
         scores = {}
@@ -202,7 +207,7 @@ def test_tigers_beam_is_exhaustive_search_where_it_is_wide_enough(learnable):
             with torch.inference_mode():
                 logits = ranker.module(input_ids=prompt, labels=labels).logits.log_softmax(-1)
             scores[item] = float(logits[0].gather(1, labels[0, :, None]).sum())
-        found = places.filter(pl.col("row_id") == row["row_id"]).sort("rank")
+        found = lists.filter(pl.col("row_id") == row["row_id"]).sort("rank")
         assert found["item_id"].to_list() == sorted(NAMES, key=lambda item: -scores[item])
         assert found["score"].to_list() == pytest.approx(sorted(scores.values(), reverse=True), abs=1e-4)
 
@@ -228,12 +233,12 @@ class Scripted:
             self.module.weight.fill_(float(self.epoch))
         return 1.0
 
-    def places(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
+    def rank(self, rows: pl.DataFrame, k: int) -> pl.DataFrame:
         place = next(self._script)
         others = [name for name in NAMES if name != NAMES[0]]
         listed = [*others[: place - 1], NAMES[0], *others[place - 1 :]][:k]
         return pl.DataFrame(
-            {"row_id": "v:1", "rank": pl.Series(range(1, k + 1), dtype=pl.Int32), "item_id": listed, "sid": listed}
+            {"row_id": "v:1", "rank": pl.Series(range(1, k + 1), dtype=pl.Int32), "item_id": listed}
         ).with_columns(score=-pl.col("rank").cast(pl.Float64))
 
 
@@ -246,7 +251,7 @@ def test_training_stops_after_patience_and_keeps_the_best_epoch_of_all_trials():
     assert fitted.log.group_by("trial", maintain_order=True).len()["len"].to_list() == [4, 4, 3]
     assert (fitted.best["trial"], fitted.best["epoch"]) == (2, 2)
     assert fitted.best["ndcg@10"] == pytest.approx(1 / np.log2(3)) and fitted.best["hr@10"] == 1
-    assert fitted.learner.module.weight.item() == 2.0
+    assert fitted.ranker.module.weight.item() == 2.0
     assert fitted.log.filter("chosen").select("trial", "epoch").rows() == [(2, 2)]
 
 
@@ -294,6 +299,12 @@ def test_the_first_k_are_those_of_a_stable_sort(k, table):
 STAGES = ("text_knn", "gru4rec", "sasrec", "tiger")
 
 
+def opened(world, name: str) -> dict[str, StageInput]:
+    """What a stage that ranks by this baseline would be given."""
+    stages = (f"baseline_{name}", "sid_codebook")
+    return {stage: StageInput(world.store.require("toys", SNAPSHOT, stage), ("*",), "a test") for stage in stages}
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_writes_the_same_bytes_again_and_loads_what_it_wrote(world, tmp_path, name):
     artifact = world.run(f"baseline_{name}").artifact
@@ -309,24 +320,19 @@ def test_a_stage_writes_the_same_bytes_again_and_loads_what_it_wrote(world, tmp_
     assert chosen.height == 1 and chosen["ndcg_10"][0] == meta["chosen"]["ndcg@10"] == log["ndcg_10"].max()
     assert set(artifact.files) == {f"baseline_{name}.parquet", "items.parquet", "meta.json", "model.safetensors"}
     # valid lists of the weights on disk score what the log says
-    valid, codebook = (
-        samples(3, 1),
-        tables.read(world.store.require("toys", SNAPSHOT, "sid_codebook").path("sid_codebook.parquet")),
-    )
-    if name == "tiger":
-        ranker = tiger.load(artifact.verified_folder(), codebook)
-    else:
-        ranker = (text_knn if name == "text_knn" else sequential).load(artifact.verified_folder())
-        codebook = ranker.catalogue.as_codebook
-    places = ranker.places(valid, 10)
-    assert training.score(places, valid, codebook)["ndcg@10"] == pytest.approx(meta["chosen"]["ndcg@10"])
+    config = world.profile.dataset("toys")
+    wide = config.model_copy(update={"decoding": config.decoding.model_copy(update={"beam_width": 10})})
+    ranker = load_object(MODEL_NAMED[name].ranker)(opened(world, name), wide)
+    codebook = small_world.codebook() if name == "tiger" else ranker.catalogue.as_codebook
+    assert training.measure(ranker, samples(3, 1), codebook)["ndcg@10"] == pytest.approx(meta["chosen"]["ndcg@10"])
 
 
-def test_tiger_of_another_codebook_is_refused(world):
-    artifact = world.run("baseline_tiger").artifact
-    codebook = tables.read(world.store.require("toys", SNAPSHOT, "sid_codebook").path("sid_codebook.parquet"))
+def test_tiger_of_another_codebook_is_refused(world, tmp_path):
+    world.run("baseline_tiger")
+    tables.write(small_world.codebook().head(15), tmp_path / "fewer.parquet", contracts.Codebook)
+    inputs = opened(world, "tiger") | {"sid_codebook": SimpleNamespace(path=lambda name: tmp_path / "fewer.parquet")}
     with pytest.raises(SidrError, match="another codebook"):
-        tiger.load(artifact.verified_folder(), codebook.head(15))
+        tiger.load(inputs, world.profile.dataset("toys"))
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from builders import small_world
 from sidr_core.corpus.prompts import next_item
 from sidr_core.decoding.beam import Beams, constrained_beam
-from sidr_core.decoding.decoder import PRIOR, Decoder, best_positions
-from sidr_core.decoding.lists import rankings_of
+from sidr_core.decoding.decoder import Decoder, best_positions
 from sidr_core.models import checkpoint
-from sidr_core.recommending.lists import adaptive, best_threshold, choice_rows, choose_threshold, margins, neural
+from sidr_core.recommending.adaptive import adaptive, best_threshold, choose_threshold, margins
+from sidr_core.recommending.lists import checkpoint_lists
+from sidr_core.recommending.rows import choice_rows
 from sidr_core.settings import Decoding
 from sidr_core.tables.columns import DIRECT, THINKING
 
@@ -51,77 +52,14 @@ def test_a_list_after_several_thoughts_ranks_by_their_mean(loaded) -> None:
         assert (np.diff(first) <= 1e-5).all(), "the thought that supports the first place most stands first"
 
 
-def probabilities(loaded, contexts: list[list[int]]) -> np.ndarray:
-    """(N, S) log-probability of each SID of the index after each context."""
-    each = constrained_beam(loaded.model, contexts, loaded.index, beam_width=len(loaded.index), batch_size=9, pad_id=0)
-    by_leaf = np.zeros_like(each.scores)
-    np.put_along_axis(by_leaf, each.leaf, each.scores, axis=1)
-    return by_leaf.astype(float)
-
-
-def test_a_merged_list_is_the_weighted_mean_of_the_direct_answer_and_those_after_thoughts(loaded) -> None:
-    """And a weight below 0 takes away what a thought suggests by itself, after an empty history."""
-    decoder = Decoder.of(loaded, DECODING.model_copy(update={"beam_width": len(loaded.index)}))
-    turns, render, close = (
-        [next_item(history) for history in HISTORIES],
-        loaded.renderer.prompt,
-        loaded.renderer.close_ids,
-    )
-    merged = decoder.think_and_rank(turns, (DIRECT, THINKING), (0.4, 0.6))
-    against = decoder.think_and_rank(turns, (THINKING, PRIOR), (1.0, -0.5))
-    thoughts = decoder.think(turns)
-    for row, turn in enumerate(turns):
-        after, prior = (
-            probabilities(loaded, [[*render(text, THINKING), *thought.ids, *close] for thought in thoughts[row]])
-            for text in (turn, next_item(()))
-        )
-        direct = probabilities(loaded, [render(turn, DIRECT)])[0]
-        expected = np.log(0.4 * np.exp(direct) + 0.6 * np.exp(after).mean(axis=0))
-        np.testing.assert_allclose(merged.beams.scores[row], expected[merged.beams.leaf[row]], atol=1e-4)
-        np.testing.assert_allclose(merged.beams.scores[row], np.sort(expected)[::-1], atol=1e-4)
-        contrast = np.log(np.exp(after).mean(axis=0)) - 0.5 * prior.mean(axis=0)
-        np.testing.assert_allclose(against.beams.scores[row], contrast[against.beams.leaf[row]], atol=1e-3)
-        assert set(merged.thoughts[row]) == set(thoughts[row])
-        support = [after[thoughts[row].index(thought), merged.beams.leaf[row, 0]] for thought in merged.thoughts[row]]
-        assert support == sorted(support, reverse=True)
-
-
-def test_thoughts_can_be_given_with_a_share_each(loaded) -> None:
-    """Candidates of one thought, say: one of three counts for nothing, and another user's thought moves the list."""
-    decoder = Decoder.of(loaded, DECODING)
-    turns = [next_item(history) for history in HISTORIES]
-    thoughts = decoder.think(turns)
-    shares = np.tile([0.5, 0.0, 0.5], (5, 1))
-    halves = decoder.rank_after(turns, thoughts, shares=shares).beams
-    two = decoder.rank_after(turns, [[row[0], row[2]] for row in thoughts]).beams
-    assert halves.leaf.tolist() == two.leaf.tolist()
-    np.testing.assert_allclose(halves.scores, two.scores, atol=1e-5)
-    others = decoder.rank_after(turns, [*thoughts[1:], thoughts[0]]).beams
-    assert not np.allclose(others.scores, decoder.rank_after(turns, thoughts).beams.scores, atol=1e-4)
-    with pytest.raises(ValueError, match="rests on thinking"):
-        decoder.rank_after(turns, thoughts, (DIRECT,))
-
-
-def test_a_merged_list_is_filtered_like_any_other(loaded) -> None:
-    decoder = Decoder.of(loaded, DECODING.model_copy(update={"beam_width": len(loaded.index)}))
-    turns = [next_item(history) for history in HISTORIES]
-    items = np.isin(loaded.index.item_ids.to_numpy(), ["A01", "A14", "A03"])
-    whole = decoder.think_and_rank(turns, (DIRECT, THINKING)).beams
-    some = decoder.think_and_rank(turns, (DIRECT, THINKING), allowed=loaded.index.leaves_with(items)).beams
-    expected = rankings_of(whole, loaded.index, ROWS).filter(pl.col("item_id").is_in(["A01", "A14", "A03"]))
-    listed = rankings_of(some, loaded.index, ROWS, items)
-    assert listed.select("row_id", "item_id", "sid").equals(expected.select("row_id", "item_id", "sid"))
-    assert listed["rank"].to_list() == [1, 2, 3] * 5
-
-
 def test_several_thoughts_are_several_lines_and_one_list(loaded) -> None:
-    lists = neural(loaded, ROWS, HISTORIES, THINKING, DECODING)
+    lists = checkpoint_lists(loaded, ROWS, HISTORIES, THINKING, DECODING)
     assert lists.thoughts is not None
     assert lists.thoughts.select("row_id", "trace").rows() == [(row, n) for row in ROWS for n in range(3)]
     assert lists.rankings.group_by("row_id").agg(pl.col("sid").n_unique())["sid"].to_list() == [6] * 5
-    again = neural(loaded, ROWS, HISTORIES, THINKING, DECODING)
+    again = checkpoint_lists(loaded, ROWS, HISTORIES, THINKING, DECODING)
     assert again.rankings.equals(lists.rankings) and again.thoughts.equals(lists.thoughts)
-    one = neural(loaded, ROWS, HISTORIES, THINKING, DECODING.model_copy(update={"traces": 1}))
+    one = checkpoint_lists(loaded, ROWS, HISTORIES, THINKING, DECODING.model_copy(update={"traces": 1}))
     assert one.thoughts["trace"].to_list() == [0] * 5
 
 
@@ -137,11 +75,11 @@ def test_the_oracle_takes_the_best_list_of_any_thought(loaded) -> None:
 
 
 def test_an_adaptive_model_thinks_where_its_direct_list_is_unsure(loaded) -> None:
-    direct = neural(loaded, ROWS, HISTORIES, DIRECT, DECODING).rankings.sort("row_id", "rank")
+    direct = checkpoint_lists(loaded, ROWS, HISTORIES, DIRECT, DECODING).rankings.sort("row_id", "rank")
     never, always = (adaptive(loaded, ROWS, HISTORIES, threshold, DECODING) for threshold in (-1.0, 1.0))
     assert never.rankings.sort("row_id", "rank").equals(direct)
     assert never.thoughts is not None and never.thoughts.is_empty()
-    thinking = neural(loaded, ROWS, HISTORIES, THINKING, DECODING)
+    thinking = checkpoint_lists(loaded, ROWS, HISTORIES, THINKING, DECODING)
     assert always.rankings.sort("row_id", "rank").equals(thinking.rankings.sort("row_id", "rank"))
     prompts = [loaded.renderer.prompt(next_item(history), DIRECT) for history in HISTORIES]
     beams = constrained_beam(loaded.model, prompts, loaded.index, beam_width=6, batch_size=4, pad_id=0)

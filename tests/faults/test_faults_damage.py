@@ -152,13 +152,13 @@ def test_gc_deletes_nothing_while_it_cannot_tell_what_is_needed(tmp_path, what):
 
 def test_a_point_needs_the_best_weights_of_its_time_alone(tmp_path):
     """Earlier ones go once it is marked."""
-    from sidr_core.training.resume import Keeper, ResumePoints, newest_point
+    from sidr_core.training.resume import BestCheckpoint, ResumePoints, newest_point
 
     for step in (2, 4):
         (tmp_path / f"best-{step}.safetensors").write_bytes(b"weights")
     (tmp_path / "checkpoint-4").mkdir()
     quiet = Progress(lambda line: None)
-    keeper = Keeper(None, lambda model: {}, tmp_path, quiet)
+    keeper = BestCheckpoint(None, lambda model: {}, tmp_path, quiet)
     log = [{"step": 2, "eval_ndcg@10": 0.1}, {"step": 4, "eval_ndcg@10": 0.2}]
     ResumePoints(tmp_path, 1, keeper).on_save(None, SimpleNamespace(global_step=4, log_history=log), None)
     assert [path.name for path in tmp_path.glob("best-*")] == ["best-4.safetensors"]

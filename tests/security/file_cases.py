@@ -40,13 +40,13 @@ def baseline(path: Path) -> str:
 def best_weights(path: Path) -> str:
     import torch
 
-    from sidr_core.training.resume import Keeper
+    from sidr_core.training.resume import BestCheckpoint
 
     shutil.copy(path, path.with_name("best-1.safetensors"))
     state = SimpleNamespace(log_history=[{"step": 1, "eval_ndcg@10": 1.0}])
     accelerator = SimpleNamespace(unwrap_model=lambda model: model)
     trainer = SimpleNamespace(state=state, accelerator=accelerator, model=torch.nn.Linear(2, 2))
-    Keeper(trainer, lambda model: {}, path.parent, Progress(lambda line: None)).load_best()
+    BestCheckpoint(trainer, lambda model: {}, path.parent, Progress(lambda line: None)).load()
     return "read"
 
 

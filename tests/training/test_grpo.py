@@ -21,7 +21,7 @@ from sidr_core.settings import Grpo, TinyModel
 from sidr_core.training import grpo
 from sidr_core.training.grouped import GroupedTrainer, micro_batches, score
 from sidr_core.training.rewards import Scored
-from sidr_core.training.rollouts import Written
+from sidr_core.training.rollouts import Rollout
 
 G = 3
 
@@ -190,16 +190,16 @@ def test_the_log_holds_what_a_step_was_like_and_both_modes_at_each_measurement(l
 def test_shares_of_groups_before_and_after_filtering(loaded):
     settings = _settings(drop_zero_variance=True)
     rollouts = grpo.Rollouts(small_world.samples(1, 2), small_world.codebook(), loaded, settings)
-    rollouts.written = [Written([5] * n, [1] * n, None, True, n) for n in (1, 2, 3, 4, 5, 6)]
+    rollouts.rollouts = [Rollout([5] * n, [1] * n, None, True, n) for n in (1, 2, 3, 4, 5, 6)]
     rollouts.scored = [Scored(0.0, 0, False, False)] * 6
     rollouts.same = [True, False]
-    parts = rollouts.parts()
+    parts = rollouts.statistics()
     assert (parts["zero_variance"], parts["zero_variance_trained"]) == (0.5, 0.0)
     assert parts["thought_tokens"] == 3.5 and parts["thought_tokens_p95"] == pytest.approx(5.75)
-    doubled = rollouts.parts(lambda rows: [*rows, False] if rows and isinstance(rows[0], bool) else rows)
+    doubled = rollouts.statistics(lambda rows: [*rows, False] if rows and isinstance(rows[0], bool) else rows)
     assert doubled["zero_variance"] == pytest.approx(1 / 3), "counted over all processes"
     rollouts.same = [True, True]
-    assert rollouts.parts()["zero_variance_trained"] == 1.0, "where all groups are alike none is left out"
+    assert rollouts.statistics()["zero_variance_trained"] == 1.0, "where all groups are alike none is left out"
 
 
 @pytest.mark.parametrize("which", ["lora", "new_rows"])
@@ -221,7 +221,7 @@ def test_vllm_is_refused_where_it_cannot_work(monkeypatch):
     with pytest.raises(ValueError, match="constrained needs the own decoder"):
         Grpo(vllm={"mode": "colocate"}, rollouts="constrained")
     monkeypatch.setattr(grpo, "find_spec", lambda name: None)
-    with pytest.raises(SidrError, match="cannot be written with vLLM"):
+    with pytest.raises(SidrError, match="vLLM cannot write the rollouts"):
         grpo._refuse_missing_engine(Grpo(vllm={"mode": "server"}))
     grpo._refuse_missing_engine(Grpo())
 
@@ -253,7 +253,7 @@ def test_what_vllm_writes_is_scored_by_its_row(loaded):
     assert asked["prompts"] == found["prompt_ids"] and asked["num_generations"] == 2
     assert found["earned"] == pytest.approx([1.1, 0.0, 0.6, 0.0]), "targets (0, 1) and (0, 2)"
     assert found["logprobs"] == [[-0.5] * len(ids) for ids in found["completion_ids"]]
-    assert rollouts.parts()["close_rate"] == 0.5
+    assert rollouts.statistics()["close_rate"] == 0.5
 
 
 def test_prompts_of_a_step_are_shared_out_evenly(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.store import Store
 from sidr_core.training import cards
-from sidr_core.training.resume import Keeper, LengthGrouped, mark, newest_point
+from sidr_core.training.resume import BestCheckpoint, LengthGrouped, mark, newest_point
 
 QUIET = Progress(lambda line: None)
 BELOW = ("sft_checkpoint", "activation_checkpoint", "grpo_checkpoint")
@@ -174,10 +174,10 @@ def test_the_start_may_be_kept_by_rl_and_never_by_fine_tuning(tmp_path, at_epoch
         accelerator = SimpleNamespace(unwrap_model=lambda model: model)
 
     Trainer.model = model
-    keeper = Keeper(Trainer, lambda _: {"ndcg@10": next(values)}, tmp_path, QUIET, every=2, at_epochs=at_epochs)
+    keeper = BestCheckpoint(Trainer, lambda _: {"ndcg@10": next(values)}, tmp_path, QUIET, every=2, at_epochs=at_epochs)
     for step in (0, 3, 5, 7):
         Trainer.state.global_step = step
         model.weight.data.fill_(float(step))
         keeper._take(Trainer.state, SimpleNamespace())
-    keeper.load_best()
+    keeper.load()
     assert model.weight.item() == kept

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from builders.remote import load
-from sidr_core.training.rewards import REWARDS, Rollout, answer_codes, exact, rank, step_rule, zero_variance
+from sidr_core.training.rewards import REWARDS, Completion, answer_codes, exact, rank, step_rule, zero_variance
 
 table = load("scripts/reward_table.py")
 
@@ -24,7 +24,7 @@ TARGET = (1, 2, 3)
     ],
 )
 def test_scores_by_hand(text, reward, matched):
-    scored = step_rule(Rollout(text, TARGET), CATALOGUE)
+    scored = step_rule(Completion(text, TARGET), CATALOGUE)
     assert scored.reward == pytest.approx(reward)
     assert scored.matched == matched
     assert scored.parsed
@@ -49,13 +49,13 @@ def test_scores_by_hand(text, reward, matched):
     ],
 )
 def test_anything_else_earns_nothing(text):
-    assert step_rule(Rollout(text, TARGET), CATALOGUE).reward == 0
+    assert step_rule(Completion(text, TARGET), CATALOGUE).reward == 0
     assert answer_codes(text, 3) is None
 
 
 def test_other_level_counts():
-    assert step_rule(Rollout("</think>\n\n<a_4>", (4,)), {(4,)}).reward == pytest.approx(1.1)
-    assert step_rule(Rollout("</think>\n\n<a_4><b_1>", (4, 0)), {(4, 1), (4, 0)}).reward == pytest.approx(0.6)
+    assert step_rule(Completion("</think>\n\n<a_4>", (4,)), {(4,)}).reward == pytest.approx(1.1)
+    assert step_rule(Completion("</think>\n\n<a_4><b_1>", (4, 0)), {(4, 1), (4, 0)}).reward == pytest.approx(0.6)
 
 
 ANSWER = "thought\n</think>\n\n{}"
@@ -63,19 +63,19 @@ RIGHT, NEAR = "<a_1><b_2><c_3>", "<a_1><b_2><c_4>"
 
 
 def test_exact_by_hand():
-    assert exact(Rollout(ANSWER.format(RIGHT), TARGET), CATALOGUE).reward == 1
-    assert exact(Rollout(ANSWER.format(NEAR), TARGET), CATALOGUE).reward == 0
-    assert exact(Rollout(RIGHT, TARGET), CATALOGUE).reward == 0
+    assert exact(Completion(ANSWER.format(RIGHT), TARGET), CATALOGUE).reward == 1
+    assert exact(Completion(ANSWER.format(NEAR), TARGET), CATALOGUE).reward == 0
+    assert exact(Completion(RIGHT, TARGET), CATALOGUE).reward == 0
 
 
 @pytest.mark.parametrize(("place", "reward"), [(0, 1.0), (1, 0.63092975), (6, 1 / 3), (None, 0.0)])
 def test_rank_is_the_gain_of_the_place(place, reward):
     """The answer that was drawn does not matter, where the target stands does."""
-    assert rank(Rollout(ANSWER.format(NEAR), TARGET, place), CATALOGUE).reward == pytest.approx(reward)
+    assert rank(Completion(ANSWER.format(NEAR), TARGET, place), CATALOGUE).reward == pytest.approx(reward)
 
 
 def test_rank_wants_an_answer():
-    assert rank(Rollout("thought, never closed", TARGET, 0), CATALOGUE).reward == 0
+    assert rank(Completion("thought, never closed", TARGET, 0), CATALOGUE).reward == 0
 
 
 def test_groups_without_variance():

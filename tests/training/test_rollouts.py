@@ -11,7 +11,7 @@ from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Grpo
 from sidr_core.training import grpo
 from sidr_core.training.grpo import Rollouts, preflight
-from sidr_core.training.rollouts import Written, roll_out
+from sidr_core.training.rollouts import Rollout, roll_out
 
 QUIET = Progress(lambda line: None)
 
@@ -90,12 +90,12 @@ def test_each_row_is_scored_by_its_own_target(loaded, monkeypatch):
     right = renderer.encode("x") + list(renderer.close_ids) + renderer.encode("<a_0><b_1>") + [renderer.eos_id]
     never = renderer.encode("x")
     texts = [right, right, never]
-    written = [Written(ids, [1] * len(ids), None, ids is right, 1) for ids in texts]
+    written = [Rollout(ids, [1] * len(ids), None, ids is right, 1) for ids in texts]
     monkeypatch.setattr(grpo, "roll_out", lambda *_: written)
     rollouts = _rollouts(loaded, _settings(generations=3))
     rollouts.take(loaded.model, [0, 1, 0], 0)
     assert [scored.reward for scored in rollouts.scored] == pytest.approx([1.1, 0.6, 0.0])
-    parts = rollouts.parts()
+    parts = rollouts.statistics()
     assert {
         name: parts[name] for name in ("parsed", "valid", "matched_1", "matched_2", "zero_variance")
     } == pytest.approx({"parsed": 2 / 3, "valid": 2 / 3, "matched_1": 2 / 3, "matched_2": 1 / 3, "zero_variance": 0.0})

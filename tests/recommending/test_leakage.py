@@ -8,7 +8,7 @@ import pytest
 from builders import small_world
 from builders.small_world import SNAPSHOT, edit_meta, spoil
 from sidr_core.errors import InputError
-from sidr_core.recommending import leakage as refusals
+from sidr_core.recommending import leakage
 from sidr_core.recommending.rows import chosen_rows
 from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
@@ -25,28 +25,28 @@ def told(error: InputError) -> str:
 
 
 def test_honest_rows_pass():
-    refusals.of_rows(TEST, TRAIN)
+    leakage.check_rows(TEST, TRAIN)
 
 
 def test_a_test_row_seen_in_training_is_named():
     with pytest.raises(InputError, match="1 test rows were seen in training") as refused:
-        refusals.of_rows(TEST, pl.concat([TRAIN, TEST.filter(pl.col("row_id") == "user3:5")]))
+        leakage.check_rows(TEST, pl.concat([TRAIN, TEST.filter(pl.col("row_id") == "user3:5")]))
     assert "user3:5" in told(refused.value)
 
 
 def test_training_after_the_first_test_row_is_refused():
     late = TRAIN.with_columns(pl.col("target_timestamp") + 86_400 * 10)
     with pytest.raises(InputError, match="what came after the first test row") as refused:
-        refusals.of_rows(TEST, late)
+        leakage.check_rows(TEST, late)
     assert "2020-02-07" in told(refused.value)
     # Rows of a published split carry no times, and equal times are no proof.
-    refusals.of_rows(TEST, late.with_columns(target_timestamp=pl.lit(None, pl.Int64)))
-    refusals.of_rows(TEST, TRAIN.with_columns(target_timestamp=pl.lit(TEST["target_timestamp"].min())))
+    leakage.check_rows(TEST, late.with_columns(target_timestamp=pl.lit(None, pl.Int64)))
+    leakage.check_rows(TEST, TRAIN.with_columns(target_timestamp=pl.lit(TEST["target_timestamp"].min())))
 
 
 def test_one_user_and_no_rows_are_refused():
     with pytest.raises(InputError, match="interval over users"):
-        refusals.of_rows(TEST.head(2), TRAIN)
+        leakage.check_rows(TEST.head(2), TRAIN)
     with pytest.raises(InputError, match="test split is empty"):
         chosen_rows(TEST.clear(), None)
 
