@@ -6,7 +6,8 @@
 
 `sidr exact` and `sidr sliced` are `constrained_beam`. `callback` is `model.generate(prefix_allowed_tokens_fn=…)` with
 the legal tokens in a dictionary by tuple. `strings` is `model.generate` with a logits processor as public code for
-this task has it (METHOD.md 10.2): a dictionary by the text of the token ids, a second log-softmax, a mask of -1e6.
+this task has it (docs/method.md, "Pitfalls"): a dictionary by the text of the token ids, a second log-softmax, a mask
+of -1e6.
 All get the same batches, sorted by length, the same prompts and the same beam; prompts share a head, as a system
 turn does. Catalogues are random SIDs of 3 levels of 256 codes. Weights are random but for SmolLM2.
 
@@ -184,16 +185,19 @@ def step_table(args: argparse.Namespace, catalogues: dict[int, np.ndarray]) -> N
                 "strings": partial(rival_steps, index, nodes, states, weight, by_string(legal), args),
                 "sidr exact": partial(our_steps, index, nodes, states, weight, False, args),
                 "sidr sliced": partial(our_steps, index, nodes, states, weight, True, args),
+                "sidr exact, a filter for all": partial(our_steps, index, nodes, states, weight, False, args, 1),
+                "sidr exact, a filter per row": partial(our_steps, index, nodes, states, weight, False, args, ROWS),
             }
             took, after, chosen = {}, {}, {}
             for way, run in ways.items():
                 took[way], after[way], chosen[way] = run()
             for way in ways:
                 same = np.mean([a == b for a, b in zip(chosen[way], chosen["sidr exact"], strict=True)])
+                agreement = "–" if "filter" in way else f"{same:.1%}"
                 shown = "–" if way.startswith("sidr") else f"{after[way] * 1e3:.1f}"
                 ratio = took["callback"] / took[way]
                 print(
-                    f"| {size:,} | {way} | {took[way] * 1e3:.1f} | {shown} | {ratio:.1f} x | {same:.1%} |", flush=True
+                    f"| {size:,} | {way} | {took[way] * 1e3:.1f} | {shown} | {ratio:.1f} x | {agreement} |", flush=True
                 )
     print()
 
@@ -205,22 +209,39 @@ def random_nodes(index: SidIndex, level: int) -> torch.Tensor:
 
 
 def our_steps(
-    index: SidIndex, nodes: list[torch.Tensor], states: torch.Tensor, weight: torch.Tensor, sliced: bool, args: Any
+    index: SidIndex,
+    nodes: list[torch.Tensor],
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    sliced: bool,
+    args: Any,
+    filters: int = 0,
 ) -> tuple[float, float, list[list[int]]]:
-    """Seconds per step, nothing, and the tokens chosen per row."""
+    """Seconds per step, nothing, and the tokens chosen per row. `filters`: so many, each of half the items.
+
+    The masks of the nodes are made once per list, and a third of that time is counted per step.
+    """
     trie = beam.Trie(index, states.device)
+    leaves = np.random.default_rng(0).random((filters, len(index))) < 0.5
+
+    def masks() -> list[torch.Tensor] | None:
+        return beam.allowed_nodes(index, leaves, states.device) if filters else None
+
+    made, allowed = seconds(masks, args.device)
+    search = beam.Search(trie, BEAMS, allowed=allowed)
     head = Head(None, None, weight, None, sliced)  # type: ignore[arg-type]
     scores = torch.zeros(ROWS, BEAMS, device=states.device)
 
     def step(level: int, at: torch.Tensor) -> torch.Tensor:
         log_probs = head.log_probs(states, trie.levels[level])
-        kept, _, parents = beam.extend(log_probs, at, scores, trie, level, BEAMS, 1)
+        kept, _, parents = beam.extend(log_probs, at, scores, search, level)
         return parents * 10**6 + trie.tokens[level][kept]
 
     took, chosen = [], []
     for level, at in zip((1, 2), nodes, strict=True):
         at = at.to(states.device)
-        took += [seconds(partial(step, level, at), args.device)[0] for _ in range(args.repeats)]
+        share = made / LEVELS if filters else 0.0
+        took += [seconds(partial(step, level, at), args.device)[0] + share for _ in range(args.repeats)]
         chosen += np.sort(step(level, at).cpu().numpy(), axis=1).tolist()
     return float(np.median(took)), 0.0, chosen
 

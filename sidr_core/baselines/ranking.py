@@ -34,9 +34,13 @@ class Ranker(Protocol):
 
 
 def list_length(codebook: pl.DataFrame, width: int) -> int:
-    """How many items a list needs so that it surely holds `width` distinct SIDs of `codebook` (item_id -> sid)."""
+    """How many items a list needs so that it surely holds `width` distinct SIDs, or all if there are fewer.
+
+    Args:
+        codebook: item_id -> sid.
+    """
     sharing = codebook.height - codebook[SID].n_unique()  # at most so many items repeat a SID
-    return max(min(width + sharing, codebook.height), width)
+    return min(width + sharing, codebook.height)
 
 
 def rankings(ranker: Ranker, rows: pl.DataFrame, codebook: pl.DataFrame, width: int) -> pl.DataFrame:

@@ -21,7 +21,7 @@ import torch
 from sidr_core.baselines import training
 from sidr_core.baselines.sequences import steps
 from sidr_core.decoding.batching import batches, left_pad
-from sidr_core.decoding.beam import Beams, Trie, extend
+from sidr_core.decoding.beam import Beams, Search, Trie, extend
 from sidr_core.decoding.lists import rankings_of
 from sidr_core.errors import SidrError
 from sidr_core.models.checkpoint import codebook_digest
@@ -114,9 +114,8 @@ class SidRanker:
             )
             log_probs = output.logits[:, -1].log_softmax(dim=1)[:, self._trie.levels[level]]  # (R * B, codes of level)
             before = nodes.shape[1]
-            nodes, scores, parents = extend(
-                log_probs.view(len(prompts), before, -1), nodes, scores, self._trie, level, width, 1
-            )
+            search = Search(self._trie, width)
+            nodes, scores, parents = extend(log_probs.view(len(prompts), before, -1), nodes, scores, search, level)
             written, of = self._trie.tokens[level][nodes], rows.repeat_interleave(nodes.shape[1])
             cache = output.past_key_values
             cache.reorder_cache((rows[:, None] * before + parents).flatten())

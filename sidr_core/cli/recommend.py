@@ -42,7 +42,14 @@ def recommend(
 
     loaded = checkpoint.load(published.artifact("grpo_checkpoint").verified_folder())
     decoding = published.config.decoding
-    decoding = decoding.model_copy(update={"beam_width": max(k, min(decoding.beam_width, len(loaded.index)))})
+    if k > len(loaded.index):
+        raise SidrError(
+            f"a list of {k} cannot be filled",
+            expected=f"-k of 1 to {len(loaded.index)}, the number of distinct SIDs",
+            found=f"-k {k}",
+            fix="ask for fewer items",
+        )
+    decoding = decoding.model_copy(update={"beam_width": max(k, decoding.beam_width)})
     lists = checkpoint_lists(loaded, ["row"], [[sids[item] for item in items]], mode, decoding)
     thought = lists.thoughts.row(0, named=True) if lists.thoughts is not None else None
     whose = f"user {user}" if user is not None else "the given history"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from sidr_core.sids.index import ITEM_ROW, LEAF
 from sidr_core.tables.columns import ITEM_ID, RANK, ROW_ID, SCORE, SID
 
 if TYPE_CHECKING:
@@ -38,19 +39,27 @@ class Lists:
     thoughts: pl.DataFrame | None = None
 
 
-def rankings_of(beams: Beams, index: SidIndex, row_ids: Sequence[str]) -> pl.DataFrame:
-    """Beams (R, B) as rankings: each SID gives one row per item that carries it, all at its score."""
+def rankings_of(beams: Beams, index: SidIndex, row_ids: Sequence[str], items: np.ndarray | None = None) -> pl.DataFrame:
+    """Beams (R, B) as rankings: each SID gives one row per item that carries it, all at its score.
+
+    Args:
+        items: (I,) or (R, I) bool over `SidIndex.item_ids`, the items that may be listed, where the beam was filtered
+            by `index.leaves_with(items)`: of the items that share a SID the others are left out.
+    """
     rows, width = beams.leaf.shape
     flat = pl.DataFrame(
         {
             "row": np.repeat(np.arange(rows), width),
             "beam": np.tile(np.arange(width), rows),
-            "leaf": beams.leaf.ravel().astype(np.int64),
+            LEAF: beams.leaf.ravel().astype(np.int64),
             SCORE: beams.scores.ravel().astype(np.float64),
         }
-    )
-    leaves = index.items_at(np.unique(beams.leaf))
-    placed = flat.join(leaves, on="leaf", how="inner").sort("row", "beam", ITEM_ID)
+    ).filter(pl.col(LEAF) >= 0)
+    leaves = index.items_at(flat[LEAF].unique().sort().to_numpy())
+    placed = flat.join(leaves, on=LEAF, how="inner").sort("row", "beam", ITEM_ID)
+    if items is not None:
+        each = np.atleast_2d(items)
+        placed = placed.filter(pl.Series(each[placed["row"].to_numpy() % len(each), placed[ITEM_ROW].to_numpy()]))
     names = pl.DataFrame({"row": np.arange(rows), ROW_ID: list(row_ids)}, schema_overrides={ROW_ID: pl.String})
     ranked = placed.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("row").alias(RANK))
     return ranked.join(names, on="row", how="left", maintain_order="left").select(RANKING)

@@ -88,12 +88,12 @@ def measure(
     for traces, cap in settings:
         options = decoding.model_copy(update={"traces": traces, "max_thought_tokens": cap})
         decoder = Decoder.of(loaded, options)
-        ranked = decoder.think_and_rank(turns, progress.named(f"{traces} x {cap}"))
+        ranked = decoder.think_and_rank(turns, progress=progress.named(f"{traces} x {cap}"))
         gains = ndcg(rankings_of(ranked.beams, loaded.index, row_ids))
         oracle = gains
         if traces > 1:
             best = decoder.best_of_traces(turns, ranked, targets)  # (R,), from 0
-            oracle = np.where(best < min(k, decoding.beam_width), 1 / np.log2(best + 2), 0.0)
+            oracle = np.where(best < min(k, decoder.beam_width), 1 / np.log2(best + 2), 0.0)
         tokens = np.array([sum(len(thought.ids) for thought in row) for row in ranked.thoughts], dtype=np.float64)
         closed = np.array([np.mean([thought.closed for thought in row]) for row in ranked.thoughts])
         measured.append(lines(traces, cap, tokens, closed, gains, oracle))

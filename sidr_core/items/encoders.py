@@ -24,7 +24,7 @@ import numpy as np
 
 from sidr_core.errors import InputError
 from sidr_core.items.cache import Keep
-from sidr_core.models.untrusted import reading, untrusted_file
+from sidr_core.models.untrusted import reading, untrusted_file, untrusted_hub_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -128,8 +128,10 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
 
         name = str(get_model_path())
     if untrusted := untrusted_file(Path(name)):
-        raise _unloadable(config.model, f"{untrusted}: only safetensors and JSON are read, and no code")
+        raise _unloadable(config.model, *untrusted)
     with reading(partial(_unloadable, config.model)):
+        if not Path(name).is_dir() and (untrusted := untrusted_hub_model(name)):
+            raise _unloadable(config.model, *untrusted)
         model = SentenceTransformer(
             name,
             trust_remote_code=False,
@@ -156,10 +158,12 @@ def load_encoder(config: Encoder) -> SentenceTransformer:
     return model.eval()
 
 
-def _unloadable(model: str, reason: str) -> InputError:
+def _unloadable(
+    model: str, reason: str, fix: str = "correct `encoder.model` in the profile, or make the hub reachable"
+) -> InputError:
     return InputError(
         f"the item encoder {model!r} cannot be loaded",
         expected=f"{PACKAGED!r}, a sentence-transformers folder, or an id on the Hugging Face hub",
         found=reason,
-        fix="correct `encoder.model` in the profile, or make the hub reachable",
+        fix=fix,
     )

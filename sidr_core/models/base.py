@@ -21,7 +21,7 @@ from sidr_core.corpus.prompts import SYSTEM
 from sidr_core.errors import SidrError
 from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
-from sidr_core.models.untrusted import reading, untrusted_file
+from sidr_core.models.untrusted import reading, untrusted_file, untrusted_hub_model
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, add_tokens, extend_vocabulary, words_of_codes
 from sidr_core.settings import BaseModelConfig, PackagedModel, PretrainedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
@@ -162,13 +162,15 @@ def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel,
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if untrusted := untrusted_file(Path(name)):
-        raise _unreadable(name, f"{untrusted}: only safetensors and JSON are read, and no code")
+        raise _unreadable(name, *untrusted)
     source: dict[str, Any] = {
         "revision": revision,
         "local_files_only": Path(name).is_dir(),
         "trust_remote_code": False,
     }
     with reading(partial(_unreadable, name)):
+        if not source["local_files_only"] and (untrusted := untrusted_hub_model(name, revision)):
+            raise _unreadable(name, *untrusted)
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True, **source
@@ -180,13 +182,17 @@ def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel,
     return model, tokenizer
 
 
-def _unreadable(name: str, found: str) -> SidrError:
+def _unreadable(
+    name: str,
+    found: str,
+    fix: str = "set base_model.name to a folder that holds the model, or use base_model.kind: packaged or tiny",
+) -> SidrError:
     return SidrError(
         f"the base model {name!r} cannot be read",
-        expected="a folder with config.json, model.safetensors and a tokenizer, or the id of such a model "
+        expected="a folder with config.json, safetensors and a tokenizer and without code, or the id of such a model "
         "on the Hugging Face hub, within reach of this machine",
         found=found,
-        fix="set base_model.name to a folder that holds the model, or use base_model.kind: packaged or tiny",
+        fix=fix,
     )
 
 

@@ -255,13 +255,18 @@ def _refuse_untrusted(folder: Path) -> None:
     if missing := [name for name in (WEIGHTS, INDEX, META, "config.json") if not (folder / name).is_file()]:
         raise _broken(folder, f"{WEIGHTS}, {INDEX}, {META} and config.json", f"no {missing[0]}")
     if untrusted := untrusted_file(folder):
-        raise _broken(folder, "safetensors only: other weight formats can run code when read", untrusted)
+        raise _broken(folder, "safetensors only, and no file or entry that can run code", *untrusted)
 
 
-def _broken(folder: Path, expected: str, found: str) -> SidrError:
+def _broken(
+    folder: Path,
+    expected: str,
+    found: str,
+    fix: str = "materialize the checkpoint's asset again, or name another folder",
+) -> SidrError:
     return SidrError(
         f"{folder} is not a sound checkpoint",
         expected=expected,
         found=found,
-        fix="materialize the checkpoint's asset again, or name another folder",
+        fix=fix,
     )

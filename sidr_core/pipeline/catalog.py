@@ -41,10 +41,9 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
     with FileLock(target.with_suffix(".lock")):
         for leftover in target.parent.glob(f".{target.name}.*"):  # we hold the lock: its writer is dead
             leftover.unlink(missing_ok=True)
-        current = [[*where, store.ref(*where)] for where in store.refs()]
-        digest = hashlib.sha256(canonical_json([LAYOUT, str(store.root), current]).encode()).hexdigest()
-        if if_other and _made_for(target) == digest:
+        if if_other and is_current(store):
             return
+        digest = _digest(store)  # taken first: an output that becomes current now is not in it
         with replacing(target, durable=False) as partial, duckdb.connect(str(partial)) as connection:
             for statement in _view_statements(store):
                 connection.execute(statement)
@@ -72,18 +71,24 @@ def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
                 yield artifact.path(name, digest)
 
 
-def _made_for(target: Path) -> str | None:
-    """Digest of the store's place and current outputs that a catalog was made for; None without a sound catalog."""
+def is_current(store: Store) -> bool:
+    """Whether there is a sound catalog, made from the outputs that are current now."""
     import duckdb
 
-    if not target.is_file():
-        return None
+    if not path(store).is_file():
+        return False
     try:
-        with duckdb.connect(str(target), read_only=True) as connection:
-            row = connection.execute(f"select digest from main.{_MADE_FOR}").fetchone()
+        with duckdb.connect(str(path(store)), read_only=True) as connection:
+            return connection.execute(f"select digest from main.{_MADE_FOR}").fetchone() == (_digest(store),)
     except duckdb.Error:
-        return None
-    return row[0] if row else None
+        return False
+
+
+def _digest(store: Store) -> str:
+    """Digest of everything that a catalog is made from: the store's place and its current outputs."""
+    current = [[*where, store.ref(*where)] for where in store.refs()]
+    text = canonical_json([LAYOUT, str(store.root), current])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _view_statements(store: Store) -> list[str]:

@@ -140,4 +140,4 @@ def _direct_beams(
 ) -> Beams:
     from sidr_core.decoding.decoder import Decoder  # torch takes seconds to import
 
-    return Decoder.of(loaded, decoding).rank_directly([next_item(history) for history in histories], progress)
+    return Decoder.of(loaded, decoding).rank_directly([next_item(history) for history in histories], progress=progress)

@@ -48,9 +48,9 @@ def checkpoint_lists(
 
     decoder, turns = Decoder.of(loaded, decoding), [next_item(history) for history in histories]
     if mode == DIRECT:
-        direct = decoder.rank_directly(turns, progress)
+        direct = decoder.rank_directly(turns, progress=progress)
         return Lists(rankings_of(direct, loaded.index, row_ids))
-    ranked = decoder.think_and_rank(turns, progress)
+    ranked = decoder.think_and_rank(turns, progress=progress)
     return Lists(rankings_of(ranked.beams, loaded.index, row_ids), _thoughts(loaded, row_ids, ranked.thoughts))
 
 

@@ -17,11 +17,12 @@ from filelock import FileLock, Timeout
 
 from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.client import Client
-from sidr_core.remote.dialogue import Call, Done, Request, parse_body, read_completion
+from sidr_core.remote.dialect import Dialect
+from sidr_core.remote.dialogue import Call, Done, Request, read_completion
 from sidr_core.remote.endpoint import redact
-from sidr_core.remote.errors import EndpointError, TeacherUnavailable
+from sidr_core.remote.errors import CallFailed, EndpointError, TeacherUnavailable
 from sidr_core.remote.ledger import Label, Member, OpenBatch, Stored
-from sidr_core.remote.retry import CallFailed, Session, refusal, run_pool
+from sidr_core.remote.retry import Session, check_body, parse_json, refusal, run_pool
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -32,6 +33,8 @@ MOST_BYTES = 150_000_000
 POLL_SECONDS = 30.0
 #: Seconds that one attempt at moving a file may take.
 FILE_SECONDS = 600.0
+#: Bytes that a file of replies may hold beside what the requests allow: it may be of an earlier run.
+LEAST_FILE_BYTES = 2**28
 #: Batches in a row without a reply, after which we give up.
 MOST_BARREN = 2
 _ENDED = ("completed", "failed", "expired", "cancelled")
@@ -55,7 +58,8 @@ class BatchClient(Client):
         try:
             patient = self.endpoint.model_copy(update={"timeout_seconds": FILE_SECONDS, "concurrency": 1})
             rounds = _Rounds(self, missing, progress)
-            run_pool(patient, [None], rounds.work)
+            most_bytes = LEAST_FILE_BYTES + sum(16 * one.max_output_tokens + 8192 for one in missing)
+            run_pool(patient, [None], rounds.work, most_bytes=most_bytes)
             return rounds.done
         finally:
             lock.release()
@@ -116,19 +120,21 @@ class _Rounds:
         members = client.ledger.plan_batch(token, self._scope, planned, client.budget)
         if not members:
             raise client.exhausted()
+        dialect = client.dialect
         lines = (
-            {"custom_id": call.key, "method": "POST", "url": "/v1/chat/completions", "body": client.dialogue.wire(call)}
+            {"custom_id": call.key, "method": "POST", "url": "/v1/chat/completions", "body": dialect.wire(call.body)}
             for call in fitting
             if call.key in members
         )
         content = "".join(f"{json.dumps(line)}\n" for line in lines)
         identifier = await _submit(session, token, content.encode())
         client.ledger.batch_submitted(token, identifier)
-        return await self._collect(session, OpenBatch(token, identifier, members), identifier)
+        filed = await self._collect(session, OpenBatch(token, identifier, members), identifier)
+        return filed or client.dialect != dialect
 
     async def _collect(self, session: Session, batch: OpenBatch, identifier: str) -> int:
         """Wait for the end of a batch and file its replies; returns how many there are."""
-        ledger = self._client.ledger
+        ledger, dialect = self._client.ledger, self._client.dialect
         ended = await self._poll(session, identifier, len(batch.members))
         waiting, filed = dict(batch.members), 0
         refused: Exception | None = None
@@ -137,11 +143,11 @@ class _Rounds:
                 continue
             content = await session.call(lambda file=file: session.client.files.content(file))
             for line in filter(None, content.text.split("\n")):
-                entry = parse_body(line)
+                entry = parse_json(line, self._client.endpoint)
                 if (member := waiting.pop(entry.get("custom_id"), None)) is None:
                     continue
                 try:
-                    filed += self._file(entry, member)
+                    filed += self._file(entry, member, dialect)
                 except EndpointError as error:
                     refused = refused or error
         ledger.free(*(member.send for member in waiting.values()))
@@ -169,7 +175,7 @@ class _Rounds:
                 return batch
             await session.breaker.wait(POLL_SECONDS)
 
-    def _file(self, entry: dict[str, Any], member: Member) -> int:
+    def _file(self, entry: dict[str, Any], member: Member, dialect: Dialect) -> int:
         """File one line of an output or error file; 1 if it holds a reply. Raises EndpointError as a call would."""
         client, key = self._client, entry["custom_id"]
         label = Label(client.endpoint.model, client.host, member.kind, member.size)
@@ -177,7 +183,7 @@ class _Rounds:
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
             try:
-                reply = read_completion(body, key, member.size)
+                reply = read_completion(check_body(body, client.endpoint), key, member.size)
             except CallFailed:  # it may have been charged, so its worst case stays
                 return 0
             client.ledger.record(member.send, client.priced(reply), label)
@@ -185,6 +191,8 @@ class _Rounds:
         client.ledger.free(member.send)
         error = (body or {}).get("error") or entry.get("error") or {}
         message, code = redact(str(error.get("message", "")), client.endpoint), str(error.get("code") or "")
+        if status in (400, 422) and client.adapt(dialect, json.dumps(error), self._progress):
+            return 0  # it goes into the next batch, in the words that the server wants
         failure = refusal(status, code, message, client.endpoint) if isinstance(status, int) else None
         if isinstance(failure, EndpointError):
             raise failure

@@ -17,18 +17,28 @@ from pydantic import BaseModel
 
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.stage import Progress
-from sidr_core.remote.dialogue import Call, Dialogue, Done, ReplyFormat, Request, parse_body, read_completion
-from sidr_core.remote.endpoint import host_of, is_loopback
-from sidr_core.remote.errors import BudgetExhausted, TeacherUnavailable
+from sidr_core.remote.dialect import Dialect
+from sidr_core.remote.dialogue import Call, Dialogue, Done, ReplyFormat, Request, read_completion
+from sidr_core.remote.endpoint import OPENAI_HOST, host_of, is_loopback, redact
+from sidr_core.remote.errors import BudgetExhausted, CallFailed, Stopped, TeacherUnavailable
 from sidr_core.remote.estimate import Estimate, Reply, estimate, reply_of
 from sidr_core.remote.ledger import NANO, Cost, Label, Ledger, Stored, price_of
-from sidr_core.remote.retry import CallFailed, Session, Stopped, classify, run_pool
+from sidr_core.remote.retry import Session, check_body, classify, parse_json, run_pool
 from sidr_core.settings.base import Endpoint
 from sidr_core.settings.corpus import Budget, Price
 
 __all__ = ["Client", "Estimate", "Reply", "ReplyFormat", "Request"]
 
 T = TypeVar("T")
+
+#: What to do where no reply can be used, by the reason of the last one.
+_OTHER_FORM = (
+    "try another `teacher.reply` or another model; a weak model may need a larger `teacher.endpoint.give_up_after`"
+)
+_ADVICE = {
+    "truncated": "raise `teacher.max_output_tokens`, within which a reasoning model also thinks",
+    "overlong": "use another server or model: its texts are longer than `teacher.max_output_tokens` allows",
+}
 
 
 class Client:
@@ -54,6 +64,7 @@ class Client:
         self.endpoint, self.ledger, self.budget, self.price = endpoint, ledger, budget, price
         self.host = host_of(endpoint)
         self.dialogue = Dialogue(endpoint.model, self.host, reply_format)
+        self.dialect = Dialect("max_completion_tokens" if self.host == OPENAI_HOST else "max_tokens")
         if budget.usd is not None and not (price.input or price.output) and not is_loopback(self.host):
             raise SidrError(
                 f"a budget of {budget.usd} USD for {self.host}, and no price",
@@ -134,6 +145,16 @@ class Client:
         """What the reply to a call is filed under."""
         return Label(self.endpoint.model, self.host, call.kind, call.size)
 
+    def adapt(self, used: Dialect, refusal: str, progress: Progress) -> bool:
+        """Whether a request that was refused in the dialect `used` can be sent in another; that one is kept."""
+        if self.dialect != used:  # another call has learnt it meanwhile
+            return True
+        if (adapted := used.adapted(refusal)) is None:
+            return False
+        self.dialect, note = adapted
+        progress.say(f"{self.host} wants {note}; so for the rest of this run")
+        return True
+
     def exhausted(self) -> BudgetExhausted:
         """The error that says how much of the budget is spent."""
         total, lost = self.ledger.total, self.ledger.unconfirmed
@@ -175,12 +196,12 @@ class _Run:
         self._any_usable = self._any_usable or step.value is not None
         self._progress.tick(len(self._done), self._total, "replies", f"{self._nano_usd / NANO:.4f} USD")
         if not self._any_usable and len(self._done) >= client.endpoint.give_up_after:
+            text = step.replies[-1].text if step.replies else ""
             error = TeacherUnavailable(
                 f"none of the first {len(self._done)} replies of {client.endpoint.model} can be used",
                 expected="JSON that fits the schema",
-                found=step.reason,
-                fix="try another `teacher.reply`, a larger `max_output_tokens` or another model; a weak model may "
-                "need a larger `endpoint.give_up_after`",
+                found=f"{step.reason}: {redact(text, client.endpoint, 80) or 'an empty reply'}",
+                fix=_ADVICE.get(step.reason, _OTHER_FORM),
             )
             session.breaker.stop(error)
 
@@ -194,8 +215,7 @@ class _Run:
 
         async def attempt() -> Stored:
             try:
-                raw = await session.client.chat.completions.with_raw_response.create(**client.dialogue.wire(call))
-                return read_completion(parse_body(raw.text), call.key, call.size)
+                return await self._send(session, call)
             except Exception as error:
                 if classify(error, client.endpoint).free:
                     await self._in_thread(client.ledger.free, send)
@@ -211,6 +231,22 @@ class _Run:
                 raise
             refused = Stored(call.key, "rejected", failure.reason, 0, 0, 0)
             await self._in_thread(client.ledger.record, None, refused, client.label(call))
+
+    async def _send(self, session: Session, call: Call) -> Stored:
+        """Send one call, again where the server wants it in other words."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        client = self._client
+        while True:
+            dialect = client.dialect
+            try:
+                create = session.client.chat.completions.with_raw_response.create
+                raw = await create(**dialect.wire(call.body))
+                body = check_body(parse_json(raw.text, client.endpoint), client.endpoint)
+                return read_completion(body, call.key, call.size)
+            except (BadRequestError, UnprocessableEntityError) as error:
+                if not client.adapt(dialect, error.response.text, self._progress):
+                    raise
 
     async def _reserve(self, session: Session, call: Call) -> int:
         """Reserve a call's worst case. Calls in flight may turn out cheaper than reserved: those are waited for."""

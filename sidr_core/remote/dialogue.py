@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -20,9 +20,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from sidr_core.pipeline.store import canonical_json
-from sidr_core.remote.endpoint import OPENAI_HOST
+from sidr_core.remote.errors import CallFailed
 from sidr_core.remote.ledger import Stored
-from sidr_core.remote.retry import CallFailed
 
 ReplyFormat = Literal["json_schema", "json_object", "prompt"]
 
@@ -30,11 +29,22 @@ ReplyFormat = Literal["json_schema", "json_object", "prompt"]
 BYTES_PER_TOKEN = 4
 #: Tokens of the chat template that a request may cost beyond its own bytes.
 TEMPLATE_TOKENS = 64
+#: Characters of a reply: a longer one is not read, and one quoted in a repair is cut at so many per token allowed.
+MOST_REPLY_CHARS = 2**18
+QUOTED_CHARS_PER_TOKEN = 16
+#: Tokens that a server may say it counted; a larger number is not believed.
+MOST_TOKENS = 10_000_000
+#: Opening braces of a reply at which a JSON object is looked for.
+MOST_OBJECTS = 1000
 #: Before the kind of a second request that asks for a better form of the first one's reply.
 REPAIR = "repair of "
 
+#: Status of a reply that is too long to be one: quarantined, and not asked again.
+OVERLONG = "overlong"
+
 _ASK = "Answer with one JSON object that fits this JSON Schema, and with nothing else:\n{schema}"
 _REPAIR = "That reply cannot be used: {problem}. Answer again, with one JSON object that fits and with nothing else."
+_TEXT_PARTS = ("text", "output_text")
 _DROPPED = ("title", "default", "minLength", "maxLength")  # not part of the server's subset; pydantic checks them
 
 
@@ -47,7 +57,7 @@ class Request:
     user: str
     schema: type[BaseModel]
     max_output_tokens: int
-    temperature: float
+    temperature: float | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class Dialogue:
             return Done(value, reason, (stored,))
         messages = [
             *messages,
-            {"role": "assistant", "content": stored.text},
+            {"role": "assistant", "content": stored.text[: QUOTED_CHARS_PER_TOKEN * request.max_output_tokens]},
             {"role": "user", "content": _REPAIR.format(problem=problem)},
         ]
         repair = self._call(request, messages, REPAIR + request.kind)
@@ -109,20 +119,14 @@ class Dialogue:
         value, reason, _ = judge(second, request.schema)
         return Done(value, reason, (stored, second))
 
-    def wire(self, call: Call) -> dict[str, Any]:
-        """The body in the words of the host: OpenAI's newer models know `max_completion_tokens` only."""
-        body = dict(call.body)
-        if self._host == OPENAI_HOST:
-            body["max_completion_tokens"] = body.pop("max_tokens")
-        return body
-
     def _call(self, request: Request, messages: list[dict[str, str]], kind: str) -> Call:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
             "max_tokens": request.max_output_tokens,
-            "temperature": request.temperature,
         }
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
         if self._form == "json_schema":
             form = {"name": "reply", "strict": True, "schema": sent_schema(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
@@ -155,8 +159,10 @@ def _strict(node: Any) -> Any:
 
 def judge(stored: Stored, schema: type[BaseModel]) -> tuple[BaseModel | None, str, str]:
     """What a reply in the ledger is worth: (value, reason for quarantine, problem that a repair could solve)."""
-    if stored.status in ("refusal", "content_filter", "rejected"):
+    if stored.status in ("refusal", "content_filter", "rejected", OVERLONG):
         return None, stored.status, ""
+    if len(stored.text) > MOST_REPLY_CHARS:  # of a ledger that an earlier version wrote
+        return None, OVERLONG, ""
     record = first_object(stored.text)
     try:
         if record is not None:
@@ -171,21 +177,28 @@ def judge(stored: Stored, schema: type[BaseModel]) -> tuple[BaseModel | None, st
     return None, reason, problem
 
 
-_THINKING = re.compile(r"^.*</think>", re.DOTALL)
-
-
 def first_object(text: str) -> dict[str, Any] | None:
-    r"""The first JSON object in a reply: after a thinking part, inside code fences or amid talk.
+    r"""The first JSON object in a reply: after a thinking part, inside code fences, amid talk, or itself a JSON string.
+
+    The work is bounded: `MOST_OBJECTS` braces are tried, and no more than some ten times the text is read.
 
     >>> first_object('Sure! ```json\n{"a": 1}\n``` {"b": 2}')
     {'a': 1}
+    >>> first_object('"{\\"a\\": 1}"')
+    {'a': 1}
     """
-    text = _THINKING.sub("", text)
-    decoder, start = json.JSONDecoder(), text.find("{")
-    while start >= 0:
+    text = text.rpartition("</think>")[2].strip()
+    if text.startswith('"'):
+        with suppress(ValueError):
+            text = str(json.loads(text))
+    decoder, start, work = json.JSONDecoder(), text.find("{"), 10 * len(text)
+    for _ in range(MOST_OBJECTS):
+        if start < 0 or work < 0:
+            return None
         try:
-            record, _ = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
+            record, _end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            work -= error.pos - start if isinstance(error, json.JSONDecodeError) else len(text) - start
             start = text.find("{", start + 1)
         else:
             return json.loads(_encodable(json.dumps(record, ensure_ascii=False)))
@@ -197,39 +210,52 @@ def read_completion(body: Any, key: str, size: int) -> Stored:
     from `size`, the bytes of the request, and from the text.
 
     Raises:
-        CallFailed: an error in a 200, no choices, or no completion at all; it may have been charged.
+        CallFailed: no choices, or no completion at all; it may have been charged.
     """
     if not isinstance(body, dict):
         raise CallFailed("the reply is no JSON object", free=False)
-    if body.get("error"):
-        raise CallFailed("HTTP 200 with an error inside", free=False)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise CallFailed("the reply has no choices", free=False)
     message = choices[0].get("message")
     message = message if isinstance(message, dict) else {}
-    refusal, content, finish = message.get("refusal"), message.get("content"), choices[0].get("finish_reason")
-    text = content if isinstance(content, str) else ""
+    refusal, finish = message.get("refusal"), choices[0].get("finish_reason")
+    text = _text_of(message)
     status = {"length": "truncated", "content_filter": "content_filter"}.get(str(finish), "complete")
     if isinstance(refusal, str) and refusal:
         text, status = refusal, "refusal"
+    written = len(text)
+    if written > MOST_REPLY_CHARS:
+        text, status = text[:1000], OVERLONG
     text = _encodable(text)
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     spent = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    guessed = -(-size // BYTES_PER_TOKEN), -(-len(text.encode()) // BYTES_PER_TOKEN)
-    counts = [real if type(real) is int and real >= 0 else guess for real, guess in zip(spent, guessed, strict=True)]
+    guessed = -(-size // BYTES_PER_TOKEN), -(-max(written, len(text.encode())) // BYTES_PER_TOKEN)
+    counts = [
+        count if type(count) is int and 0 <= count <= MOST_TOKENS else guess
+        for count, guess in zip(spent, guessed, strict=True)
+    ]
     return Stored(key, status, text, counts[0], counts[1], 0)
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    """The text of a message: its content, or the text parts of it. Where that is empty, what stands where a server's
+    parser puts a whole reply by mistake: the reasoning, or the arguments of a tool that nobody offered.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = (part for part in content if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS)
+        content = "".join(str(part.get("text") or "") for part in parts)
+    try:
+        arguments = message["tool_calls"][0]["function"]["arguments"]
+    except (KeyError, IndexError, TypeError):
+        arguments = None
+    others = (message.get("reasoning_content"), message.get("reasoning"), arguments)
+    texts = (text for text in (content, *others) if isinstance(text, str) and text.strip())
+    return next(texts, "")
 
 
 def _encodable(text: str) -> str:
     """Without halves of surrogate pairs, which can be neither sent nor stored."""
     return text.encode("utf-8", "replace").decode()
-
-
-def parse_body(text: str) -> Any:
-    """JSON of a response body. Raises CallFailed where it is cut off or no JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise CallFailed("the reply is cut off or no JSON", free=False) from None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 OPENAI_HOST = "api.openai.com"
+#: Bytes of a reply to one request, many times what a teacher's text takes.
+MOST_REPLY_BYTES = 8 * 2**20
 #: Sent where no key is set: the SDK wants one, local servers ignore it.
 PLACEHOLDER = "no-key"
 _KEY_SHAPES = re.compile(r"(sk-|Bearer\s+)[A-Za-z0-9_\-*.]+")
@@ -40,19 +42,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def make_openai_client(endpoint: Endpoint) -> AsyncOpenAI:
-    """An async client with the SDK's own retries off, to be used with `async with`.
+def make_openai_client(endpoint: Endpoint, most_bytes: int = MOST_REPLY_BYTES) -> AsyncOpenAI:
+    """An async client with the SDK's own retries off and replies of at most `most_bytes`, to be used with `async with`.
 
     Raises:
         EndpointError: the key is missing where one is needed, is malformed, or would travel in clear text.
     """
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+    from openai import AsyncOpenAI
+
+    from sidr_core.remote.transport import BoundedClient
 
     key = read_key(endpoint)
     timeout = endpoint.timeout_seconds
     # A proxy from the environment must not stand between us and our own machine.
-    own = DefaultAsyncHttpxClient(trust_env=False, timeout=timeout) if is_loopback(host_of(endpoint)) else None
-    return AsyncOpenAI(api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=timeout, http_client=own)
+    http = BoundedClient(most_bytes, trust_env=not is_loopback(host_of(endpoint)), timeout=timeout)
+    return AsyncOpenAI(api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=timeout, http_client=http)
 
 
 def read_key(endpoint: Endpoint) -> str:

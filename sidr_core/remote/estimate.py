@@ -18,8 +18,8 @@ class Reply:
 
     Args:
         value: an instance of the request's schema, or None.
-        reason: why there is none: refusal, content_filter, truncated, no_json, wrong_schema, or rejected (the server
-            refuses this prompt); "" if fine.
+        reason: why there is none: refusal, content_filter, truncated, overlong (longer than a reply can be), no_json,
+            wrong_schema, or rejected (the server refuses this prompt); "" if fine.
         input_tokens, output_tokens, usd: of all replies that led here, at the price when they came.
         reused: whether nothing was called for it now.
     """

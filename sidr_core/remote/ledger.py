@@ -32,6 +32,8 @@ from sidr_core.settings.corpus import Budget, Price
 NANO = 1_000_000_000
 _VERSION = 1
 _BUSY_SECONDS = 60.0
+#: Characters of a reply that are read back.
+MOST_TEXT = 2**20
 
 _TABLES = """
 CREATE TABLE replies (
@@ -187,7 +189,8 @@ class Ledger:
 
     def find(self, key: str) -> Stored | None:
         """The reply to a request, if it came already."""
-        columns = "key, status, text, input_tokens, output_tokens, nano_usd"
+        # A text far beyond any reply, of a server that ran wild, is not loaded: it is recognised by its length.
+        columns = f"key, status, substr(text, 1, {MOST_TEXT}), input_tokens, output_tokens, nano_usd"
         with self._explained(), self._lock:
             row = self._db.execute(f"SELECT {columns} FROM replies WHERE key = ?", (key,)).fetchone()
         return None if row is None else Stored(*row)

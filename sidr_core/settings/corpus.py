@@ -87,8 +87,8 @@ class Teacher(Section):
     """How JSON is asked for, by what the server understands."""
     max_output_tokens: int = Field(default=1024, ge=16)
     """Longest reply to one call, in tokens; a longer one is cut and refused."""
-    temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the sampling, at each call."""
+    temperature: float | None = Field(default=0.7, ge=0, le=2)
+    """Of the sampling, at each call; null leaves it to the server, as reasoning models want."""
     input_chars: int = Field(default=1500, ge=100)
     """Characters of an item description that a prompt holds at most."""
     budget: Budget = Budget()

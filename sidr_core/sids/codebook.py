@@ -50,6 +50,8 @@ CENTROIDS, PLOT = "codebook.safetensors", "codes.png"
 #: With so many items behind every code, a codebook does as well on unseen items as on its own.
 _MANY_PER_CODE = 100
 _FEW_ITEMS, _HELD_OUT = 20, 10
+#: Up to so many items, a codebook of plain k-means that collapses is replaced by one of balanced clusters.
+_SMALL = 10_000
 
 Metrics = dict[str, float | int | str | bool]
 
@@ -76,6 +78,7 @@ class _Coded:
     Args:
         codes: (N, L), or (N, L + 1) with suffixes.
         nearest: (N, L) before collisions were resolved.
+        replaced: why clusters of equal size took the place of plain k-means.
         judged: (N, L) what collapse is judged by: `nearest`, but where clusters are made equal by force
             the plain nearest codes, since force hides it.
     """
@@ -88,6 +91,7 @@ class _Coded:
     book: Codebook | None = None
     fit: Fit | None = None
     ratios: dict[str, float] | None = None
+    replaced: str | None = None
 
     @property
     def is_warm(self) -> bool:
@@ -99,7 +103,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
     Raises:
         ProfileError: more items than SIDs.
-        InputError: a published index is asked for and an item has no well-formed SID.
+        InputError: fewer than two items; a published index is asked for and an item has no well-formed SID.
     """
     quantizer: Quantizer = config.quantizer
     snapshot: str = config.snapshot.key  # type: ignore[attr-defined]
@@ -145,6 +149,13 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 def _catalogue(inputs: Inputs, quantizer: Quantizer) -> _Catalogue:
     columns = [ITEM_ID, TITLE, BRAND, CATEGORY, PUBLISHED_SID]
     items = tables.read(inputs["interactions"].path("items.parquet"), columns).sort(ITEM_ID)
+    if items.height < 2:
+        raise InputError(
+            "sid_codebook: there is nothing to choose from",
+            expected="at least two items that pass the filters",
+            found=f"{items.height}",
+            fix="lower `filters.k_core` or widen the window; the page of `interactions` says what they left out",
+        )
     path = inputs["item_embeddings"].path("item_embeddings.parquet")
     rows = tables.read(path, [ITEM_ID, TEXT_DIGEST]).with_row_index("row")
     items = items.join(rows, on=ITEM_ID, how="left", maintain_order="left", validate="1:1")
@@ -228,11 +239,27 @@ def _fitted(
     ratios: dict[str, float] | None,
     progress: Progress,
 ) -> _Coded:
-    """A codebook of these items, and their codes."""
+    """A codebook of these items, and their codes.
+
+    Plain k-means gives most codes of a lower level to the few items that lie far from their centroids: in a small
+    catalogue of similar items (147 gift cards, 3 × 32 codes) one code may hold most of the others. Clusters of equal
+    size then take its place, unless they would only hide that the vectors themselves cannot be told apart.
+    """
     book = _fit(catalogue, quantizer, progress)
     nearest, codes, judged = _resolved(book, catalogue, quantizer)
+    faults, replaced = quality.collapse(judged, book.size), None
+    if faults and quantizer.kind == "residual_kmeans" and len(codes) <= _SMALL:
+        balanced = quantizer.model_copy(update={"kind": "balanced_kmeans"})
+        even = _fit(catalogue, balanced, progress)
+        resolved = _resolved(even, catalogue, balanced)
+        if not quality.collapse(resolved[2], even.size):
+            progress.say(f"clusters of equal size instead of plain k-means: {'; '.join(faults)}")
+            quantizer, book, (nearest, codes, judged) = balanced, even, resolved
+            replaced = f"with plain k-means {faults[0]}"
     error, taken = _unseen(catalogue, quantizer, book, nearest, codes, progress)
-    return _Coded(codes, nearest, judged, book.size, started, book, Fit(snapshot, len(codes), error, taken), ratios)
+    return _Coded(
+        codes, nearest, judged, book.size, started, book, Fit(snapshot, len(codes), error, taken), ratios, replaced
+    )
 
 
 def _fit(catalogue: _Catalogue, quantizer: Quantizer, progress: Progress) -> Codebook:
@@ -325,6 +352,8 @@ def _metrics(catalogue: _Catalogue, coded: _Coded, agreed: dict[tuple[str, str],
         metrics["reconstruction_error"] = round(quality.relative_error(catalogue.vectors, errors), 5)
     if coded.codes.shape[1] > levels.shape[1]:
         metrics["largest_suffix"] = int(coded.codes[:, -1].max())
+    if coded.replaced is not None:
+        metrics["clusters_of_equal_size"] = coded.replaced
     return metrics
 
 
@@ -355,8 +384,14 @@ def _collision_check(codes: np.ndarray, quantizer: Quantizer) -> Check:
 
 def _collapse_check(coded: _Coded) -> Check:
     faults = quality.collapse(coded.judged, coded.size)
-    fine = f"every level is used widely and no prefix holds more than {quality.prefix_counts(coded.judged).max()} items"
-    return Check("no_collapse", not faults, "; ".join(faults) or fine)
+    if not faults:
+        largest = quality.prefix_counts(coded.judged).max()
+        return Check("no_collapse", True, f"every level is used widely and no prefix holds more than {largest} items")
+    fix = (
+        "look for items that share one text (a placeholder, an empty title), which no codes can tell apart; otherwise "
+        "set `quantizer.kind: balanced_kmeans`, or raise `quantizer.size`"
+    )
+    return Check("no_collapse", False, f"{'; '.join(faults)}. Do: {fix}")
 
 
 def _sids_last_check(coded: _Coded, metrics: Metrics) -> Check:

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from sidr_core.errors import SidrError
 from sidr_core.sids.tokens import sid_texts, sid_token
 from sidr_core.tables.columns import CODES, ITEM_ID, SID
 
-LEAF = "leaf"
+LEAF, ITEM_ROW = "leaf", "item_row"
 #: File format of :meth:`SidIndex.save`; raise when the arrays mean something else.
 _FORMAT = "1"
 
@@ -163,8 +164,21 @@ class SidIndex:
         """Items that carry the SID of row `leaf`, sorted by id."""
         return self.items_at(np.array([leaf]))[ITEM_ID].to_list()
 
+    @cached_property
+    def item_ids(self) -> pl.Series:
+        """The id of each item, (I,), in the order of the leaves; ids of one leaf are sorted."""
+        ends, text = pa.py_buffer(self.item_ends), pa.py_buffer(self.item_text)
+        return pl.Series(ITEM_ID, pa.LargeStringArray.from_buffers(len(self.item_ends) - 1, ends, text))
+
+    def leaves_with(self, items: np.ndarray) -> np.ndarray:
+        """(S,) bool, or (R, S): the leaves that carry an item of the mask (I,), or (R, I): a filter for the beam."""
+        return np.logical_or.reduceat(items, self.item_starts[:-1], axis=-1)
+
     def items_at(self, leaves: np.ndarray) -> pl.DataFrame:
-        """`leaf`, `sid`, `item_id`: one row per item that carries the SID of one of the distinct rows `leaves`."""
+        """`leaf`, `sid`, `item_id`, `item_row`: one row per item that carries the SID of one of the distinct `leaves`.
+
+        `item_row` is the position in :attr:`item_ids`.
+        """
         first, last = self.item_starts[leaves].astype(np.int64), self.item_starts[leaves + 1].astype(np.int64)
         shared = last - first
         offset = np.arange(shared.sum()) - np.repeat(np.cumsum(shared) - shared, shared)
@@ -172,7 +186,12 @@ class SidIndex:
         ends, text = self.item_ends, self.item_text
         items = [text[ends[row] : ends[row + 1]].tobytes().decode() for row in rows.tolist()]
         return pl.DataFrame(
-            {LEAF: np.repeat(leaves, shared), SID: self.sids_of(np.repeat(leaves, shared)), ITEM_ID: items},
+            {
+                LEAF: np.repeat(leaves, shared),
+                SID: self.sids_of(np.repeat(leaves, shared)),
+                ITEM_ID: items,
+                ITEM_ROW: rows,
+            },
             schema_overrides={ITEM_ID: pl.String},
         )
 

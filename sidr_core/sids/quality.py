@@ -33,6 +33,8 @@ LEAST_PERPLEXITY = 0.05
 LARGEST_CODE = 0.5
 #: The largest share of the items that may stand under one prefix (all levels but the last).
 LARGEST_PREFIX = 0.2
+#: The lower levels may be used unevenly where no more than this share of the items collides.
+FEW_COLLISIONS = 0.05
 
 
 # -- numbers ------------------------------------------------------------------------------------
@@ -172,10 +174,12 @@ def collapse(codes: np.ndarray, size: int) -> list[str]:
 
     They should be the nearest codes, before collisions are resolved: items that are forced apart make
     the codes of a collapsed codebook look even. A few codes per level, or a few prefixes, cannot be
-    used evenly enough to judge, so the limits are wider there.
+    used evenly enough to judge, so the limits are wider there. A level below the first is not judged where the codes
+    tell nearly all items apart: an item that is alone in its cluster has no residual, and all such items have one code.
     """
     faults = []
-    for letter, column in zip(LETTERS, codes.T, strict=False):
+    levels = codes.T[:1] if collision_rate(codes) <= FEW_COLLISIONS else codes.T
+    for letter, column in zip(LETTERS, levels, strict=False):
         counts = np.bincount(column)
         even, least = perplexity(counts), max(1.5, LEAST_PERPLEXITY * min(size, len(codes)))
         share, most = counts.max() / len(codes), max(LARGEST_CODE, 1.5 / size)

@@ -220,7 +220,7 @@ def test_recommend_refuses_what_it_cannot_serve(world, sidr):
     refused(sidr("recommend", "--user", "usr0"), "there is no user 'usr0'", "did you mean", "user0")
     refused(sidr("recommend", "--history", "A01,A99"), "there is no item 'A99'", "did you mean")
     refused(sidr("recommend", "--history", " , "), "there is no item ''")
-    refused(sidr("recommend", "--user", "user0", "-k", "16"), "the beam cannot be filled", "15")
+    refused(sidr("recommend", "--user", "user0", "-k", "16"), "a list of 16 cannot be filled", "15")
 
 
 def test_explain_shows_history_thought_list_and_truth(world, sidr):

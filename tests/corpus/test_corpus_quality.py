@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import corpus as base
@@ -23,6 +23,7 @@ def test_distinct_ngrams_do_not_reach_over_texts():
     assert quality.distinct(["a", "b"], 2) == 0 == quality.distinct(["a"], 3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=6))
 def test_distinct_ngrams_equal_the_plain_count(texts):
     for n in (1, 2, 3):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from builders import small_world
 from sidr_core.corpus.prompts import next_item
 from sidr_core.decoding.beam import Beams, constrained_beam
-from sidr_core.decoding.decoder import Decoder, best_positions
+from sidr_core.decoding.decoder import PRIOR, Decoder, best_positions
+from sidr_core.decoding.lists import rankings_of
 from sidr_core.models import checkpoint
 from sidr_core.recommending.adaptive import adaptive, best_threshold, choose_threshold, margins
 from sidr_core.recommending.lists import checkpoint_lists
@@ -50,6 +51,69 @@ def test_a_list_after_several_thoughts_ranks_by_their_mean(loaded) -> None:
         np.testing.assert_allclose(ranked.beams.scores[row], np.sort(mean)[::-1], atol=1e-4)
         first = by_leaf[:, ranked.beams.leaf[row, 0]]
         assert (np.diff(first) <= 1e-5).all(), "the thought that supports the first place most stands first"
+
+
+def probabilities(loaded, contexts: list[list[int]]) -> np.ndarray:
+    """(N, S) log-probability of each SID of the index after each context."""
+    each = constrained_beam(loaded.model, contexts, loaded.index, beam_width=len(loaded.index), batch_size=9, pad_id=0)
+    by_leaf = np.zeros_like(each.scores)
+    np.put_along_axis(by_leaf, each.leaf, each.scores, axis=1)
+    return by_leaf.astype(float)
+
+
+def test_a_merged_list_is_the_weighted_mean_of_the_direct_answer_and_those_after_thoughts(loaded) -> None:
+    """And a weight below 0 takes away what a thought suggests by itself, after an empty history."""
+    decoder = Decoder.of(loaded, DECODING.model_copy(update={"beam_width": len(loaded.index)}))
+    turns, render, close = (
+        [next_item(history) for history in HISTORIES],
+        loaded.renderer.prompt,
+        loaded.renderer.close_ids,
+    )
+    merged = decoder.think_and_rank(turns, (DIRECT, THINKING), (0.4, 0.6))
+    against = decoder.think_and_rank(turns, (THINKING, PRIOR), (1.0, -0.5))
+    thoughts = decoder.think(turns)
+    for row, turn in enumerate(turns):
+        after, prior = (
+            probabilities(loaded, [[*render(text, THINKING), *thought.ids, *close] for thought in thoughts[row]])
+            for text in (turn, next_item(()))
+        )
+        direct = probabilities(loaded, [render(turn, DIRECT)])[0]
+        expected = np.log(0.4 * np.exp(direct) + 0.6 * np.exp(after).mean(axis=0))
+        np.testing.assert_allclose(merged.beams.scores[row], expected[merged.beams.leaf[row]], atol=1e-4)
+        np.testing.assert_allclose(merged.beams.scores[row], np.sort(expected)[::-1], atol=1e-4)
+        contrast = np.log(np.exp(after).mean(axis=0)) - 0.5 * prior.mean(axis=0)
+        np.testing.assert_allclose(against.beams.scores[row], contrast[against.beams.leaf[row]], atol=1e-3)
+        assert set(merged.thoughts[row]) == set(thoughts[row])
+        support = [after[thoughts[row].index(thought), merged.beams.leaf[row, 0]] for thought in merged.thoughts[row]]
+        assert support == sorted(support, reverse=True)
+
+
+def test_thoughts_can_be_given_with_a_share_each(loaded) -> None:
+    """Candidates of one thought, say: one of three counts for nothing, and another user's thought moves the list."""
+    decoder = Decoder.of(loaded, DECODING)
+    turns = [next_item(history) for history in HISTORIES]
+    thoughts = decoder.think(turns)
+    shares = np.tile([0.5, 0.0, 0.5], (5, 1))
+    halves = decoder.rank_after(turns, thoughts, shares=shares).beams
+    two = decoder.rank_after(turns, [[row[0], row[2]] for row in thoughts]).beams
+    assert halves.leaf.tolist() == two.leaf.tolist()
+    np.testing.assert_allclose(halves.scores, two.scores, atol=1e-5)
+    others = decoder.rank_after(turns, [*thoughts[1:], thoughts[0]]).beams
+    assert not np.allclose(others.scores, decoder.rank_after(turns, thoughts).beams.scores, atol=1e-4)
+    with pytest.raises(ValueError, match="rests on thinking"):
+        decoder.rank_after(turns, thoughts, (DIRECT,))
+
+
+def test_a_merged_list_is_filtered_like_any_other(loaded) -> None:
+    decoder = Decoder.of(loaded, DECODING.model_copy(update={"beam_width": len(loaded.index)}))
+    turns = [next_item(history) for history in HISTORIES]
+    items = np.isin(loaded.index.item_ids.to_numpy(), ["A01", "A14", "A03"])
+    whole = decoder.think_and_rank(turns, (DIRECT, THINKING)).beams
+    some = decoder.think_and_rank(turns, (DIRECT, THINKING), allowed=loaded.index.leaves_with(items)).beams
+    expected = rankings_of(whole, loaded.index, ROWS).filter(pl.col("item_id").is_in(["A01", "A14", "A03"]))
+    listed = rankings_of(some, loaded.index, ROWS, items)
+    assert listed.select("row_id", "item_id", "sid").equals(expected.select("row_id", "item_id", "sid"))
+    assert listed["rank"].to_list() == [1, 2, 3] * 5
 
 
 def test_several_thoughts_are_several_lines_and_one_list(loaded) -> None:

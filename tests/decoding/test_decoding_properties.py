@@ -1,5 +1,6 @@
 """The beam against brute force over random catalogues, depths, beams, batches, architectures and scorings."""
 
+import re
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,8 @@ from transformers import (
 
 from sidr_core.decoding.beam import constrained_beam
 from sidr_core.decoding.head import head_of
+from sidr_core.decoding.lists import rankings_of
+from sidr_core.errors import SidrError
 from sidr_core.sids.index import SidIndex
 
 VOCAB, CODES, FIRST_SID = 110, 5, 40
@@ -195,3 +198,131 @@ def test_an_index_mapped_from_its_file_is_the_one_that_was_built(tmp_path) -> No
     for cut in range(0, len(whole), 7):
         (tmp_path / "cut.safetensors").write_bytes(whole[:cut])
         assert SidIndex.load(tmp_path / "cut.safetensors", "made from this") is None
+
+
+def mixture(each: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """log Σ w p over the weights above 0, and w log p for each below, of log-probabilities (N, S)."""
+    above = weights > 0
+    mean = np.log((weights[above, None] * np.exp(each[above].astype(float))).sum(axis=0))
+    return mean + (weights[~above, None] * each[~above]).sum(axis=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    scoring=st.sampled_from(["exact", "sliced"]),
+    sids=catalogues,
+    rows=st.integers(1, 3),
+    contexts=st.integers(1, 4),
+    per_row=st.booleans(),
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_contexts_are_mixed_by_their_weights(scoring, sids, rows, contexts, per_row, batch_size, seed) -> None:
+    """Some weights are 0 and some below it; each row has its own, or all rows have the same."""
+    index, draw = index_of(sids), np.random.default_rng(seed)
+    prompts = [draw.integers(6, 40, draw.integers(1, 12)).tolist() for _ in range(rows * contexts)]
+    weights = draw.choice([-0.5, -0.1, 0.0, 0.3, 0.7, 1.0], size=(rows if per_row else 1, contexts)).astype(np.float32)
+    weights[:, 0] = 0.6
+    options = {"batch_size": batch_size, "pad_id": 2, "scoring": scoring, "contexts": contexts}
+    given_weights = weights if per_row else weights[0]
+    beams = constrained_beam(model("qwen3"), prompts, index, beam_width=len(index), weights=given_weights, **options)
+    narrow = constrained_beam(
+        model("qwen3"), prompts, index, beam_width=(len(index) + 1) // 2, weights=given_weights, **options
+    )
+    for row in range(rows):
+        each = np.stack(
+            [brute_scores(model("qwen3"), prompts[row * contexts + n], index, scoring) for n in range(contexts)]
+        )
+        expected = mixture(each, weights[row % len(weights)])
+        assert sorted(beams.leaf[row]) == list(range(len(index)))
+        np.testing.assert_allclose(beams.scores[row], expected[beams.leaf[row]], atol=5e-4)
+        np.testing.assert_allclose(beams.scores[row], np.sort(expected)[::-1], atol=5e-4)
+        assert len(set(narrow.leaf[row])) == narrow.leaf.shape[1]
+        np.testing.assert_allclose(narrow.scores[row], expected[narrow.leaf[row]], atol=5e-4)
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [-1.0, 0.0], [1.0], [1.0, np.nan], [[1.0, 1.0]] * 3])
+def test_weights_that_fit_no_row_are_refused(weights) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        constrained_beam(
+            model("qwen3"), [[6], [7]] * 2, index_of([(0,), (1,)]), beam_width=1, batch_size=2, pad_id=2, contexts=2,
+            weights=np.array(weights),
+        )  # fmt: skip
+
+
+# -- filters -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scoring=st.sampled_from(["exact", "sliced"]),
+    sids=catalogues,
+    rows=st.integers(1, 4),
+    contexts=st.integers(1, 2),
+    per_row=st.booleans(),
+    batch_size=st.integers(1, 5),
+    seed=st.integers(0, 999),
+)
+def test_a_filtered_list_is_the_unfiltered_ranking_without_the_others(
+    scoring, sids, rows, contexts, per_row, batch_size, seed
+) -> None:
+    index, draw = index_of(sids), np.random.default_rng(seed)
+    prompts = [draw.integers(6, 40, draw.integers(1, 9)).tolist() for _ in range(rows * contexts)]
+    allowed = draw.random((rows if per_row else 1, len(index))) < draw.choice([0.1, 0.5, 0.9])
+    allowed[:, draw.integers(len(index))] = True
+    options = {"batch_size": batch_size, "pad_id": 2, "scoring": scoring, "contexts": contexts}
+    whole = constrained_beam(model("qwen3"), prompts, index, beam_width=len(index), **options)
+    filtered = constrained_beam(
+        model("qwen3"), prompts, index, beam_width=len(index), allowed=allowed if per_row else allowed[0], **options
+    )
+    for row in range(rows):
+        mask = allowed[row % len(allowed)]
+        length = int(mask.sum())
+        kept = mask[whole.leaf[row]]
+        assert filtered.leaf[row, :length].tolist() == whole.leaf[row][kept].tolist()
+        np.testing.assert_allclose(filtered.scores[row, :length], whole.scores[row][kept], atol=1e-5)
+        assert (filtered.leaf[row, length:] == -1).all() and np.isneginf(filtered.scores[row, length:]).all()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)  # a near tie may fall either way
+@given(data=st.data(), sids=catalogues, prompts=prompts_of, seed=st.integers(0, 999))
+def test_a_narrow_filtered_beam_is_that_of_a_catalogue_of_the_allowed_items_and_never_short(
+    data, sids, prompts, seed
+) -> None:
+    index, draw = index_of(sids), np.random.default_rng(seed)
+    width = data.draw(st.integers(1, len(index)))
+    allowed = draw.random((len(prompts), len(index))) < 0.5
+    allowed[np.arange(len(prompts)), draw.integers(len(index), size=len(prompts))] = True
+    options = {"batch_size": 3, "pad_id": 2}
+    filtered = constrained_beam(model("qwen3"), prompts, index, beam_width=width, allowed=allowed, **options)
+    codes = [[int(token[3:-1]) for token in re.findall(r"<[a-e]_\d+>", sid)] for sid in index.sids]
+    for row, prompt in enumerate(prompts):
+        few = index_of([tuple(codes[leaf]) for leaf in np.flatnonzero(allowed[row])])
+        length = min(width, len(few))
+        alone = constrained_beam(model("qwen3"), [prompt], few, beam_width=length, **options)
+        listed = filtered.leaf[row, :length]
+        assert [index.sids[leaf] for leaf in listed] == [few.sids[leaf] for leaf in alone.leaf[0]]
+        np.testing.assert_allclose(filtered.scores[row, :length], alone.scores[0], atol=2e-4)
+        assert (filtered.leaf[row, length:] == -1).all()
+
+
+def test_an_empty_filter_and_one_of_another_catalogue_are_refused() -> None:
+    options = {"beam_width": 1, "batch_size": 2, "pad_id": 2}
+    with pytest.raises(SidrError, match="none in row 1"):
+        mask = np.array([[True, False], [False, False]])
+        constrained_beam(model("qwen3"), [[6], [7]], index_of([(0,), (1,)]), allowed=mask, **options)
+    with pytest.raises(ValueError, match="1 rows of 2 SIDs"):
+        constrained_beam(model("qwen3"), [[6]], index_of([(0,), (1,)]), allowed=np.ones(3, dtype=bool), **options)
+
+
+def test_items_of_one_sid_are_filtered_apart() -> None:
+    """i0 and i2 share a SID; only i2 may be listed, and of the other SIDs i1."""
+    index = index_of([(1, 0), (0, 2), (1, 0), (3, 3)])
+    assert index.item_ids.to_list() == ["i1", "i0", "i2", "i3"]
+    items = np.isin(index.item_ids.to_numpy(), ["i1", "i2"])
+    allowed = index.leaves_with(items)
+    assert allowed.tolist() == [True, True, False]
+    beams = constrained_beam(model("qwen3"), [[6, 7]], index, beam_width=3, batch_size=1, pad_id=2, allowed=allowed)
+    ranking = rankings_of(beams, index, ["r"], items)
+    assert sorted(ranking["item_id"]) == ["i1", "i2"] and ranking["rank"].to_list() == [1, 2]
+    assert rankings_of(beams, index, ["r"]).height == 3

@@ -142,7 +142,7 @@ def _catalog(pipeline: Pipeline, stages: tuple[Stage, ...], table: Table, rng: r
             way(path, rng)
         table.counts[kind]["left to a run"] += 1
         pipeline.run(stages[0])
-        whole = catalog._made_for(path) == catalog._digest(pipeline.store)
+        whole = catalog.is_current(pipeline.store)
         table.count(kind, "rebuilt alike", whole and harm.told_by(ask) == "", way.__name__)
 
 

@@ -22,7 +22,6 @@ from tiny_home import DATASET, TinyHome, Whole, build
 
 from sidr_core.pipeline import catalog
 from sidr_core.pipeline.graph import STAGES
-from sidr_core.pipeline.store import Store
 
 HEADER = "| stage | room | outcome | old output | next run | litter |\n| --- | --- | --- | --- | --- | ---: |"
 PRIVATE = ("unshare", "--map-root-user", "--mount")
@@ -167,7 +166,7 @@ class _Catalog(Target):
         self._path.unlink(missing_ok=True)
 
     def kept(self, fits: bool) -> bool:
-        return self._home.child(is_newest, self._home.store).result() is fits
+        return self._home.child(catalog.is_current, self._home.store).result() is fits
 
     def right(self, told: Any) -> bool:
         return told[2] and self.kept(fits=True)
@@ -205,11 +204,6 @@ def file_replies(path: Path, count: int) -> int:
         ledger.record(None, Stored(f"{number:064d}", "complete", "x" * 500, 1, 1, 1), Label("m", "h", "k", 1))
     ledger.close()
     return count_replies(path)
-
-
-def is_newest(store: Store) -> bool:
-    """Whether the catalog is that of the outputs that are current."""
-    return catalog._made_for(catalog.path(store)) == catalog._digest(store)
 
 
 def count_replies(path: Path) -> int:

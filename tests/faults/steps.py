@@ -97,7 +97,7 @@ def old_output(store: Store) -> str:
 
 def views(store: Store) -> str:
     """Whether the catalog can be opened, and for which outputs it was made."""
-    return "new" if catalog._made_for(catalog.path(store)) == catalog._digest(store) else "old"
+    return "new" if catalog.is_current(store) else "old"
 
 
 def outdated(store: Store) -> None:

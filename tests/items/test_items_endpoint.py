@@ -1,15 +1,14 @@
 """Vectors from an OpenAI-compatible server on the loopback interface: order, retries, replies that are wrong."""
 
-import json
-import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import base64
+import struct
 from typing import Any
 
 import numpy as np
 import pytest
 
 from builders.items import catalogue, counts
+from builders.loopback import Loopback
 from builders.stage import QUIET, StageInputs, stage_config
 from sidr_core.items import embeddings
 from sidr_core.items.encoders import open_encoder
@@ -18,8 +17,6 @@ from sidr_core.remote.errors import EndpointError, TeacherUnavailable
 from sidr_core.settings import Encoder, Endpoint
 from sidr_core.tables import files as tables
 from sidr_core.tables.vectors import series_vectors
-
-Answer = Callable[[int, dict[str, Any]], tuple[int, Any]]
 
 
 def vector_of(text: str) -> list[float]:
@@ -34,59 +31,16 @@ def good(number: int, body: dict[str, Any]) -> tuple[int, Any]:
     return 200, {"object": "list", "model": body["model"], "data": listed(body["input"])}
 
 
-class Server:
-    """Answers `/v1/embeddings` by `answer(number of the request, its body)` and keeps what was asked."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = good
-        self.asked: list[dict[str, Any]] = []
-        self.keys: set[str] = set()
-        lock, outer = threading.Lock(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.asked.append(body | {"path": self.path})
-                    outer.keys.add(self.headers["Authorization"])
-                    status, reply = outer.answer(len(outer.asked), body)
-                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(retry, "BASE", 0.01)
     monkeypatch.setenv("TEST_EMBEDDINGS_KEY", "sk-secret-7")
-    running = Server()
-    yield running
-    running.stop()
+    with Loopback(good) as running:
+        yield running
 
 
-def config(server: Server, normalize: bool = False, batch_size: int = 2, **endpoint: Any) -> Encoder:
-    fields = {"base_url": server.url, "model": "embedder", "api_key_env": "TEST_EMBEDDINGS_KEY", "retries": 2}
+def config(server: Loopback, normalize: bool = False, batch_size: int = 2, **endpoint: Any) -> Encoder:
+    fields = {"base_url": server.base_url, "model": "embedder", "api_key_env": "TEST_EMBEDDINGS_KEY", "retries": 2}
     return Encoder(normalize=normalize, batch_size=batch_size, endpoint=Endpoint(**fields | endpoint))
 
 
@@ -171,6 +125,67 @@ def test_another_dimension_in_a_later_reply_is_refused(server):
     with pytest.raises(EndpointError) as caught:
         encoded(TEXTS, config(server, concurrency=1))
     assert (caught.value.expected, caught.value.found) == ("vectors of 3 numbers", "lengths [2]")
+
+
+def limited(most: int):
+    """A server of embeddings that takes so many texts at a time, as DashScope's does."""
+
+    def answer(n, body):
+        message = f"batch size is invalid, it should not be larger than {most}.: input.contents"
+        error = {"message": message, "type": "invalid_request_error", "code": "invalid_parameter_error"}
+        return good(n, body) if len(body["input"]) <= most else (400, {"error": error})
+
+    return answer
+
+
+def test_a_batch_limit_is_found_by_halving_and_remembered(server):
+    server.answer = limited(10)
+    texts = [f"item {'a' * n}" for n in range(100)]
+    assert encoded(texts, config(server, batch_size=64, concurrency=1)).tolist() == [vector_of(text) for text in texts]
+    sizes = [len(body["input"]) for body in server.asked]
+    assert sizes[:4] == [64, 32, 16, 8] and max(sizes[4:]) <= 32 and set(sizes[-5:]) <= {8, 4}
+    assert sorted(text for body in server.asked if len(body["input"]) <= 10 for text in body["input"]) == sorted(texts)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_server_that_takes_no_batch_at_all_is_told_by_the_encoders_settings(server, status):
+    server.answer = lambda n, body: (status, {"error": {"message": "input should be shorter"}})
+    with pytest.raises(EndpointError, match="input should be shorter") as caught:
+        encoded(TEXTS, config(server, batch_size=5, concurrency=1))
+    assert "encoder.batch_size" in caught.value.fix and "teacher" not in caught.value.fix
+    assert [len(body["input"]) for body in server.asked] == [5, 3, 2, 1]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_advice_for_an_encoder_names_no_setting_of_a_teacher(server, status):
+    server.answer = lambda n, body: (status, {"error": {"message": "no"}})
+    with pytest.raises(EndpointError) as caught:
+        encoded(TEXTS, config(server))
+    assert "teacher" not in caught.value.fix and ("encoder." in caught.value.fix or status == 401)
+
+
+def test_vectors_in_base64_are_read_and_missing_numbers_follow_the_order(server):
+    def in_base64(entry):
+        return {"embedding": base64.b64encode(struct.pack("<3f", *entry["embedding"])).decode()}
+
+    server.answer = lambda n, body: (200, {"data": [in_base64(entry) for entry in listed(body["input"])]})
+    assert encoded(TEXTS, config(server)).tolist() == [vector_of(text) for text in TEXTS]
+
+
+def test_a_server_that_does_not_know_the_encoding_is_asked_without_it(server):
+    message = "Unrecognized request argument supplied: encoding_format"
+    server.answer = lambda n, body: (
+        (400, {"error": {"message": message}}) if "encoding_format" in body else good(n, body)
+    )
+    assert encoded(TEXTS, config(server, concurrency=1)).tolist() == [vector_of(text) for text in TEXTS]
+    assert [len(body["input"]) for body in server.asked] == [2, 2, 2, 1]  # one refusal, and no halving
+
+
+def test_an_error_in_a_reply_of_200_is_told_in_its_words(server):
+    server.answer = lambda n, body: (200, {"error": "Unexpected endpoint or method. (POST /embeddings)"})
+    with pytest.raises(EndpointError, match="Unexpected endpoint or method") as caught:
+        encoded(TEXTS, config(server, base_url=server.root))
+    assert f"`encoder.endpoint.base_url` needs its /v1: write {server.root}/v1" in caught.value.fix
 
 
 def test_a_text_that_the_server_refuses_is_told(server):

@@ -19,12 +19,14 @@ from transformers import (
 
 from builders.models import CODEBOOK, META, TEXTS, TINY, USED, bare
 from sidr_core.errors import SidrError
+from sidr_core.items.encoders import load_encoder
 from sidr_core.models import checkpoint
 from sidr_core.models.base import build_base, train_tokenizer
 from sidr_core.models.prompt import FORMAT_TOKENS, PromptRenderer
 from sidr_core.models.sources import described, files
+from sidr_core.models.untrusted import untrusted_file
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, extend_vocabulary, own_token_ids, words_of_codes
-from sidr_core.settings import PretrainedModel
+from sidr_core.settings import Encoder, PretrainedModel
 from sidr_core.sids.tokens import format_sid
 
 TESTS = Path(__file__).parents[1]
@@ -225,6 +227,72 @@ def test_nothing_of_the_machine_is_in_a_checkpoint_of_a_pretrained_base(tmp_path
     checkpoint.save(tmp_path / "out", extended, known, CODEBOOK, META, "card")
     for path in (tmp_path / "out").iterdir():
         assert b"source-folder" not in path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "name", ["training_args.bin", "original/consolidated.00.pth", ".git/hooks/update.py", "pytorch_model.bin"]
+)
+def test_a_sound_folder_with_a_file_that_can_run_code_says_to_take_it_out(tmp_path: Path, name: str) -> None:
+    model, tokenizer = bare(300, tied=True)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    base = PretrainedModel(kind="pretrained", name=str(tmp_path))
+    with pytest.raises(SidrError, match=rf"{name}, which can run code(.|\n)*remove this file from the folder"):
+        build_base(base, [], CODEBOOK)
+    (tmp_path / name).unlink()
+    build_base(base, [], CODEBOOK)
+
+
+NATIVE_CODE = [
+    ("config.json", {"_attn_implementation": "org/name"}),
+    ("config.json", {"attn_implementation": {"": "sdpa", "text_config": "org/name@v1:forward"}}),
+    ("config.json", {"text_config": {"_attn_implementation_internal": "kernels-community/flash-attn"}}),
+    ("config.json", {"_experts_implementation": "org/name"}),
+    ("config.json", {"attn_implementation": "flash_attention_2"}),  # without its package, a kernel of the hub
+    ("sentence_bert_config.json", {"model_args": {"attn_implementation": "org/name"}}),
+    ("sentence_bert_config.json", {"model_args": {"use_kernels": True}}),
+]
+
+
+@pytest.mark.parametrize(("file", "entry"), NATIVE_CODE)
+def test_a_configuration_that_asks_for_native_code_of_the_hub_is_refused(
+    tmp_path: Path, file: str, entry: dict
+) -> None:
+    """For base models and encoders alike, since both look at folders by the same function."""
+    path = tmp_path / file
+    path.write_text(json.dumps({"num_hidden_layers": 2} | entry))
+    untrusted = untrusted_file(tmp_path)
+    assert untrusted is not None and untrusted.found.startswith(f"{file}, which holds")
+    path.write_text(
+        json.dumps({"_attn_implementation": "sdpa", "_attn_implementation_autoset": True, "use_kernels": False})
+    )
+    assert untrusted_file(tmp_path) is None
+
+
+def test_an_encoder_that_asks_for_native_code_of_the_hub_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"_attn_implementation": "org/name"}))
+    with pytest.raises(SidrError, match=r"_attn_implementation: org/name(.|\n)*correct or remove this entry"):
+        load_encoder(Encoder(model=str(tmp_path)))
+
+
+def test_a_hub_model_that_asks_for_native_code_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch) -> None:
+    import huggingface_hub.constants
+
+    cached = tmp_path / "models--some--model"
+    for folder in ("refs", "snapshots/abc"):
+        (cached / folder).mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc" / "config.json").write_text(json.dumps({"_attn_implementation": "org/name"}))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for load in (
+        lambda: build_base(PretrainedModel(kind="pretrained", name="some/model"), [], CODEBOOK),
+        lambda: load_encoder(Encoder(model="some/model")),
+    ):
+        with pytest.raises(SidrError, match=r"_attn_implementation: org/name(.|\n)*a corrected copy"):
+            load()
 
 
 def test_a_missing_folder_and_a_hub_out_of_reach_say_what_to_do(tmp_path: Path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """What is sent, which part of it makes the key, and what a reply is worth."""
 
 import json
+import time
 from typing import Annotated
 
 import pytest
@@ -8,12 +9,12 @@ from pydantic import BaseModel, Field
 
 from builders.remote import Note, note
 from sidr_core.remote.dialogue import (
+    MOST_REPLY_CHARS,
     Call,
     Dialogue,
     Done,
     first_object,
     judge,
-    parse_body,
     read_completion,
     sent_schema,
 )
@@ -106,12 +107,9 @@ def test_how_json_is_asked_for(form):
     }[form]  # fmt: skip
 
 
-def test_openai_itself_gets_its_newer_word_under_the_same_rules():
-    dialogue = Dialogue("m", "api.openai.com", "prompt")
-    call = first(dialogue)
-    assert dialogue.wire(call)["max_completion_tokens"] == 48 and "max_tokens" not in dialogue.wire(call)
-    assert call.most_output_tokens == 48
-    assert ASK.wire(first())["max_tokens"] == 48
+def test_a_temperature_of_null_is_not_sent():
+    assert "temperature" not in first(request=note(1, temperature=None)).body
+    assert first().body["temperature"] == 0.5
 
 
 def test_bytes_bound_the_input_tokens():
@@ -193,7 +191,10 @@ def test_read_completion(body, status, text):
     assert read_completion(body, "k", 100) == Stored("k", status, text, 5, 6, 0)
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "5", "completion_tokens": -1}])
+@pytest.mark.parametrize(
+    "usage",
+    [None, {}, {"prompt_tokens": "5", "completion_tokens": -1}, {"prompt_tokens": 10**30, "completion_tokens": True}],
+)
 def test_uncounted_tokens_are_estimated(usage):
     found = read_completion({**completion(message={"content": "12345678"}), "usage": usage}, "k", 101)
     assert (found.input_tokens, found.output_tokens) == (26, 2)  # ceil(101 / 4), 8 / 4
@@ -208,7 +209,54 @@ def test_no_completion_may_have_been_charged(body):
     assert failed.value.retry and not failed.value.free
 
 
-def test_a_cut_body_may_have_been_charged():
-    with pytest.raises(CallFailed) as failed:
-        parse_body('{"choices": [{"mess')
-    assert failed.value.retry and not failed.value.free
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": [{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": GOOD}]},
+        {"content": [{"type": "text", "text": GOOD[:9]}, {"type": "text", "text": GOOD[9:]}]},
+        {"content": [{"type": "output_text", "text": GOOD}, {"type": "image", "text": None}, "no part"]},
+        {"content": None, "reasoning_content": GOOD}, {"content": " ", "reasoning": GOOD},
+        {"content": None, "tool_calls": [{"function": {"name": "reply", "arguments": GOOD}}]},
+        {"content": json.dumps(GOOD)}, {"content": f"[{GOOD}]"},
+    ],
+)  # fmt: skip
+def test_the_text_is_found_where_servers_put_it(message):
+    stored = read_completion(completion(message=message), "k", 100)
+    assert judge(stored, Note) == (Note(text="x", score=1), "", "")
+
+
+@pytest.mark.parametrize(
+    "message", [{"tool_calls": 3}, {"tool_calls": [{}]}, {"content": [{"type": "text"}]}, {"content": {}}]
+)
+def test_what_holds_no_text_is_an_empty_reply(message):
+    assert read_completion(completion(message=message), "k", 100).text == ""
+
+
+def test_reasoning_beside_a_content_is_not_the_reply():
+    message = {"content": "No.", "reasoning_content": GOOD}
+    assert read_completion(completion(message=message), "k", 100).text == "No."
+
+
+def test_a_reply_far_too_long_is_not_read_wherever_it_comes_from():
+    text = GOOD + " " * MOST_REPLY_CHARS
+    stored = read_completion(completion(message={"content": text}), "k", 100)
+    assert (stored.status, len(stored.text)) == ("overlong", 1000)
+    assert judge(stored, Note) == judge(reply(text), Note) == (None, "overlong", "")
+
+
+def test_a_repair_quotes_no_more_than_the_reply_could_hold():
+    poisoned = {first().key: reply("x" * 100_000)}
+    step = ASK.next(note(1), poisoned.get)
+    assert isinstance(step, Call) and step.body["messages"][2]["content"] == "x" * 16 * 48
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{" * 250_000, '{"a":' * 50_000, '{"a":1,' * 35_000, '{"a":' * 900 + "[" + "0," * 100_000, '{"' * 120_000,
+     '{"a":' + "9" * 250_000, "<think>" * 30_000, "\n{" * 80_000, '"' + "{" * 250_000],
+    ids=lambda text: text[:7],
+)  # fmt: skip
+def test_no_text_makes_the_parser_work_for_long(text):
+    before = time.process_time()
+    assert first_object(text) is None
+    assert time.process_time() - before < 2

@@ -19,6 +19,7 @@ from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Quantizer
 from sidr_core.settings.data import Refit
 from sidr_core.sids import codebook, quality, warm_start
+from sidr_core.sids.projection import unit
 from sidr_core.sids.quantize import Codebook, fit
 from sidr_core.sids.tokens import SID_PATTERN, SID_TOKEN, format_sid, parse_sid, sid_texts, sid_tokens, used_tokens
 from sidr_core.tables import files as tables
@@ -643,6 +644,45 @@ def test_a_dominating_cluster_is_a_collapse(tmp_path):
     report, _ = make(world(tmp_path / "w", named(vectors)), tmp_path / "1", size=8)
     check = next(c for c in report.checks if c.name == "no_collapse")
     assert not check.passed and "of the items have code <a_" in check.detail
+
+
+def families(items: int, seed: int) -> np.ndarray:
+    """Unit vectors: three quarters of the items belong to four families of similar texts, the others to none."""
+    draw = np.random.default_rng(seed)
+    centres, family = draw.normal(size=(4, 32)), draw.choice(5, size=items, p=[0.35, 0.2, 0.1, 0.1, 0.25])
+    base = np.where((family < 4)[:, None], centres[np.minimum(family, 3)], draw.normal(size=(items, 32)))
+    return unit(base + 0.25 * draw.normal(size=(items, 32))).astype(np.float32)
+
+
+@pytest.mark.parametrize("items", [2, 3, 4, 8, 16, 40, 147])
+def test_a_small_catalogue_of_similar_items_gets_usable_sids_by_default(tmp_path, items):
+    for seed in range(3):
+        report, sids = make(world(tmp_path / f"w{seed}", named(families(items, seed))), tmp_path / str(seed), size=256)
+        assert len(set(sids.values())) == items and all(passed(report).values())
+
+
+@pytest.mark.parametrize(("items", "size"), [(147, 16), (600, 16)])
+def test_clusters_of_equal_size_replace_plain_kmeans_where_it_collapses_in_a_small_catalogue(tmp_path, items, size):
+    vectors = families(items, 1 if items == 147 else 0)
+    assert quality.collapse(fit(vectors, Quantizer(size=size)).encode(vectors), size)
+    report, sids = make(world(tmp_path / "w", named(vectors)), tmp_path / "1", size=size)
+    assert len(set(sids.values())) == items and all(passed(report).values())
+    assert str(report.metrics["clusters_of_equal_size"]).startswith("with plain k-means ")
+    later = named(np.concatenate([vectors, families(3, 9)]))
+    report, again = make(world(tmp_path / "w2", later), tmp_path / "2", tmp_path / "1", "2020-02", size=size)
+    assert {item: again[item] for item in sids} == sids and passed(report)["sids_last"]
+
+
+def test_the_check_of_a_collapse_says_what_to_do(tmp_path):
+    report, _ = make(world(tmp_path / "w", named(np.ones((60, 8), dtype=np.float32))), tmp_path / "1", size=8)
+    check = next(c for c in report.checks if c.name == "no_collapse")
+    assert "100% of the items have code <a_0>, above 50%" in check.detail
+    assert "items that share one text" in check.detail and "quantizer.kind: balanced_kmeans" in check.detail
+
+
+def test_one_item_is_no_catalogue(tmp_path):
+    with pytest.raises(InputError, match="nothing to choose from"):
+        make(world(tmp_path / "w", named(blobs(1))), tmp_path / "1")
 
 
 def test_a_published_collapse_is_noticed(tmp_path):

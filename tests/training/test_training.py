@@ -153,7 +153,7 @@ def test_thoughts_join_where_training_put_them(world):
     prompt = renderer.prompt("x", "thinking")
     thought = renderer.encode("so that")
     decoder = Decoder(model, renderer, index, beam_width=1, batch_size=1)
-    (joined,) = decoder.prompts_after(["x"], [[Thought(tuple(thought), True)]])
+    ((joined,),) = decoder.prompts_after(["x"], [[Thought(tuple(thought), True)]])
     assert joined + renderer.completion(SIDS[1], None) == prompt + renderer.completion(SIDS[1], "so that")
 
 
