@@ -24,6 +24,16 @@ class SampleSource(Section):
     """Users."""
     seed: int = 7
     """Of everything that is made up."""
+    rule_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of next items that a rule over stated facts decides, where the history gives any: the dose of what can be
+    worked out. null: that of the category (games 0.88, office 0.55, industrial 0.22).
+    """
+    detours: float = Field(default=1.0, ge=0, le=10)
+    """Weight of what interrupts a series (extras, companions, accessories): the more, the more often the facts that
+    decide lie further back than the newest item.
+    """
+    late_share: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of series and lines that are on sale for the last weeks only, so that texts alone tell of them."""
     shift: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     """Month, `YYYY-MM`, from which all items trade their parts, so that what was learnt before is worth little; null
     for none. All that lies before it stays as it is without.

@@ -2,30 +2,42 @@
 
 import gzip
 import json
-import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 
+import numpy as np
+import polars as pl
 import pytest
 
 from builders.reviews import Bench, rows
-from sidr_core.reviews.sample.sample_users import Crowd, owned_anchor, successors, walk
-from sidr_core.reviews.sample.sample_worlds import build_world
+from sidr_core.errors import InputError
+from sidr_core.reviews.sample.optimal import Optimal
+from sidr_core.reviews.sample.rows import KINDS, MEMORY, RARE, SEVERAL, TASTE, row_kinds, steps
+from sidr_core.reviews.sample.shop import simulate, user_id
+from sidr_core.reviews.sample.users import RELEASE, options, owned_anchor, state
 from sidr_core.reviews.sources.sample import ITEMS, REVIEWS, generate
 from sidr_core.settings import SampleSource
 
 CATEGORIES = ("games", "office", "industrial")
 
 
-def world_and_walks(category, users=1500):
-    rng = random.Random(f"{category}/7")
-    world = build_world(category, 800, rng)
-    crowd = Crowd(world, rng)
-    return world, [walk(world, crowd, rng) for _ in range(users)]
+def shop_of(category, **fields):
+    return simulate(SampleSource(kind="sample", category=category, **{"users": 1500, **fields}))[0]
 
 
 @pytest.fixture(scope="module")
-def walks():
-    return {category: world_and_walks(category) for category in CATEGORIES}
+def shops():
+    return {category: shop_of(category) for category in CATEGORIES}
+
+
+def samples(shop):
+    """Every purchase but a user's first as a sample over the whole catalogue."""
+    made = [
+        (user_id(n), i, [shop.ids[thing] for thing in walk[max(0, i - 10) : i]], shop.ids[walk[i]])
+        for n, walk in enumerate(shop.walks)
+        for i in range(1, len(walk))
+    ]
+    return pl.DataFrame(made, schema=["user_id", "position", "history_item_ids", "target_item_id"], orient="row")
 
 
 def test_same_seed_same_bytes(tmp_path):
@@ -87,51 +99,126 @@ def test_through_the_stages(tmp_path, category):
 @pytest.mark.parametrize("items", [50, 137, 1500])
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_any_size(category, items):
-    world = build_world(category, items, random.Random(1))
-    assert len(world.things) == items
-    assert len({thing.title for thing in world.things}) == items
-    assert max(len(thing.title.split()) for thing in world.things) <= 20
-    walk(world, Crowd(world, random.Random(1)), random.Random(1))
+    things = shop_of(category, items=items, users=50).world.things
+    assert len(things) == items
+    assert len({thing.title for thing in things}) == items
+    assert max(len(thing.title.split()) for thing in things) <= 20
 
 
-def test_lengths(walks):
-    for _, users in walks.values():
-        lengths = [len(user) for user in users]
-        assert min(lengths) >= 5 and max(lengths) <= 15
-        assert 7 <= sum(lengths) / len(lengths) <= 8
+def test_lengths(shops):
+    for shop in shops.values():
+        lengths = [len(walk) for walk in shop.walks]
+        assert (min(lengths), max(lengths)) == (6, 15)
+        assert 8.8 <= sum(lengths) / len(lengths) <= 9.5
 
 
-def determined(world, users):
-    """Share of next items among the few that the history makes likely, and how few they are."""
-    hits = [
-        (user[i] in candidates, len(candidates))
-        for user in users
-        for i in range(1, len(user))
-        for candidates in [[thing for thing, _ in successors(world, user[:i])]]
+def kind_shares(shop):
+    rows = samples(shop)
+    cut = len(rows) * 9 // 10
+    counts = Counter(row_kinds(shop, rows[cut:], rows[:cut], list(shop.ids.values())))
+    return {kind: counts[kind] / (len(rows) - cut) for kind in KINDS}
+
+
+def test_games_are_rich_in_rules_and_industrial_parts_poor(shops):
+    shares = {category: kind_shares(shop) for category, shop in shops.items()}
+    assert shares["games"][SEVERAL] > 0.3 > shares["office"][SEVERAL] > 0.1 > shares["industrial"][SEVERAL] > 0.02
+    assert shares["games"][TASTE] < 0.3 < shares["office"][TASTE] < 0.6 < shares["industrial"][TASTE]
+    assert all(share > 0.1 for share in shares["games"].values())
+
+
+def test_knobs_move_what_they_name():
+    plain = kind_shares(shop_of("games", users=500))
+    assert kind_shares(shop_of("games", users=500, rule_share=0.3))[TASTE] > plain[TASTE] + 0.3
+    straight = kind_shares(shop_of("games", users=500, detours=0.1))
+    assert straight[SEVERAL] < plain[SEVERAL] - 0.1
+    late = shop_of("games", users=500, late_share=0.125)
+    assert 0.05 < sum(thing.late for thing in late.world.things) / 800 < 0.2
+    bought = [
+        day
+        for walk, days in zip(late.walks, late.days, strict=True)
+        for t, day in zip(walk, days, strict=True)
+        if t.late
     ]
-    return sum(hit for hit, _ in hits) / len(hits), sum(size for _, size in hits) / len(hits)
+    assert bought and min(bought) >= RELEASE
 
 
-def test_history_determines_games_most(walks):
-    shares = {category: determined(*walks[category]) for category in CATEGORIES}
-    assert 0.58 <= shares["games"][0] <= 0.68
-    assert shares["industrial"][0] < 0.3 < shares["office"][0]
-    assert max(size for _, size in shares.values()) < 4
+def test_texts_state_the_facts_that_decide(shops):
+    """In every shop: the same names of facts, on every thing that has one."""
+    for shop in shops.values():
+        for thing in shop.world.things:
+            assert (f"Series: {thing.family}." in thing.description) == bool(thing.family)
+            assert (f"System: {thing.anchor}." in thing.description) == bool(thing.anchor)
+            if thing.kind == "main":
+                assert f"Part: {thing.order}. Next series: {shop.world.sibling[thing.family]}." in thing.description
 
 
-def test_the_cue_may_lie_before_the_last_item(walks):
-    world, users = walks["games"]
-    neutral = [user[: i + 1] for user in users for i in range(1, len(user) - 1) if user[i].kind == "companion"]
-    next_games = [t for past in neutral for t, _ in successors(world, past) if t.kind == "main"]
+def test_the_cue_may_lie_before_the_last_item(shops):
+    shop = shops["games"]
+    neutral = [walk[: i + 1] for walk in shop.walks for i in range(1, len(walk) - 1) if walk[i].kind == "companion"]
+    mains = [
+        (option.thing.anchor, owned_anchor(past))
+        for past in neutral
+        for option in options(shop.world, past, RELEASE)
+        if option.thing.kind == "main"
+    ]
     assert len(neutral) > 200
     # A soundtrack names no platform, yet the next game is for the one owned since earlier.
-    assert all(
-        thing.anchor == owned_anchor(past)
-        for past in neutral
-        for thing, _ in successors(world, past)
-        if thing.kind == "main"
-    )
-    assert len({thing.anchor for thing in next_games}) == 4
+    assert all(anchor == owned for anchor, owned in mains)
+    assert len({anchor for anchor, _ in mains}) == 5
+
+
+def test_state_and_options_by_hand(shops):
+    world = shops["games"].world
+    family, anchor = next((f, a) for (f, a), mains in world.series.items() if len(mains) >= 3)
+    one, two, three = world.mains(family, anchor)[:3]
+    console, soundtrack = world.anchors[anchor][0], world.companions[family][0]
+    past = [console, one, two, soundtrack]
+    assert state(past) == (family, 2, anchor)
+    weights = {option.thing: (option.relation, option.weight) for option in options(world, past, RELEASE)}
+    assert weights[three] == ("next part", 8.0)  # after a detour
+    assert weights[world.extras[family, anchor][0]] == ("extra", 2.0)
+    assert weights[world.companions[family][1]] == ("companion", 1.5)
+    assert weights[world.kits[anchor][0]] == ("accessory", 2.5) and len(weights) == 4
+    assert soundtrack not in weights and console not in weights
+    assert dict((o.relation, o.weight) for o in options(world, [console], RELEASE)) == {"accessory": 2.0}
+
+
+def test_no_list_beats_the_generators_own_probabilities(shops):
+    """The sum of the ten largest probabilities is the hit rate that is found, and a counter's is lower."""
+    shop = shops["games"]
+    rows = samples(shop)
+    ids = list(shop.ids.values())
+    cut = len(rows) * 9 // 10
+    optimal = Optimal(shop)
+    column = {thing: n for n, thing in enumerate(optimal.things)}
+    hits = expected = 0.0
+    some = rows[cut : cut + 300]
+    for step in steps(shop, some, ids):
+        chances = optimal.next_item(step)
+        assert chances.sum() == pytest.approx(1) and (chances >= 0).all()
+        assert not any(chances[column[thing]] for thing in step.history)
+        expected += np.sort(chances)[-10:].sum()
+        hits += chances[column[step.thing]] >= np.sort(chances)[-10]
+    assert hits / 300 == pytest.approx(expected / 300, abs=0.05)
+    assert expected / 300 > hit_rates(shop.walks)[1] + 0.1
+
+
+def test_kinds_by_hand(shops):
+    shop = shops["games"]
+    world = shop.world
+    family, anchor = next((f, a) for (f, a), mains in world.series.items() if len(mains) >= 3)
+    one, two = world.mains(family, anchor)[:2]
+    console, soundtrack = world.anchors[anchor][0], world.companions[family][0]
+    stranger = next(t for t in world.things if t.family not in ("", family) and t.order == 2 and t.kind == "main")
+    walks = [[one, two], [console, one, soundtrack, two], [one, stranger]]
+    days = [[RELEASE] * len(walk) for walk in walks]
+    made = replace(shop, walks=walks, days=days)
+    rows = samples(made).filter(pl.col("position") == pl.col("position").max().over("user_id"))
+    seldom, often = rows[:1], pl.concat([rows[:1]] * 3)
+    assert row_kinds(made, rows, seldom, list(shop.ids.values())) == [RARE, SEVERAL, TASTE]
+    assert row_kinds(made, rows, often, list(shop.ids.values())) == [MEMORY, SEVERAL, TASTE]
+    with pytest.raises(InputError, match="no purchase number"):
+        steps(made, rows.with_columns(pl.lit("U999999").alias("user_id")), list(shop.ids.values()))
 
 
 def hit_rates(users, k=10):
@@ -157,10 +244,10 @@ def hit_rates(users, k=10):
     return hits["popularity"] / hits["rows"], hits["counter"] / hits["rows"]
 
 
-def test_counting_beats_popularity_most_on_games(walks):
+def test_counting_beats_popularity_most_on_games(shops):
     margins = {}
     for category in ("games", "industrial"):
-        popularity, counter = hit_rates(walks[category][1])
+        popularity, counter = hit_rates(shops[category].walks)
         margins[category] = counter - popularity
     assert margins["games"] > 0.25
     assert 0.05 < margins["industrial"] < margins["games"] - 0.1

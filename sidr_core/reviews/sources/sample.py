@@ -9,15 +9,15 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import Artifact
 from sidr_core.reviews.records import ReviewParts
-from sidr_core.reviews.sample.sample_users import Crowd, walk
-from sidr_core.reviews.sample.sample_worlds import Thing, build_world
+from sidr_core.reviews.sample.shop import simulate, user_id
+from sidr_core.reviews.sample.worlds import Thing
 from sidr_core.reviews.sources.amazon import RELEASES, parse_reviews
 from sidr_core.reviews.sources.item_records import ItemRecords, parse_metadata
 
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters, SampleSource
 
 #: Raise it when the same configuration should give other files.
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 
 REVIEWS, ITEMS = "reviews.jsonl.gz", "meta.jsonl.gz"
-FIRST_DAY, LAST_DAY = date(2018, 3, 1), date(2018, 10, 31)
-_MEAN_GAP_DAYS = 9.0
 
 
 def review_files(source: SampleSource) -> dict[str, Path]:
@@ -59,20 +57,15 @@ def _files(inputs: Inputs, source: SampleSource) -> Artifact:
 
 def generate(config: SampleSource, folder: Path) -> None:
     """Write `reviews.jsonl.gz` and `meta.jsonl.gz` for `config.users` users and `config.items` items."""
-    rng = random.Random(f"{config.category}/{config.seed}")
-    world = build_world(config.category, config.items, rng)
-    numbers = rng.sample(range(100_000), len(world.things))  # so that an id tells nothing about its item
-    ids = {thing: f"S{number:05d}" for thing, number in zip(world.things, numbers, strict=True)}
-    crowd = Crowd(world, rng)
-    traded = _traded(world.things, config)
+    shop, rng = simulate(config)
+    traded = _traded(shop.world.things, config)
     events: list[tuple[date, int, int, Thing]] = []
-    for user in range(config.users):
-        history = walk(world, crowd, rng)
-        for place, (day, thing) in enumerate(zip(_days(len(history), rng), history, strict=True)):
+    for user, (days, history) in enumerate(zip(shop.days, shop.walks, strict=True)):
+        for place, (day, thing) in enumerate(zip(days, history, strict=True)):
             events.append((day, user, place, traded[thing] if f"{day:%Y-%m}" >= (config.shift or "~") else thing))
     events.sort(key=lambda event: event[:3])
-    lines = [json.dumps(_review(day, user, ids[thing], rng)) for day, user, _, thing in events]
-    records = [json.dumps(_record(ids[thing], thing)) for thing in world.things]
+    lines = [json.dumps(_review(day, user, shop.ids[thing], rng)) for day, user, _, thing in events]
+    records = [json.dumps(_record(shop.ids[thing], thing)) for thing in shop.world.things]
     _write(folder / REVIEWS, _dirty_reviews(lines, rng))
     _write(folder / ITEMS, _dirty_items(records, rng))
 
@@ -84,25 +77,12 @@ def _traded(things: list[Thing], config: SampleSource) -> dict[Thing, Thing]:
     return dict(zip(things, order, strict=True))
 
 
-def _days(count: int, rng: random.Random) -> list[date]:
-    """Days of one user's purchases: gaps of about nine days, the whole inside the months of the sample."""
-    span = (LAST_DAY - FIRST_DAY).days
-    gaps = [1 + int(rng.expovariate(1 / (_MEAN_GAP_DAYS - 1))) for _ in range(count - 1)]
-    while sum(gaps) > span:
-        gaps = [max(1, gap // 2) for gap in gaps]
-    day = FIRST_DAY + timedelta(days=rng.randint(0, span - sum(gaps)))
-    days = [day]
-    for gap in gaps:
-        days.append(days[-1] + timedelta(days=gap))
-    return days
-
-
 def _review(day: date, user: int, item_id: str, rng: random.Random) -> dict[str, Any]:
     return {
         "overall": float(rng.choices((5, 4, 3, 2, 1), weights=(60, 22, 9, 4, 5))[0]),
         "verified": True,
         "reviewTime": f"{day:%m} {day.day}, {day.year}",
-        "reviewerID": f"U{user:06d}",
+        "reviewerID": user_id(user),
         "asin": item_id,
         "unixReviewTime": int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()),
     }

@@ -1,9 +1,10 @@
 """Catalogues of the sample source: invented things whose texts say what belongs to what.
 
-Three kinds of shop share one structure. An *anchor* (a console, a printer, a tool system) decides
-which things fit. A *family* (a game series, a product line) has *mains* that follow one another in
-order, *extras* that belong to one main, and *companions* that fit every anchor. *Accessories* form
-an ordered kit per anchor. Every name is invented; nothing here is real data.
+Three kinds of shop share one structure and the words for it. An *anchor* (a console, a printer, a tool system) decides
+which things fit. A *family* (a game series, a product line) has *mains* that follow one another in order, *extras* that
+belong to one main, and *companions* that fit every anchor. *Accessories* form an ordered kit per anchor. Every
+description ends with facts, `Series: Iron Rally. Part: 2. System: Orbit PC.`, under the same names in all shops, so
+that what holds in one shop can be carried over to another. Every name is invented; nothing here is real data.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sidr_core.settings import SampleSource
 
 
 @dataclass(frozen=True, eq=False)  # one object is one item
@@ -28,27 +34,35 @@ class Thing:
     family: str = ""
     anchor: str = ""
     order: int = 1
+    late: bool = False  # on sale for the last weeks only
 
 
 @dataclass
 class World:
-    """A catalogue and how strongly its users follow successions, tastes, and the crowd.
+    """A catalogue and how strongly its users follow rules, tastes, and the crowd.
 
     Args:
-        succession: share of next items that the history determines, where it determines any.
+        rule_share: share of next items that a rule decides, where the history gives any (`users.options`): the dose of
+            what can be worked out.
         taste: share of the others that follow the user's tastes; the rest follows popularity.
         repeats: whether accessories are used up and bought again.
+        switches: chance per step of a new anchor.
+        detours: weight of what interrupts a series (extras, companions, accessories). The more of it, the more often
+            the facts that decide the next item lie further back than the newest one.
     """
 
     things: list[Thing]
-    succession: float
+    rule_share: float
     taste: float
     repeats: bool
+    switches: float
+    detours: float = 1.0
     series: dict[tuple[str, str], list[Thing]] = field(default_factory=lambda: defaultdict(list))
     extras: dict[tuple[str, str], list[Thing]] = field(default_factory=lambda: defaultdict(list))
     companions: dict[str, list[Thing]] = field(default_factory=lambda: defaultdict(list))
     kits: dict[str, list[Thing]] = field(default_factory=lambda: defaultdict(list))
     anchors: dict[str, list[Thing]] = field(default_factory=lambda: defaultdict(list))
+    families: dict[str, list[str]] = field(default_factory=dict)
     sibling: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,24 +78,47 @@ class World:
                 (self.kits if thing.kind == "accessory" else self.anchors)[thing.anchor].append(thing)
             if thing.family:
                 by_taste[thing.taste][thing.family] = None
-        for families in by_taste.values():
-            names = list(families)
+        self.families = {taste: list(names) for taste, names in by_taste.items()}
+        for names in self.families.values():
             self.sibling |= dict(zip(names, names[1:] + names[:1], strict=True))
+
+    @cached_property
+    def early(self) -> list[Thing]:
+        """What is on sale from the first day on."""
+        return [thing for thing in self.things if not thing.late]
 
     def mains(self, family: str, anchor: str) -> list[Thing]:
         """The series of a family for an anchor, or the one that fits all."""
         return self.series.get((family, anchor)) or self.series.get((family, ""), [])
 
 
-def build_world(category: str, items: int, rng: random.Random) -> World:
-    """The catalogue of `games`, `office` or `industrial`, with exactly `items` things."""
-    basis, family, succession, taste, repeats = _WORLDS[category]
-    things = basis(items)
-    for number in range(items):
-        if len(things) >= items:
+def build_world(source: SampleSource, rng: random.Random) -> World:
+    """The catalogue of a source's category, with exactly `source.items` things."""
+    shop = _SHOPS[source.category]
+    things = shop.basis(source.items)
+    for number in range(source.items):
+        if len(things) >= source.items:
             break
-        things += family(number, rng)
-    return World(things[:items], succession, taste, repeats)
+        family = shop.family(number, rng)
+        late = bool(source.late_share) and number % round(1 / source.late_share) == round(1 / source.late_share) - 1
+        things += [replace(thing, late=True) for thing in family] if late else family
+    rule_share = shop.rule_share if source.rule_share is None else source.rule_share
+    world = World(things[: source.items], rule_share, shop.taste, shop.repeats, shop.switches, source.detours)
+    described = [replace(thing, description=_with_facts(thing, world)) for thing in world.things]
+    return World(described, rule_share, shop.taste, shop.repeats, shop.switches, source.detours)
+
+
+def _with_facts(thing: Thing, world: World) -> str:
+    """The description with the facts of the thing behind it, one sentence each."""
+    facts = {"Series": thing.family}
+    if thing.kind == "main":
+        facts |= {"Part": str(thing.order), "Next series": world.sibling[thing.family]}
+    elif thing.kind == "extra":
+        facts["Extends part"] = str(thing.order)
+    elif thing.kind == "accessory":
+        facts["Number in its range"] = str(thing.order)
+    facts["System"] = thing.anchor
+    return " ".join([thing.description, *(f"{name}: {value}." for name, value in facts.items() if value)])
 
 
 def _names(first: str, second: str) -> list[str]:
@@ -94,7 +131,7 @@ def _names(first: str, second: str) -> list[str]:
 
 # -- games ----------------------------------------------------------------------------------------
 
-_PLATFORMS = ("Novadeck 3", "Kestrel One", "Lumen Pocket", "Orbit PC")
+_PLATFORMS = ("Novadeck 3", "Kestrel One", "Lumen Pocket", "Orbit PC", "Tessera Go")
 _GENRES = (
     "role-playing",
     "racing",
@@ -118,12 +155,6 @@ _GAME_KIT = (
     "HDMI Cable",
     "Screen Protector",
     "Cooling Stand",
-    "Thumb Grips",
-    "Carry Strap",
-    "Rechargeable Battery Pack",
-    "Button Caps",
-    "Silicone Sleeve",
-    "Cleaning Kit",
 )
 _EPISODES = ("", "2", "3", "4")
 
@@ -166,7 +197,7 @@ def _game_family(number: int, rng: random.Random) -> list[Thing]:
     genre, studio = _GENRES[number % len(_GENRES)], ("Mirefox", "Oakbyte", "Ninth Bell", "Copperhat")[number % 4]
     episodes = rng.choice((3, 3, 4))
     things: list[Thing] = []
-    for platform in sorted(rng.sample(_PLATFORMS, rng.choice((2, 3, 3)))):
+    for platform in sorted(rng.sample(_PLATFORMS, rng.choice((4, 4, 5)))):
         for order in range(1, episodes + 1):
             episode = f"{name} {_EPISODES[order - 1]}".strip()
             text = f"{episode} is a {genre} game for the {platform}, part {order} of the {name} series by {studio}."
@@ -292,12 +323,21 @@ def _industrial_family(number: int, rng: random.Random) -> list[Thing]:
     return things
 
 
-_Basis = Callable[[int], list[Thing]]
-_Family = Callable[[int, random.Random], list[Thing]]
+@dataclass(frozen=True)
+class _Shop:
+    """One category: its anchors with their kits, its n-th family, and the shares of :class:`World`."""
 
-#: category -> anchors with their kits, the n-th family, share of succession, share of taste, repeats
-_WORLDS: dict[str, tuple[_Basis, _Family, float, float, bool]] = {
-    "games": (_game_basis, _game_family, 0.68, 0.75, False),
-    "office": (_office_basis, _office_family, 0.55, 0.7, True),
-    "industrial": (_industrial_basis, _industrial_family, 0.22, 0.6, True),
+    basis: Callable[[int], list[Thing]]
+    family: Callable[[int, random.Random], list[Thing]]
+    rule_share: float
+    taste: float
+    repeats: bool
+    switches: float
+
+
+#: Games are rich in rules, industrial parts poor.
+_SHOPS = {
+    "games": _Shop(_game_basis, _game_family, 0.88, 0.75, False, 0.10),
+    "office": _Shop(_office_basis, _office_family, 0.55, 0.7, True, 0.04),
+    "industrial": _Shop(_industrial_basis, _industrial_family, 0.22, 0.6, True, 0.04),
 }
