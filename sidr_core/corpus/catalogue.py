@@ -146,6 +146,17 @@ class Catalogue(Mapping[str, Item]):
                 fix="materialize interactions again for this snapshot",
             ) from None
 
+    def carrying(self, sid: str) -> tuple[Item, ...]:
+        """The items of a SID; none if it is of no item."""
+        return self._by_sid.get(sid, ())
+
+    @cached_property
+    def _by_sid(self) -> dict[str, tuple[Item, ...]]:
+        items: dict[str, tuple[Item, ...]] = {}
+        for item in self._items.values():
+            items[item.sid] = (*items.get(item.sid, ()), item)
+        return items
+
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._items
 

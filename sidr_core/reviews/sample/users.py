@@ -22,7 +22,9 @@ from sidr_core.reviews.sample.worlds import Thing, World
 BEGINS_WITH_ANCHOR, FIRST_TASTE = 0.6, 0.7
 _SHORTEST, _LONGEST, _MEAN_TAIL = 6, 15, 4.0
 #: Late lines are on sale from this day on.
-RELEASE = date(2018, 9, 5)
+RELEASE = date(2018, 8, 20)
+#: How much more a late thing is in demand than another of its popularity.
+_NOVELTY = 3.0
 #: Weights of the options. After a detour, users return to their series.
 _NEXT, _NEXT_AFTER_DETOUR, _AGAIN = 3.0, 8.0, 2.0
 _EXTRA, _COMPANION, _ACCESSORY, _ACCESSORY_AFTER_ANCHOR = 2.0, 1.5, 2.5, 2.0
@@ -110,7 +112,8 @@ class Crowd:
         order = list(range(len(world.things)))
         rng.shuffle(order)
         self._rng = rng
-        self.weight = {world.things[i]: (rank + 30.0) ** -0.6 for rank, i in enumerate(order)}
+        demand = {thing: _NOVELTY if thing.late else 1.0 for thing in world.things}
+        self.weight = {world.things[i]: (rank + 30.0) ** -0.6 * demand[world.things[i]] for rank, i in enumerate(order)}
 
     def draw(self, things: Sequence[Thing]) -> Thing:
         """One of the things."""
