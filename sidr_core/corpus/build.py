@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sidr_core.corpus import general, guards, quality, tasks
+from sidr_core.corpus import general, guards, practice, quality, tasks
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.data_card import data_card, sizes_by_task
 from sidr_core.corpus.estimate import teacher_client
 from sidr_core.corpus.figure import draw
 from sidr_core.corpus.quarantine import quarantine_table
+from sidr_core.corpus.relations import Relations, learn_relations
 from sidr_core.corpus.teacher import language
 from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.base import Teacher
@@ -67,9 +68,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     rows = tasks.read_rows(train, catalogue)
     facts = learn_facts(catalogue, zip(train[HISTORY].to_list(), train[TARGET].to_list(), strict=True))
     progress.say(f"{len(facts.weight):,} aspects in {len(catalogue):,} items, {len(rows):,} train rows")
-    rules = RulesTeacher(facts, settings.seed, drop_open=settings.open_thoughts == "drop")
-    written = _ask(rows, catalogue, settings, rules, progress)
+    relations = learn_relations(catalogue, [(row.history, row.target) for row in rows])
+    progress.say(f"{sum(map(len, relations.shares.values())):,} relations between stated facts")
+    rules = RulesTeacher(facts, relations, settings.seed, settings.form, drop_open=settings.open_thoughts == "drop")
+    written = _ask(rows, catalogue, settings, relations, rules, progress)
     teacher: Teacher = written.teacher if written else rules
+    longest = max(len(row.history) for row in rows)
     corpus = tasks.corpus(
         rows,
         catalogue,
@@ -77,13 +81,15 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         traced=tasks.newest(rows, settings.traces_per_user),
         narrated=tasks.newest(rows, 1) if settings.user_narratives else [],
         narrate_items=settings.item_narratives,
+        facts=relations.facts,
+        practised=practice.histories(relations, settings.practice_rows, longest, settings.seed),
         general=chat.examples,
         progress=progress,
     )
     tables.write(corpus, out_dir / "synthetic_corpus.parquet", Corpus)
     quarantined = [*(written.quarantined if written else ()), *chat.quarantined]
     tables.write(quarantine_table(quarantined), out_dir / "teacher_quarantine.parquet", TeacherQuarantine)
-    lengths, counts, figures = measure(corpus, rows, catalogue, codebook, teacher.frame_words)
+    lengths, counts, figures = measure(corpus, rows, catalogue, codebook)
     figures.update(chat.counts)
     figures.update(_of_teacher(written, corpus.height) if written else {})
     draw(lengths, counts, out_dir / "corpus.png")
@@ -92,7 +98,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     (out_dir / "card.md").write_text(text, encoding="utf-8")
     checks = (
         _check("train_rows_only", corpus, guards.not_from_train(corpus, rows, catalogue)),
-        _check("no_leak", corpus, guards.leaks(corpus, rows, teacher.frame_words)),
+        _check("no_leak", corpus, guards.leaks(corpus, rows, relations)),
         _check("known_sids", corpus, guards.unknown_sids(corpus, codebook["sid"].to_list())),
     )
     metrics: dict[str, float | int | str] = {**figures}
@@ -103,14 +109,19 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
 
 def _ask(
-    rows: list[tasks.Row], catalogue: Catalogue, settings: TeacherSettings, rules: Teacher, progress: Progress
+    rows: list[tasks.Row],
+    catalogue: Catalogue,
+    settings: TeacherSettings,
+    relations: Relations,
+    rules: Teacher,
+    progress: Progress,
 ) -> Written | None:
     """What the language model wrote, or None where the rules are the teacher."""
     if settings.kind == "rules":
         return None
     with teacher_client(settings) as client:
         rest = rules if settings.rest == "rules" else None
-        return language.write(client, rows, catalogue, settings, rest, progress)
+        return language.write(client, rows, catalogue, settings, relations, rest, progress)
 
 
 def _teacher_name(settings: TeacherSettings) -> str:
@@ -143,7 +154,6 @@ def measure(
     rows: Sequence[tasks.Row],
     catalogue: Catalogue,
     codebook: pl.DataFrame,
-    frame_words: frozenset[str],
 ) -> tuple[Mapping[str, Sequence[int]], quality.Counts, dict[str, float | int]]:
     """Words of each text by kind, occurrences of each code by level, and all quality figures (`quality`)."""
     sizes = {task: counts for task, *counts in sizes_by_task(corpus).iter_rows()}
@@ -154,7 +164,7 @@ def measure(
     texts = quality.texts_of(corpus, rows, catalogue)
     for kind, of_kind in texts.items():
         figures |= quality.of_kind(kind, of_kind)
-    figures |= quality.of_thoughts(texts["thought"], frame_words)
+    figures |= quality.of_thoughts(texts["thought"])
     figures["item_narratives_naming_title"] = sum(
         spells_title(text, catalogue[item_id])
         for item_id, text in corpus.filter(pl.col(TASK) == "item_narrative").select(ITEM_ID, COMPLETION).iter_rows()

@@ -23,6 +23,8 @@ _ABOUT = {
     "titles_to_sid": "history of titles → next SID",
     "item_narrative": "text about an item, named by its SID",
     "user_narrative": "text about a user, ending with the next item's SID",
+    "sid_to_fact": "SID → a fact that the item states",
+    "practice": "history that nobody had → thought, without an answer",
     "general": "a general question → its answer, with its thought if it has one",
     "reasoning": "history of SIDs → thought → next SID",
 }
@@ -68,7 +70,7 @@ def data_card(
         "",
         f"{corpus.height:,} training examples, written by {teacher} from train rows only. {origin}",
         "",
-        "The teacher sees the next item of a train row. User narratives name it at their end; thoughts never do.",
+        "User narratives end with the next item of their train row. Thoughts are written from the history alone.",
         "",
         markdown_table(("task", "what", "examples", "words", "characters", "mean characters"), sizes, "llr"),
         "",

@@ -1,6 +1,6 @@
 """What must never be in the corpus, checked on the finished table and not on the code that made it.
 
-The paper lets its teacher see the true next item, and its narratives end with it. That is acceptable on train rows
+User narratives end with the true next item. That is acceptable on train rows
 only (docs/method.md, "Corpus" and "Pitfalls"). Each guard returns the example ids that break its promise, with the
 reason; an empty list is a pass.
 """
@@ -8,14 +8,15 @@ reason; an empty list is a pass.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
-from sidr_core.corpus.catalogue import Catalogue
+from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.prompts import TAG, item_titled, title_of
-from sidr_core.corpus.target_leakage import leaked_words
-from sidr_core.corpus.tasks import ITEM_TASKS, Example, Row
+from sidr_core.corpus.relations import Relations
+from sidr_core.corpus.tasks import ITEM_TASKS, PRACTICE_TASK, Example, Row
+from sidr_core.corpus.thoughts import judge
 from sidr_core.settings import GENERAL_TASK
 from sidr_core.sids.tokens import SID_PATTERN
 from sidr_core.tables.columns import COMPLETION, EXAMPLE_ID, PROMPT, TASK, THOUGHT
@@ -33,15 +34,16 @@ def not_from_train(corpus: pl.DataFrame, rows: Iterable[Row], catalogue: Catalog
 
     An example about a user must carry the user, position and target of one train row; its SIDs and its
     titles must be those of that row's history and target. An example without a user must belong to a task
-    about items alone and hold no SID but its own item's. A general example is about neither.
+    about items alone and hold no SID but its own item's. A general or a practice example is of neither.
     """
     known = _by_key(rows)
     violations: list[Violation] = []
     for example in examples_of(corpus):
         row = known.get(_key(example))
-        if example.task == GENERAL_TASK:
+        if example.task in (GENERAL_TASK, PRACTICE_TASK):
             about = (example.user_id, example.position, example.item_id)
-            reason = "a general example names a user or an item" if any(one is not None for one in about) else ""
+            named = any(one is not None for one in about)
+            reason = f"an example of task {example.task} names a user or an item" if named else ""
         elif example.task in ITEM_TASKS:
             reason = _foreign_to_item(example, catalogue)
         else:
@@ -64,7 +66,7 @@ def _foreign_to_row(example: Example, row: Row) -> str:
     history, target = {item.sid for item in row.history}, row.target.sid
     if foreign := set(SID_PATTERN.findall(example.prompt)) - history:
         return f"the prompt holds {min(foreign)}, which is not in the history"
-    if foreign := set(SID_PATTERN.findall(_all_text(example))) - history - {target}:
+    if foreign := set(SID_PATTERN.findall(example.completion)) - history - {target}:  # thoughts: see `leaks`
         return f"{min(foreign)} is neither in the history nor the target"
     listed = [line[2:] for line in example.prompt.split("\n") if line.startswith("- ")]
     if set(listed) - {item.short_title for item in row.history}:
@@ -74,19 +76,22 @@ def _foreign_to_row(example: Example, row: Row) -> str:
     return ""
 
 
-def leaks(corpus: pl.DataFrame, rows: Iterable[Row], frame_words: frozenset[str]) -> list[Violation]:
-    """Thoughts that hold more of the target than the history does, and translations that hold their answer.
+def leaks(corpus: pl.DataFrame, rows: Iterable[Row], relations: Relations) -> list[Violation]:
+    """Thoughts that hold more than their history gives, and translations that hold their answer.
 
-    Args:
-        frame_words: the wording of the teacher's thoughts that says nothing of a target.
+    What a thought may hold: items of the history, facts that hold for the history, and candidates to which the
+    history leads (`Relations.candidates`), which are found without a look at the target.
     """
-    known = _by_key(rows)
+    known, items = _by_key(rows), relations.catalogue
     violations: list[Violation] = []
     for example in examples_of(corpus):
         reason = _translation_leak(example)
-        if example.thought is not None and example.task != GENERAL_TASK:
+        if example.task == PRACTICE_TASK:
+            history = [item for sid in SID_PATTERN.findall(example.prompt) for item in items.carrying(sid)[:1]]
+            reason = _thought_leak(example.thought or "", history, relations)
+        elif example.thought is not None and example.task != GENERAL_TASK:
             row = known.get(_key(example))
-            reason = _thought_leak(example.thought, row, frame_words) if row else "a thought without a train row"
+            reason = _thought_leak(example.thought, row.history, relations) if row else "a thought without a train row"
         if reason:
             violations.append((example.example_id, reason))
     return violations
@@ -114,11 +119,15 @@ def _translation_leak(example: Example) -> str:
     return ""
 
 
-def _thought_leak(thought: str, row: Row, frame_words: frozenset[str]) -> str:
-    if foreign := set(SID_PATTERN.findall(thought)) - {item.sid for item in row.history}:
-        return f"the thought names {min(foreign)}, which is not in the history"
-    if words := leaked_words(thought, row.history, row.target, frame_words):
-        return f"the thought says {words[0]!r}, which only the target has"
+def _thought_leak(thought: str, history: Sequence[Item], relations: Relations) -> str:
+    candidates = {candidate.item.sid for candidate in relations.candidates(history)}
+    if foreign := set(SID_PATTERN.findall(thought)) - {item.sid for item in history} - candidates:
+        return f"the thought names {min(foreign)}, which is neither in the history nor follows from it"
+    verdict = judge(thought, relations, history)
+    if verdict.right < verdict.facts:
+        return f"{verdict.facts - verdict.right} of {verdict.facts} facts of the thought do not hold for the history"
+    if verdict.real < verdict.candidates:
+        return f"{verdict.candidates - verdict.real} of {verdict.candidates} candidates have another title or SID"
     return ""
 
 

@@ -90,6 +90,11 @@ def title_of(sid: str) -> str:
     return f"Title of {sid}?"
 
 
+def fact_of(name: str, sid: str) -> str:
+    """Asks for one stated fact of a SID."""
+    return f"{name} of {sid}?"
+
+
 def item_titled(title: str) -> str:
     """Asks for the SID of a (neutralised) title."""
     return f"Item titled: {title}"

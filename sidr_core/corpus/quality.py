@@ -2,7 +2,7 @@
 
 Lengths count words between blanks and characters; the tokenizer of the model is made later, from this very
 corpus, so tokens cannot be counted here. Many thoughts of the paper's teacher mostly restate the history
-(docs/method.md, "Corpus"); `_restating` and `thoughts_newest_only` measure that.
+(docs/method.md, "Corpus"); `_restating` measures that.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sidr_core.corpus import target_leakage, tasks
-from sidr_core.corpus.catalogue import Catalogue, Item, all_words, audit_words, content_words
-from sidr_core.corpus.target_leakage import RowThought
+from sidr_core.corpus import tasks
+from sidr_core.corpus.catalogue import Catalogue, Item, content_words
 from sidr_core.corpus.tasks import Row
+from sidr_core.corpus.thoughts import NEXT_IS, candidates_in
 from sidr_core.metrics.lists import gini
 from sidr_core.settings import REASONING_TASK
-from sidr_core.sids.tokens import SID_PATTERN, used_tokens
+from sidr_core.sids.tokens import used_tokens
 from sidr_core.tables.columns import CODES, COMPLETION, EXAMPLE_ID, ITEM_ID, PROMPT, TASK, THOUGHT
 
 #: A word in this share of the texts of a kind, and in so many of them, is the kind's wording and says nothing.
@@ -85,29 +85,21 @@ def of_kind(kind: str, texts: Sequence[Text]) -> dict[str, float | int]:
     }
 
 
-def of_thoughts(texts: Sequence[Text], frame_words: frozenset[str]) -> dict[str, float]:
-    """What thoughts say of history and target; empty where there is none.
+def of_thoughts(texts: Sequence[Text]) -> dict[str, float]:
+    """What thoughts lead to; empty where there is none.
 
-    `thoughts_newest_only`: share whose every SID and word is of the newest item. `thoughts_open`: share whose target
-    has no word of the thought. `hindsight_share`: mean share of the target-only words that a thought says
-    (:mod:`~sidr_core.corpus.target_leakage`), 0 after the guards; `hindsight_share_any_word` counts the teacher's
-    common wording too, beside what chance gives.
+    `thoughts_open`: share of those from which nothing follows. `thought_candidates`: candidates of a thought, in the
+    mean. `thoughts_with_target`: share whose candidates hold the next item, which the teacher did not see.
     """
-    thoughts = [RowThought(one.text, one.sources, one.target) for one in texts if one.target]
+    thoughts = [one for one in texts if one.target]
     if not thoughts:
         return {}
-    newest_only = sum(
-        set(SID_PATTERN.findall(thought)) <= {history[-1].sid}
-        and audit_words(thought) - frame_words <= history[-1].facts
-        for thought, history, _ in thoughts
-    )
-    shared = sum(bool(set(target.words) & set(all_words(thought))) for thought, _, target in thoughts)
+    named = [[sid for _, sid in candidates_in(one.text.partition(NEXT_IS)[2])] for one in thoughts]
+    hits = sum(one.target.sid in sids for one, sids in zip(thoughts, named, strict=True) if one.target)
     return {
-        "thoughts_newest_only": round(newest_only / len(thoughts), 4),
-        "thoughts_open": round(1 - shared / len(thoughts), 4),
-        "hindsight_share": round(target_leakage.mean_share(thoughts, frame_words), 6),
-        "hindsight_share_any_word": round(target_leakage.mean_share(thoughts), 6),
-        "hindsight_any_word_by_chance": round(target_leakage.mean_share_by_chance(thoughts), 6),
+        "thoughts_open": round(sum(not sids for sids in named) / len(named), 4),
+        "thought_candidates": round(sum(map(len, named)) / len(named), 4),
+        "thoughts_with_target": round(hits / len(named), 4),
     }
 
 

@@ -79,6 +79,7 @@ class Relations:
         self.catalogue, self.facts = catalogue, facts
         self.speaker: dict[str, str] = {}
         self.shares: dict[str, list[tuple[Relation, float]]] = {}
+        self._known: dict[tuple[str, ...], list[Candidate]] = {}
         self._items: dict[tuple[str, frozenset[tuple[str, str]]], list[Item]] = defaultdict(list)
         for item_id, item in catalogue.items():
             self._items[facts.kind(item_id), frozenset(self._stated(item_id).items())].append(item)
@@ -145,6 +146,12 @@ class Relations:
 
     def candidates(self, history: Sequence[Item]) -> list[Candidate]:
         """Items to which the history leads, the most probable first, equal ones by item id."""
+        ids = tuple(item.item_id for item in history)
+        if ids not in self._known:
+            self._known[ids] = self._find(history)
+        return self._known[ids]
+
+    def _find(self, history: Sequence[Item]) -> list[Candidate]:
         state = self.state(history)
         best: dict[str, Candidate] = {}
         for relation, share in self.shares.get(state.newest, ()):

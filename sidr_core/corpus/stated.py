@@ -1,24 +1,27 @@
-"""Facts that items state about themselves: brand, category, and every `Name: value.` of a description.
+"""Facts that items state about themselves, which are what a thought may say.
 
-They are what a thought may say. A fact is categorical (`System: Orbit PC`) or a number (`Part: 2`); a number counts
-within the categorical fact that is stated with it and tells most items apart (parts count within a series). All text
-is untrusted and neutralised.
+They are every `Name: value.` of a description; of an item whose description states none, its brand, its category and
+the beginning of its title that other titles share ("Series"). A fact is categorical (`System: Orbit PC`) or a number
+(`Part: 2`); a number counts within the categorical fact that is stated with it and tells most items apart (parts count
+within a series). All text is untrusted and neutralised.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.prompts import neutralise
 
-BRAND, CATEGORY = "Brand", "Category"
+BRAND, CATEGORY, SERIES = "Brand", "Category", "Series"
 #: A name of a fact counts if so many items state it, and at most so many names count, the most frequent first.
 _LEAST_ITEMS, _MOST_NAMES = 5, 8
 _VALUE_CHARS = 40
+#: A beginning of so many words that so many titles share is a series; the longest one counts.
+_SERIES_WORDS, _SERIES_ITEMS = range(2, 6), range(2, 31)
 _STATED = re.compile(r"(?:^|(?<=[.;] ))([A-Z][A-Za-z][A-Za-z -]{0,24}): ((?:[^.;:\n]|\.(?=\d)){1,60}?)(?=[.;](?:\s|$))")
 _NUMBER = re.compile(r"\d{1,3}")
 
@@ -28,7 +31,7 @@ class StatedFacts:
     """The facts of a catalogue.
 
     Args:
-        of: item_id -> name -> value: what its description states; of an item that states nothing, brand and category.
+        of: item_id -> name -> value.
         numbers: name of a number -> name of the categorical fact within which it counts.
         order: names of categorical facts, the most frequent first.
         follows_from: facts that another one determines ("Next series" of "Series"): known with it, and so no part
@@ -49,9 +52,9 @@ class StatedFacts:
         return {name: int(value) for name, value in self.of[item_id].items() if name in self.numbers}
 
     def kind(self, item_id: str) -> str:
-        """Items are of one kind if they state the same facts; without any, if they have the same category."""
-        names = self.of[item_id].keys()
-        return self.of[item_id][CATEGORY] if CATEGORY in names else ", ".join(sorted(names - {BRAND}))
+        """Items are of one kind if they state the same facts, and have the same category where they state that."""
+        facts = self.of[item_id]
+        return ", ".join([*sorted(facts), facts.get(CATEGORY, "")])
 
 
 def stated_in(text: str) -> dict[str, str]:
@@ -73,6 +76,7 @@ def read_facts(catalogue: Catalogue) -> StatedFacts:
     for item_id, facts in stated.items():
         for name in facts:
             items_of[name].append(item_id)
+    series = _series(catalogue)
     frequent = sorted(items_of, key=lambda name: -len(items_of[name]))
     names = [name for name in frequent if len(items_of[name]) >= _LEAST_ITEMS][:_MOST_NAMES]
     numbers = [name for name in names if all(_NUMBER.fullmatch(stated[item_id][name]) for item_id in items_of[name])]
@@ -81,17 +85,35 @@ def read_facts(catalogue: Catalogue) -> StatedFacts:
     counted = {number: owner for number, owner in owners.items() if owner}
     kept = {*categorical, *counted}
     of = {
-        item_id: {name: value for name, value in facts.items() if name in kept} or _own(catalogue[item_id])
+        item_id: {name: value for name, value in facts.items() if name in kept}
+        or _own(catalogue[item_id], series.get(item_id, ""))
         for item_id, facts in stated.items()
     }
-    return StatedFacts(of, counted, tuple(categorical), _determined(stated, categorical))
+    order = tuple(dict.fromkeys((*categorical, SERIES, BRAND, CATEGORY)))
+    return StatedFacts(of, counted, order, _determined(of, order))
 
 
-def _own(item: Item) -> dict[str, str]:
-    """Brand, and the last part of the category's path."""
-    fields = {BRAND: item.brand, CATEGORY: item.category.rsplit(" > ", 1)[-1]}
+def _own(item: Item, series: str) -> dict[str, str]:
+    """Brand, the last part of the category's path, and the series of an item that states nothing."""
+    fields = {BRAND: item.brand, CATEGORY: item.category.rsplit(" > ", 1)[-1], SERIES: series}
     named = {name: neutralise(value, _VALUE_CHARS) for name, value in fields.items()}
     return {name: value for name, value in named.items() if value}
+
+
+def _series(catalogue: Catalogue) -> dict[str, str]:
+    """item_id -> the longest beginning of its title that other titles share, where there is one."""
+    words = {item_id: item.full_title.split() for item_id, item in catalogue.items()}
+
+    def beginnings(of_title: list[str]) -> list[str]:
+        return [" ".join(of_title[:count]) for count in _SERIES_WORDS if count < len(of_title)]
+
+    shared = Counter(beginning.casefold() for of_title in words.values() for beginning in beginnings(of_title))
+    series: dict[str, str] = {}
+    for item_id, of_title in words.items():
+        fitting = [text for text in beginnings(of_title) if shared[text.casefold()] in _SERIES_ITEMS]
+        if fitting:
+            series[item_id] = fitting[-1]
+    return series
 
 
 def _owner(number: str, item_ids: Sequence[str], stated: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> str:

@@ -11,13 +11,14 @@ Deviations from the paper:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from sidr_core.corpus import prompts
 from sidr_core.corpus.catalogue import Catalogue, Item
+from sidr_core.corpus.stated import StatedFacts
 from sidr_core.corpus.teacher.base import Teacher
 from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS
@@ -27,8 +28,9 @@ from sidr_core.tables.contracts import Corpus
 #: More right answers than this and a title or SID is left out of translation.
 MOST_ANSWERS = 4
 #: Tasks about an item alone: their examples have no user.
-ITEM_TASKS = ("sid_to_title", "title_to_sid", "item_narrative")
-CHAT, TEXT = "chat", "text"
+ITEM_TASKS = ("sid_to_title", "title_to_sid", "item_narrative", "sid_to_fact")
+CHAT, TEXT, THOUGHT = "chat", "text", "thought"
+PRACTICE_TASK = "practice"
 ORDER = (*TASKS, REASONING_TASK)
 
 
@@ -127,6 +129,23 @@ def title_to_sid(pairs: Iterable[Item]) -> Iterator[Example]:
     return (_of_item("title_to_sid", item, CHAT, prompts.item_titled(item.full_title), item.sid) for item in pairs)
 
 
+def sid_to_fact(pairs: Iterable[Item], facts: StatedFacts) -> Iterator[Example]:
+    """SID -> each fact that the item states."""
+    for item in pairs:
+        for name, value in facts.of[item.item_id].items():
+            example_id = f"sid_to_fact:{item.item_id}:{name}"
+            prompt = prompts.fact_of(name, item.sid)
+            yield Example(example_id, "sid_to_fact", CHAT, prompt, None, value, item_id=item.item_id)
+
+
+def practice(histories: Iterable[Sequence[Item]], teacher: Teacher) -> Iterator[Example]:
+    """SIDs of a history that nobody had -> the thought about it; there is no answer."""
+    for number, history in enumerate(histories):
+        if thought := teacher.think(history):
+            prompt = prompts.next_item([item.sid for item in history])
+            yield Example(f"{PRACTICE_TASK}:{number}", PRACTICE_TASK, THOUGHT, prompt, thought, "")
+
+
 def item_narratives(catalogue: Catalogue, teacher: Teacher) -> Iterator[Example]:
     """One document per item that the teacher writes about."""
     for item in catalogue.values():
@@ -144,7 +163,7 @@ def user_narratives(rows: Iterable[Row], teacher: Teacher) -> Iterator[Example]:
 def reasoning(rows: Iterable[Row], teacher: Teacher) -> Iterator[Example]:
     """History SIDs -> thought -> next SID, under the very prompt of `sids_to_sid`."""
     for row in rows:
-        thought = teacher.think(row.history, row.target)
+        thought = teacher.think(row.history)
         if thought:
             yield _of_row(REASONING_TASK, row, prompts.next_item(_sids(row)), row.target.sid, CHAT, thought)
 
@@ -164,6 +183,8 @@ def corpus(
     traced: list[Row],
     narrated: list[Row] | None,
     narrate_items: bool,
+    facts: StatedFacts,
+    practised: Iterable[Sequence[Item]],
     general: Iterable[Example],
     progress: Progress,
 ) -> pl.DataFrame:
@@ -171,6 +192,7 @@ def corpus(
 
     Args:
         traced: rows that get a reasoning trace. narrated: rows that get a narrative; None for none.
+        facts: what the items state. practised: histories to practise thoughts on.
         general: the examples of task `general`.
     """
     pairs = translation_pairs(catalogue)
@@ -183,6 +205,8 @@ def corpus(
         "titles_to_sid": titles_to_sid(rows),
         "item_narrative": item_narratives(catalogue, teacher) if narrate_items else iter(()),
         "user_narrative": user_narratives(narrated or (), teacher),
+        "sid_to_fact": sid_to_fact(pairs, facts),
+        PRACTICE_TASK: practice(practised, teacher),
         GENERAL_TASK: iter(general),
         REASONING_TASK: reasoning(traced, teacher),
     }

@@ -98,6 +98,10 @@ class PromptRenderer:
             return answered
         return [*self.encode(thought.strip()), *self.close_ids, *answered]
 
+    def thought(self, thought: str) -> list[int]:
+        """Ids of a thought that follows a thinking prompt, with its closing tag and no answer."""
+        return [*self.encode(thought.strip()), *self.close_ids[: -len(self.answer_gap_ids)]]
+
     def text(self, text: str) -> list[int]:
         """Ids of plain text (a narrative) and the end token."""
         return [*self.encode(text.strip()), self.eos_id]

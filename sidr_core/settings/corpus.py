@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from sidr_core.settings.base import Endpoint, Section
 
-#: The alignment tasks of stage 1 (docs/method.md, "Stage 1: alignment"), the last of them general reasoning.
+#: The eight alignment tasks of the paper, two that ground SIDs in stated facts, the mix-in of general reasoning, and
+#: the trace task of stage 2 (docs/method.md, "Stage 1: alignment").
 TASKS = (
     "sids_to_sid",
     "sid_to_title",
@@ -18,6 +19,8 @@ TASKS = (
     "titles_to_sid",
     "item_narrative",
     "user_narrative",
+    "sid_to_fact",
+    "practice",
     "general",
 )
 GENERAL_TASK = "general"
@@ -67,9 +70,13 @@ class Teacher(Section):
     """Whether a paragraph about each user's history is written."""
     traces_per_user: int = Field(default=0, ge=0)
     """Reasoning traces of one user at most, of the newest train rows; 0 is all."""
+    form: Literal["terse", "verbose"] = "terse"
+    """Of the thoughts that `rules` writes: `terse`, or `verbose`: in sentences, about twice as long."""
     open_thoughts: Literal["keep", "drop"] = "keep"
-    """Whether `rules` keeps a trace whose target shares nothing with the history ("or something new"), or drops that
-    row from the traces.
+    """Whether `rules` keeps a trace from whose history nothing follows ("Next: open."), or drops the row from the traces."""
+    practice_rows: int = Field(default=2000, ge=0)
+    """Thoughts about random histories of all items, without users and without an answer: practice in reading facts off
+    SIDs (task `practice`).
     """
     seed: int = 42
     """Of every draw, and of the words that `rules` chooses."""

@@ -130,14 +130,16 @@ class RetiredSids(Contract):
 class Corpus(Contract):
     """One training example.
 
-    `kind` is `chat` (prompt -> [thought ->] completion) or `text` (plain text in `completion`).
+    `kind` is `chat` (prompt -> [thought ->] completion), `text` (plain text in `completion`) or `thought` (prompt ->
+    thought, and no answer).
     `task` is one of `settings.TASKS` or `settings.REASONING_TASK`.
     """
 
     example_id: str = pa.Field(unique=True, description="names the example")
     task: str = pa.Field(description="alignment task or `reasoning`")
     kind: str = pa.Field(
-        isin=["chat", "text"], description="`chat`: prompt, thought, completion; `text`: plain text in `completion`"
+        isin=["chat", "text", "thought"],
+        description="`chat`: prompt, thought, completion; `text`: plain text in `completion`; `thought`: no completion",
     )
     prompt: str = pa.Field(description="the user's turn")
     thought: str = pa.Field(nullable=True, description="the thought before the answer; null where there is none")

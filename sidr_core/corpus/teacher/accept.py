@@ -3,8 +3,7 @@
 A reply is untrusted text like any other: it is neutralised first, so nothing in it can become a token of
 the vocabulary that this module does not put there. Then the bracketed names become SIDs. What is missing
 and certain is added (an item's own SID, the history in order, the target at the end) and counted as a
-repair; what is wrong is refused with a reason. Whether a thought gives its target away is judged later, over
-all thoughts (`sidr_core.corpus.target_leakage`).
+repair; what is wrong is refused with a reason.
 """
 
 from __future__ import annotations
@@ -75,14 +74,12 @@ def item_narrative(reply: str, item: Item, asked: str = "") -> Verdict:
     return Verdict(f"{item.sid}: {text}", repairs=("sid_added",))
 
 
-def thought(reply: str, history: Sequence[Item], target: Item, asked: str = "") -> Verdict:
-    """A reasoning path that names items of the history, by SID, no others, and speaks of no next item."""
+def thought(reply: str, history: Sequence[Item], asked: str = "") -> Verdict:
+    """A reasoning path that names items of the history, by SID, and no others, and speaks of no next item."""
     try:
         text = _swap(_named(reply, asked, _numbers(history), THOUGHT_CHARS), history)
         if _OF_GUIDANCE.search(text):
             raise _Refused("mentions_guidance")
-        if target.item_id not in {item.item_id for item in history} and spells_title(text, target):
-            raise _Refused("names_target")
         if not SID_PATTERN.search(text):
             raise _Refused("names_no_item")
     except _Refused as refused:

@@ -9,15 +9,7 @@ from sidr_core.corpus.catalogue import Item
 
 
 class Teacher(Protocol):
-    """Writes about items and users, naming items by SID alone.
-
-    Attributes:
-        frame_words: the wording of its thoughts that is the same whatever the target is, so that it says nothing
-            of it; as `catalogue.audit_words`.
-    """
-
-    @property
-    def frame_words(self) -> frozenset[str]: ...
+    """Writes about items and users. Narratives name items by SID alone; thoughts name candidates by title and SID."""
 
     def narrate_item(self, item: Item) -> str:
         """One flowing paragraph about an item (docs/method.md, "Corpus"), or "" for none."""
@@ -27,10 +19,10 @@ class Teacher(Protocol):
         """One paragraph about a train row, oldest item first, that ends by naming the target's SID, or "" for none."""
         ...
 
-    def think(self, history: Sequence[Item], target: Item) -> str:
-        """The thought before the answer, or "" where there is nothing to say (the row then gets no trace).
+    def think(self, history: Sequence[Item]) -> str:
+        """The thought about a history, oldest item first, or "" where there is nothing to say.
 
-        `target` is hidden guidance: it may choose among the facts of the history and never adds one, so
-        the result names no SID and no word that the history lacks.
+        A teacher of thoughts never sees the target: what it writes is what its reader can know
+        (`sidr_core.corpus.thoughts`). A row without a thought gets no trace.
         """
         ...

@@ -1,8 +1,9 @@
 """A teacher that is a language model: asks in two rounds, judges each reply, writes from what passed.
 
 What no reply covers (an item or user beyond the profile's limits, a refused reply) is written by the
-rules or not at all, as `teacher.rest` says. Deviation from the paper, which uses every reply: a thought
-that says a word that only the hidden next item has is refused (`sidr_core.corpus.target_leakage`).
+rules or not at all, as `teacher.rest` says. Deviation from the paper, whose teacher is shown the next item: a thought
+is asked for from the history alone, and the facts and candidates that follow from it are put behind the reply by the
+rules (`sidr_core.corpus.thoughts`), so that every thought ends in something that can be checked.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from sidr_core.corpus import target_leakage
+from sidr_core.corpus import thoughts
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.quarantine import Quarantined
-from sidr_core.corpus.target_leakage import RowThought
+from sidr_core.corpus.relations import Relations
 from sidr_core.corpus.tasks import Row
 from sidr_core.corpus.teacher import accept, requests
 from sidr_core.corpus.teacher.accept import Verdict
@@ -42,20 +43,20 @@ class LanguageTeacher:
     """Writes what was accepted; all else by `rest`, or "" where there is none.
 
     Args:
-        items: item_id -> narrative. users, thoughts: :func:`row_key` -> text.
-        common: audit words that thoughts say whatever the target is (`target_leakage.common_wording`).
+        items: item_id -> narrative. users: :func:`row_key` -> narrative. thoughts: ids of a history -> reply.
+        relations: what is put behind a thought.
     """
 
     def __init__(
         self,
         items: Mapping[str, str],
         users: Mapping[tuple[str, ...], str],
-        thoughts: Mapping[tuple[str, ...], str],
-        common: frozenset[str],
+        paths: Mapping[tuple[str, ...], str],
+        relations: Relations,
         rest: Teacher | None,
     ) -> None:
-        self._items, self._users, self._thoughts, self._rest = items, users, thoughts, rest
-        self.frame_words = common | (rest.frame_words if rest else frozenset())
+        self._items, self._users, self._paths, self._rest = items, users, paths, rest
+        self._relations = relations
 
     def narrate_item(self, item: Item) -> str:
         """The accepted narrative of an item."""
@@ -66,10 +67,12 @@ class LanguageTeacher:
         own = self._users.get(row_key(history, target))
         return own or (self._rest.narrate_user(history, target) if self._rest else "")
 
-    def think(self, history: Sequence[Item], target: Item) -> str:
-        """The accepted reasoning path of a row."""
-        own = self._thoughts.get(row_key(history, target))
-        return own or (self._rest.think(history, target) if self._rest else "")
+    def think(self, history: Sequence[Item]) -> str:
+        """The accepted reasoning path of a history, with the facts and candidates that follow."""
+        path = self._paths.get(tuple(item.item_id for item in history))
+        if path:
+            return f"{path} {thoughts.write(self._relations, history)}"
+        return self._rest.think(history) if self._rest else ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Written:
     Args:
         cost: requests, tokens and USD of all replies, whenever they were paid for.
         calls: how many of them this run made and reused; the one thing in which a rerun differs.
-        figures: counts of texts and repairs, and what thoughts say of their target.
+        figures: counts of texts and repairs.
         digest: of all replies, in order.
     """
 
@@ -96,6 +99,7 @@ def write(
     rows: list[Row],
     catalogue: Catalogue,
     settings: TeacherSettings,
+    relations: Relations,
     rest: Teacher | None,
     progress: Progress,
 ) -> Written:
@@ -109,7 +113,7 @@ def write(
     following = requests.second_round(jobs, [reply.value for reply in replies], settings)
     replies = [*replies, *client.ask([job.request for job in following], progress.named("round 2 of 2"))]
     judged = _Judged.of([*jobs, *following], replies)
-    teacher = LanguageTeacher(judged.items, judged.users, judged.thoughts, judged.common, rest)
+    teacher = LanguageTeacher(judged.items, judged.users, judged.paths, relations, rest)
     # Items of equal text share a request, which is paid once.
     paid = list({job.request: reply for job, reply in zip([*jobs, *following], replies, strict=True)}.values())
     reused = sum(reply.reused for reply in paid)
@@ -123,18 +127,15 @@ class _Judged:
     def __init__(self) -> None:
         self.items: dict[str, str] = {}
         self.users: dict[tuple[str, ...], str] = {}
-        self.thoughts: dict[tuple[str, ...], str] = {}
+        self.paths: dict[tuple[str, ...], str] = {}
         self.quarantined: list[Quarantined] = []
         self.repairs: Counter[str] = Counter()
-        self.common: frozenset[str] = frozenset()
-        self._candidates: dict[tuple[str, ...], tuple[Job, RowThought]] = {}  # thoughts that are yet to be audited
 
     @classmethod
     def of(cls, jobs: Sequence[Job], replies: Sequence[Reply]) -> _Judged:
         judged = cls()
         for job, reply in zip(jobs, replies, strict=True):
             judged._take(job, reply)
-        judged._audit()
         return judged
 
     def _take(self, job: Job, reply: Reply) -> None:
@@ -150,20 +151,10 @@ class _Judged:
         elif job.item:
             self.items[job.item.item_id] = verdict.text
         elif job.row:
-            key = row_key(job.row.history, job.row.target)
             if job.kind == requests.USER_PATH:
-                self._candidates[key] = (job, RowThought(verdict.text, job.row.history, job.row.target))
+                self.paths[tuple(item.item_id for item in job.row.history)] = verdict.text
             else:
-                self.users[key] = verdict.text
-
-    def _audit(self) -> None:
-        """Accept thoughts that say nothing of their target beyond common wording."""
-        self.common = target_leakage.common_wording(candidate for _, candidate in self._candidates.values())
-        for key, (job, candidate) in self._candidates.items():
-            if words := target_leakage.leaked_words(*candidate, self.common):
-                self._quarantine(job, Verdict(accept.excerpt(candidate.thought), f"hindsight: {' '.join(words)}"))
-            else:
-                self.thoughts[key] = candidate.thought
+                self.users[row_key(job.row.history, job.row.target)] = verdict.text
 
     def _quarantine(self, job: Job, verdict: Verdict) -> None:
         item_id, user_id, about = None, None, ""
@@ -175,15 +166,11 @@ class _Judged:
         self.quarantined.append(entry)
 
     def figures(self) -> dict[str, float | int]:
-        """Counts of accepted, repaired and refused texts, and what thoughts say of their target before the audit."""
-        candidates = [candidate for _, candidate in self._candidates.values()]
+        """Counts of accepted, repaired and refused texts."""
         return {
-            **dict(zip(ACCEPTED, (len(self.items), len(self.users), len(self.thoughts)), strict=True)),
+            **dict(zip(ACCEPTED, (len(self.items), len(self.users), len(self.paths)), strict=True)),
             "quarantined": len(self.quarantined),
             **{f"repaired_{name}": count for name, count in sorted(self.repairs.items())},
-            "hindsight_of_replies": round(target_leakage.mean_share(candidates), 6),
-            "hindsight_of_replies_by_chance": round(target_leakage.mean_share_by_chance(candidates), 6),
-            "common_words": len(self.common),
         }
 
 
@@ -193,7 +180,7 @@ def _verdict(job: Job, value: BaseModel) -> Verdict | None:
     if isinstance(value, requests.ItemNarrative) and job.item:
         return accept.item_narrative(value.narrative, job.item, asked)
     if isinstance(value, requests.UserPath) and job.row:
-        return accept.thought(value.reasoning, job.row.history, job.row.target, asked)
+        return accept.thought(value.reasoning, job.row.history, asked)
     if isinstance(value, requests.UserNarrative) and job.row:
         return accept.user_narrative(value.narrative, job.row.history, job.row.target, asked)
     return None

@@ -178,12 +178,10 @@ _ASK_ITEM_NARRATIVE = (
     'included. No lists, no headings. Put the paragraph into the JSON key "narrative".'
 )
 _ASK_PATH = (
-    "You are the shopper. The data lists your choices, oldest first, and at last what you chose afterwards. In "
-    "{sentences} sentences, in the first person, think through what the listed choices show about your wishes and "
-    "how they move. Name choices by number only, such as [1], never by title. What you chose afterwards may only "
-    "tell you which traits of the listed choices matter: never mention it, describe it or hint at it, and use no "
-    "word of it that the listed choices lack. Name no next product. End with the tendencies that you see. "
-    'Put the text into the JSON key "reasoning".'
+    "You are the shopper. The data lists your choices, oldest first. In {sentences} sentences, in the first person, "
+    "think through what they show about your wishes and how they move: what you own, what you follow and how far you "
+    "are. Name choices by number only, such as [1], never by title. Say only what the data say. Name no next product. "
+    'End with the tendencies that you see. Put the text into the JSON key "reasoning".'
 )
 _ASK_USER_NARRATIVE = (
     "Write one paragraph of three to eight sentences about this shopper. First name all choices by number in their "
@@ -213,7 +211,6 @@ def _item_narrative(item: Item, analysis: ItemAnalysis, settings: Teacher) -> Re
 def _path(row: Row, settings: Teacher) -> Request:
     lines = [f"[{n}] {_in_history(item)}" for n, item in enumerate(row.history, start=1)]
     ask = _ASK_PATH.format(sentences="two or three" if len(row.history) < 4 else "three to six")
-    lines.append(f"chosen afterwards: {_in_history(row.target)}")
     return _request(USER_PATH, _USER_SYSTEM, lines, ask, UserPath, settings)
 
 

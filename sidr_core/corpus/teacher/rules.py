@@ -1,16 +1,8 @@
 """A teacher made of rules: no key, no cost, the same words for the same rows.
 
-Deviations from the paper (docs/method.md, "Corpus"): thoughts are one or two regular sentences instead of a page, since
-a small model must learn the form from a few thousand rows and pays for every token. A thought first
-recalls what the newest item is, then names the tendency and the history item that carries it:
-
-    Recent <a_1><b_2><c_3> (playcube, racing). Tendency: starfall, playcube, as in <a_4><b_5><c_6>.
-
-History ranks, hindsight filters: aspects are ranked by how strongly and how recently the history shows
-them, and the hidden target only strikes out those that it lacks. If it lacks all, the thought keeps the
-history's own strongest aspects and says "or something new". That this line is still built from history
-matters: a flat "something new" is the most frequent single thought, so a greedy model would say
-nothing else. `open_thoughts: drop` leaves such rows without a trace.
+Deviations from the paper (docs/method.md, "Corpus"): a thought states facts of the history and a few candidates in a
+fixed form (`sidr_core.corpus.thoughts`) instead of a page, since a small model must learn the form from a few thousand
+rows and pays for every token; and it is written from the history alone, never from the next item.
 """
 
 from __future__ import annotations
@@ -19,59 +11,39 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sidr_core.corpus.catalogue import Item, all_words, audit_words, content_words
+from sidr_core.corpus import thoughts
+from sidr_core.corpus.catalogue import Item, all_words, content_words
 from sidr_core.corpus.prompts import neutralise
+from sidr_core.corpus.relations import Relations
 from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.facts import Facts
 
 #: Weight of an item that is one step older than the next.
 FADING = 0.8
-#: Nats that one shared leading SID code counts, beside shared aspects.
-CODE_WEIGHT = 0.3
-#: Least nats of an aspect for which its return counts as a tendency and not as chance ("black").
-LEAST_WEIGHT = 0.1
-_RECENT_ASPECTS = 2
-_TENDENCY_ASPECTS = 3
-_OPEN_ASPECTS = 2
+_RUNNING_ASPECTS = 3
 _KEYWORDS = 5
-
-_RECENT = "Recent {sid} ({words})."
-_RECENT_BARE = "Recent {sid}."
-_EARLIER = "Earlier {sid} ({word})."
-_AS_IN = "Tendency: {words}, as in {sid}."
-_OPEN = "Tendency: {words}, or something new."
-_NOTHING = "Tendency: something new."
-_FRAMES = (_RECENT, _RECENT_BARE, _EARLIER, _AS_IN, _OPEN, _NOTHING)
 
 
 class RulesTeacher:
-    """Writes from item facts and train statistics alone."""
+    """Writes from item facts and train statistics alone.
 
-    frame_words = audit_words(" ".join(frame.format(sid=" ", word=" ", words=" ") for frame in _FRAMES))
+    Args:
+        facts: aspects, for narratives. relations: what follows from what, for thoughts.
+        seed: chooses among wordings of narratives. form: of thoughts.
+        drop_open: whether a history from which nothing follows gets no thought.
+    """
 
-    def __init__(self, facts: Facts, seed: int, drop_open: bool = False) -> None:
-        self._facts, self._seed, self._drop_open = facts, seed, drop_open
+    def __init__(
+        self, facts: Facts, relations: Relations, seed: int, form: str = thoughts.TERSE, drop_open: bool = False
+    ) -> None:
+        self._facts, self._relations, self._seed = facts, relations, seed
+        self._form, self._drop_open = form, drop_open
 
-    def think(self, history: Sequence[Item], target: Item) -> str:
-        """The thought of one train row; see the module's text. `history` is oldest first, not empty.
-
-        "" if the target lacks all of the history's aspects and such thoughts are dropped.
-        """
-        recent = history[-1]
-        aspects = ", ".join(self._facts.of(recent)[:_RECENT_ASPECTS])
-        recall = (_RECENT if aspects else _RECENT_BARE).format(sid=recent.sid, words=aspects)
-        ranked = self._ranked(history)
-        target_words = set(target.words)
-        persistent = [word for word in ranked if self._facts.weight[word] >= LEAST_WEIGHT]
-        shared = [word for word in persistent if word in target_words][:_TENDENCY_ASPECTS]
-        if not shared and self._drop_open:
+    def think(self, history: Sequence[Item]) -> str:
+        """The thought about a history, oldest first and not empty; "" if nothing follows and such are dropped."""
+        if self._drop_open and not self._relations.candidates(history):
             return ""
-        if not shared:
-            words = ranked[: min(len(history), _OPEN_ASPECTS)]
-            return f"{recall} {_OPEN.format(words=', '.join(words)) if words else _NOTHING}"
-        anchor = self._anchor(history, target, shared)
-        clauses = [recall, *self._earlier(history, anchor, shared)]
-        return " ".join([*clauses, _AS_IN.format(words=", ".join(shared), sid=anchor.sid)])
+        return thoughts.write(self._relations, history, self._form)
 
     def _ranked(self, history: Sequence[Item]) -> list[str]:
         """Aspects of the history, those first that it shows most strongly and most recently."""
@@ -80,28 +52,6 @@ class RulesTeacher:
             for word in self._facts.of(item):
                 score[word] += self._facts.weight[word] * FADING**age
         return sorted(score, key=lambda word: (-score[word], -self._facts.rarity[word], word))
-
-    def _anchor(self, history: Sequence[Item], target: Item, shared: Sequence[str]) -> Item:
-        """The history item that best stands for the tendency; the newest one of equals."""
-
-        def closeness(index: int) -> tuple[float, int]:
-            item, carried = history[index], 0.0
-            for word in shared:
-                carried += self._facts.weight[word] if word in item.words else 0.0
-            age = len(history) - 1 - index
-            return round((carried + CODE_WEIGHT * _shared_codes(item, target)) * FADING**age, 9), index
-
-        carriers = [index for index, item in enumerate(history) if any(word in item.words for word in shared)]
-        return history[max(carriers, key=closeness)]
-
-    def _earlier(self, history: Sequence[Item], anchor: Item, shared: Sequence[str]) -> list[str]:
-        """Says which older item carries the first aspect that neither the newest item nor the anchor has."""
-        covered = {*history[-1].words, *anchor.words}
-        for word in shared:
-            if word not in covered:
-                carrier = next(item for item in reversed(history) if word in item.words)
-                return [_EARLIER.format(sid=carrier.sid, word=word)]
-        return []
 
     def narrate_item(self, item: Item) -> str:
         """A paragraph of several sentences; the product is named by its SID, never by its title."""
@@ -164,7 +114,7 @@ class RulesTeacher:
         sentences = [
             self._pick(key, "chain", f"The shopper chose {chain}.", f"First to last, the choices were {chain}.")
         ]
-        for word in self._ranked(history)[: min(len(history), _TENDENCY_ASPECTS)]:
+        for word in self._ranked(history)[: min(len(history), _RUNNING_ASPECTS)]:
             carriers = list(dict.fromkeys(item.sid for item in history if word in item.words))
             sentences.append(
                 self._pick(
@@ -181,16 +131,6 @@ class RulesTeacher:
         """One of the variants, always the same for the same seed, key and place."""
         digest = hashlib.blake2b(f"{self._seed}|{key}|{place}".encode(), digest_size=4).digest()
         return variants[int.from_bytes(digest, "big") % len(variants)]
-
-
-def _shared_codes(item: Item, target: Item) -> int:
-    """How many leading codes the two SIDs share."""
-    count = 0
-    for left, right in zip(item.codes, target.codes, strict=True):
-        if left != right:
-            break
-        count += 1
-    return count
 
 
 def _listed(parts: Sequence[str]) -> str:
