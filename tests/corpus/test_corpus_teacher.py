@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidr_core.corpus.catalogue import Catalogue, Item, all_words, audit_words
-from sidr_core.corpus.target_leakage import leaked_words
+from sidr_core.corpus.catalogue import Catalogue, Item, all_words
+from sidr_core.corpus.relations import learn_relations
 from sidr_core.corpus.teacher.accept import spells_title
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher
@@ -37,13 +37,14 @@ SHELF = Catalogue(
 ROWS = [(["s1"], "s2"), (["s2"], "s3"), (["k1"], "k2"), (["k2"], "k1"), (["g1"], "g2"), (["g2"], "g1")] * 20
 
 
+def rules(catalogue, rows, **options):
+    looked_up = [([catalogue[i] for i in history], catalogue[target]) for history, target in rows]
+    return RulesTeacher(learn_facts(catalogue, rows), learn_relations(catalogue, looked_up), **{"seed": 1, **options})
+
+
 @pytest.fixture(scope="module")
 def teacher():
-    return RulesTeacher(learn_facts(SHELF, ROWS), seed=1)
-
-
-def think(teacher, history, target):
-    return teacher.think([SHELF[i] for i in history], SHELF[target])
+    return rules(SHELF, ROWS)
 
 
 def test_weight_is_the_shrunk_gain_of_a_word_over_chance():
@@ -65,38 +66,6 @@ def test_a_row_that_repeats_an_item_teaches_nothing_about_words():
     assert learn_facts(SHELF, [*ROWS, (["l1"], "l1"), (["g1", "k1"], "g1")]).weight == learn_facts(SHELF, ROWS).weight
 
 
-def test_a_thought_names_the_newest_item_the_tendency_and_its_carrier(teacher):
-    thought = think(teacher, ["s1", "g1"], "s3")
-    assert thought.startswith("Recent <a_3><b_1> (")
-    assert "gloom" in thought.split(".")[0]
-    assert thought.endswith("as in <a_1><b_1>.")
-    assert set(all_words(thought.split("Tendency:")[1])) == {"nova", "as", "in"}
-
-
-def test_an_aspect_that_neither_the_newest_item_nor_the_carrier_has_is_placed(teacher):
-    odd = item("t", "Starfall Nova Gloom Moth", (9, 9))
-    thought = teacher.think([SHELF[i] for i in ("g2", "s1", "l1")], odd)
-    assert "Earlier" in thought
-    named = SID_PATTERN.findall(thought)
-    assert named[0] == "<a_4><b_1>" and set(named) == {"<a_4><b_1>", "<a_1><b_1>", "<a_3><b_2>"}
-
-
-def test_a_target_that_shares_nothing_leaves_the_history_to_speak_for_itself(teacher):
-    thought = think(teacher, ["s1", "s2"], "g2")
-    assert thought.endswith(", or something new.")
-    assert think(teacher, ["l1"], "g2") == "Recent <a_4><b_1>. Tendency: something new."
-
-
-def test_hindsight_only_chooses_among_the_facts_of_the_history(teacher):
-    """Whatever the target, the words are the history's own or the frame's, and the SIDs the history's."""
-    history = [SHELF[i] for i in ("s3", "k1")]
-    allowed = audit_words(" ".join(word for i in history for word in i.words)) | teacher.frame_words
-    for target in SHELF.values():
-        thought = teacher.think(history, target)
-        assert audit_words(thought) <= allowed
-        assert set(SID_PATTERN.findall(thought)) <= {i.sid for i in history}
-
-
 WORDS = st.sampled_from(
     ["starfall", "nova", "gloom", "kart", "racing", "lamp", "<think>", "<|im_end|>", "<a_1>", "\u202e", "recent", "new"]
 )
@@ -108,7 +77,7 @@ ITEMS = st.builds(
 
 
 @given(st.lists(ITEMS, min_size=2, max_size=12, unique_by=lambda i: i.item_id), st.data())
-def test_no_history_makes_a_thought_leak(items, data):
+def test_whatever_the_titles_thoughts_and_narratives_hold_no_foreign_token(items, data):
     shelf = Catalogue({i.item_id: i for i in items})
     rows = data.draw(
         st.lists(
@@ -117,12 +86,11 @@ def test_no_history_makes_a_thought_leak(items, data):
             max_size=20,
         )
     )
-    teacher = RulesTeacher(learn_facts(shelf, rows), seed=0)
+    teacher = rules(shelf, rows, seed=0)
     for ids, target in rows:
         history = [shelf[i] for i in ids]
-        thought = teacher.think(history, shelf[target])
-        assert not leaked_words(thought, history, shelf[target], teacher.frame_words)
-        assert set(SID_PATTERN.findall(thought)) <= {i.sid for i in history}
+        thought = teacher.think(history)
+        assert set(SID_PATTERN.findall(thought)) <= {i.sid for i in items}
         rest = SID_PATTERN.sub(
             "", thought + teacher.narrate_item(shelf[target]) + teacher.narrate_user(history, shelf[target])
         )
@@ -146,8 +114,7 @@ def test_a_user_is_told_of_in_order_and_the_end_is_the_target(teacher):
 
 
 def test_the_same_seed_tells_the_same_and_another_varies():
-    facts = learn_facts(SHELF, ROWS)
-    texts = [[RulesTeacher(facts, seed).narrate_item(i) for i in SHELF.values()] for seed in (1, 1, 2)]
+    texts = [[rules(SHELF, ROWS, seed=seed).narrate_item(i) for i in SHELF.values()] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -158,6 +125,5 @@ def test_an_unknown_item_is_named():
 
 
 def test_open_thoughts_can_be_dropped(teacher):
-    dropping = RulesTeacher(learn_facts(SHELF, ROWS), seed=1, drop_open=True)
-    assert think(dropping, ["s1", "s2"], "g2") == think(dropping, ["l1"], "g2") == ""
-    assert think(dropping, ["s1", "g1"], "s3") == think(teacher, ["s1", "g1"], "s3") != ""
+    assert teacher.think([SHELF["l1"]]) == "Next: open."
+    assert rules(SHELF, ROWS, drop_open=True).think([SHELF["l1"]]) == ""
