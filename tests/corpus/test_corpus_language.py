@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sidr_core.corpus.target_leakage import RowThought
 
 from builders import corpus as fakes
 from builders.corpus import BOOK, CLIP, LAMP, NARRATIVE, PATH, PENS, QUIET, ROWS, SHOP, FakeClient, item, row, settings
 from sidr_core.corpus import target_leakage
 from sidr_core.corpus.catalogue import audit_words
-from sidr_core.corpus.target_leakage import RowThought
 from sidr_core.corpus.teacher import accept, language, requests
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidr_core.corpus.catalogue import Catalogue, Item, all_words
@@ -76,6 +76,7 @@ ITEMS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(ITEMS, min_size=2, max_size=12, unique_by=lambda i: i.item_id), st.data())
 def test_whatever_the_titles_thoughts_and_narratives_hold_no_foreign_token(items, data):
     shelf = Catalogue({i.item_id: i for i in items})
