@@ -73,7 +73,7 @@ class Teacher(Section):
     form: Literal["terse", "verbose"] = "terse"
     """Of the thoughts that `rules` writes: `terse`, or `verbose`: in sentences, about twice as long."""
     open_thoughts: Literal["keep", "drop"] = "keep"
-    """Whether `rules` keeps a trace from whose history nothing follows ("Next: open."), or leaves the row without one."""
+    """Whether `rules` keeps a trace from whose history nothing follows ("Next: open.") or leaves that row out."""
     practice_rows: int = Field(default=2000, ge=0)
     """Thoughts about random histories of all items, without users and without an answer: practice in reading facts off
     SIDs (task `practice`).

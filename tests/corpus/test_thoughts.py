@@ -156,9 +156,11 @@ def test_candidates_are_read_back():
     ]
 
 
-@given(
-    st.lists(st.sampled_from(sorted(SHOP)), min_size=1, max_size=8, unique=True), st.sampled_from(["terse", "verbose"])
-)
+HISTORIES = st.lists(st.sampled_from(sorted(SHOP)), min_size=1, max_size=8, unique=True)
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.sampled_from(["terse", "verbose"]))
 def test_every_thought_is_true(ids, form):
     relations = _LEARNED
     assert judge(write(relations, of(*ids), form), relations, of(*ids)).true
