@@ -94,7 +94,7 @@ def of_thoughts(texts: Sequence[Text]) -> dict[str, float]:
     thoughts = [one for one in texts if one.target]
     if not thoughts:
         return {}
-    named = [[sid for _, sid in candidates_in(one.text.partition(NEXT_IS)[2])] for one in thoughts]
+    named = [[sid for _, sid in candidates_in(one.text.rpartition(NEXT_IS)[2])] for one in thoughts]
     hits = sum(one.target.sid in sids for one, sids in zip(thoughts, named, strict=True) if one.target)
     return {
         "thoughts_open": round(sum(not sids for sids in named) / len(named), 4),

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from builders.corpus import TITLES, forged, frames, run
-from sidr_core.corpus import guards, target_leakage, tasks
+from sidr_core.corpus import guards, tasks
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import next_item
-from sidr_core.corpus.teacher.rules import RulesTeacher
+from sidr_core.corpus.relations import learn_relations
 from sidr_core.errors import InputError
 from sidr_core.settings import GENERAL_TASK, REASONING_TASK, TASKS
 from sidr_core.sids.tokens import SID_PATTERN, format_sid
@@ -61,7 +61,6 @@ def test_every_task_is_there_in_order_and_the_table_keeps_its_contract(built, co
     }
     assert report.metrics["titles_ambiguous"] == 1
     assert [check.passed for check in report.checks] == [True, True, True]
-    assert report.metrics["hindsight_share"] == 0
     assert report.metrics["sid_coverage"] == 1
 
 
@@ -109,9 +108,7 @@ def test_open_thoughts_leave_their_rows_without_a_trace(tmp_path):
         report, out = run(tmp_path / choice, *frames(rows), open_thoughts=choice)
         made[choice] = report, tables.read(out / "synthetic_corpus.parquet")
     (kept, all_rows), (dropped, some_rows) = made["keep"], made["drop"]
-    is_open = pl.col("thought").str.contains("something new").fill_null(False)
-    users = set(all_rows.filter(is_open)["user_id"].str.head(1))
-    assert "x" in users and "w" not in users, "w stays with gloom, x shares nothing"
+    is_open = pl.col("thought").str.contains("Next: open").fill_null(False)
     assert some_rows.equals(all_rows.filter(~is_open)) and some_rows.height < all_rows.height
     assert dropped.metrics["thoughts_open"] == 0 < kept.metrics["thoughts_open"]
 
@@ -168,7 +165,8 @@ SID = {k: format_sid(c) for k, (_, c) in TITLES.items()}
         ("titles_to_title:u0-1", {"prompt": "Titles:\n- Kart Cup racing\nNext title?"}),
         ("titles_to_title:u0-1", {"completion": "Gloom Cellar"}),
         ("user_narrative:u0-3", {"completion": f"Next comes {SID['i6']}."}),
-        ("reasoning:u0-1", {"thought": f"Recent {SID['i6']}."}),
+        ("practice:0", {"user_id": "u0"}),
+        ("sid_to_fact:i0:Brand", {"prompt": f"Brand of {SID['i5']}?"}),
         ("item_narrative:i0", {"user_id": "u0"}),
         ("item_narrative:i0", {"item_id": "unheard"}),
         ("item_narrative:i0", {"completion": f"{SID['i0']} is followed by {SID['i1']}."}),
@@ -184,24 +182,20 @@ def test_what_is_not_of_a_train_row_is_found(corpus, rows, catalogue, example_id
     ("example_id", "changes"),
     [
         ("reasoning:u0-1", {"thought": f"It will be {SID['i1']}."}),
-        ("reasoning:u0-1", {"thought": "Starfall, part two."}),
-        ("reasoning:u0-1", {"thought": "starfall (TWO)."}),
-        ("reasoning:u0-3", {"thought": f"Recent {SID['i2']} (think)."}),
+        ("reasoning:u0-1", {"thought": "Brand: Nobody. Next: open."}),
+        ("reasoning:u0-1", {"thought": f"Next: Another title {SID['i0']}."}),
+        ("practice:0", {"thought": "Brand: Nobody. Next: open."}),
         ("sid_to_title:i0", {"prompt": f"Title of {SID['i0']}, Starfall One racing?"}),
         ("sid_to_title:i0", {"prompt": "Starfall One racing"}),
         ("title_to_sid:i0", {"prompt": f"Item titled: Starfall One racing {SID['i0']}"}),
         ("title_to_sid:i0", {"prompt": "Anything else"}),
     ],
 )
-def test_what_leaks_is_found(corpus, rows, example_id, changes):
-    assert guards.leaks(corpus, rows, RulesTeacher.frame_words) == []
-    found = guards.leaks(forged(corpus, example_id, **changes), rows, RulesTeacher.frame_words)
+def test_what_leaks_is_found(corpus, rows, catalogue, example_id, changes):
+    relations = learn_relations(catalogue, [(row.history, row.target) for row in rows])
+    assert guards.leaks(corpus, rows, relations) == []
+    found = guards.leaks(forged(corpus, example_id, **changes), rows, relations)
     assert [name for name, _ in found] == [example_id]
-
-
-def test_a_target_that_is_in_its_history_may_be_named(corpus, rows):
-    again = forged(corpus, "reasoning:u2-4", thought=f"Recent {SID['i7']}.")
-    assert guards.leaks(again, rows, RulesTeacher.frame_words) == []
 
 
 @pytest.mark.parametrize(
@@ -213,14 +207,6 @@ def test_what_is_no_sid_of_the_codebook_is_found(corpus, column, text):
     assert guards.unknown_sids(corpus, SID.values()) == []
     found = guards.unknown_sids(forged(corpus, "reasoning:u0-1", **{column: f"so {text} it is"}), SID.values())
     assert [name for name, _ in found] == ["reasoning:u0-1"]
-
-
-def test_hindsight_share_is_the_part_of_the_targets_own_words(catalogue):
-    history, target = [catalogue["i0"]], catalogue["i2"]  # own words: kart, cup
-    assert target_leakage.leaked_share("racing", history, target) == 0
-    assert target_leakage.leaked_share("a kart", history, target) == 0.5
-    assert target_leakage.leaked_share("kart cup", history, target) == 1
-    assert target_leakage.leaked_share("one", history, catalogue["i0"]) == 0
 
 
 # real data
@@ -253,6 +239,5 @@ def test_real_titles_pass_the_guards_in_seconds(real_data, tmp_path):
     report, _ = run(tmp_path, train, items, codebook)
     assert time.monotonic() - started < 30
     assert [check.detail for check in report.checks if not check.passed] == []
-    assert report.metrics["hindsight_share"] == 0
     assert report.metrics["item_narratives_naming_title"] == 0
-    assert report.metrics["thought_words_p95"] <= 20
+    assert report.metrics["thought_words_p95"] <= 80

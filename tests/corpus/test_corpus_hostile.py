@@ -11,8 +11,9 @@ import pytest
 
 from builders import corpus as fakes
 from builders.corpus import QUIET, FakeClient, catalogue, item, row, settings
-from sidr_core.corpus import guards, tasks
+from sidr_core.corpus import guards, practice, tasks
 from sidr_core.corpus.prompts import neutralise
+from sidr_core.corpus.relations import learn_relations
 from sidr_core.corpus.teacher import language, requests
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher
@@ -86,11 +87,19 @@ def world(titles, suffix=False, shared=False):
 
 
 def corpus(shop, rows, teacher):
-    return tasks.corpus(rows, shop, teacher, rows, tasks.newest(rows, 1), True, (), QUIET)
+    relations = relations_of(shop, rows)
+    practised = practice.histories(relations, 20, 5, seed=1)
+    newest = tasks.newest(rows, 1)
+    return tasks.corpus(rows, shop, teacher, rows, newest, True, relations.facts, practised, (), QUIET)
+
+
+def relations_of(shop, rows):
+    return learn_relations(shop, [(row.history, row.target) for row in rows])
 
 
 def rules(shop, rows):
-    return RulesTeacher(learn_facts(shop, [([i.item_id for i in r.history], r.target.item_id) for r in rows]), seed=1)
+    facts = learn_facts(shop, [([i.item_id for i in r.history], r.target.item_id) for r in rows])
+    return RulesTeacher(facts, relations_of(shop, rows), seed=1)
 
 
 def parrot(request):
@@ -105,7 +114,9 @@ def parrot(request):
 
 
 def hostile_model(shop, rows):
-    return language.write(FakeClient(parrot), rows, shop, settings(), rules(shop, rows), QUIET).teacher
+    return language.write(
+        FakeClient(parrot), rows, shop, settings(), relations_of(shop, rows), rules(shop, rows), QUIET
+    ).teacher
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +197,7 @@ def test_the_guards_pass_it(teacher, kind):
     written = teacher(shop, rows)
     table = corpus(shop, rows, written)
     assert guards.not_from_train(table, rows, shop) == []
-    assert guards.leaks(table, rows, written.frame_words) == []
+    assert guards.leaks(table, rows, relations_of(shop, rows)) == []
     assert guards.unknown_sids(table, [i.sid for i in shop.values()]) == []
     for text in (*table["prompt"], *table["completion"], *table["thought"].drop_nulls()):
         assert not FOREIGN.search(text), text
@@ -194,7 +205,7 @@ def test_the_guards_pass_it(teacher, kind):
 
 def test_a_model_that_parrots_titles_gets_nothing_in_but_by_the_rules():
     shop, rows = world(HOSTILE)
-    one = language.write(FakeClient(parrot), rows, shop, settings(), None, QUIET)
+    one = language.write(FakeClient(parrot), rows, shop, settings(), relations_of(shop, rows), None, QUIET)
     reasons = {refused.reason.partition(":")[0] for refused in one.quarantined}
     assert reasons >= {"sid_look_alike"}
     assert all("<" not in refused.text and len(refused.text) <= 500 for refused in one.quarantined)
@@ -207,7 +218,7 @@ def test_teacher_prompts_hold_no_token_of_any_servers_template(renderer):
     shop, rows = world(HOSTILE)
     plan = requests.plan(rows, shop, settings(), answered=fakes.usual)
     plan += requests.plan(rows, shop, settings(), answered=parrot)
-    names = "title|brand|category|description|about|uses|audience|features|keywords|thoughts|chosen afterwards"
+    names = "title|brand|category|description|about|uses|audience|features|keywords|thoughts"
     power = powers(renderer.tokenizer)
     for request in plan:
         data = request.user.split("<data>\n", 1)[1]

@@ -1,28 +1,28 @@
 """The language teacher: what it asks, what it accepts, and attempts to get a bad reply past it."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sidr_core.corpus.target_leakage import RowThought
 
 from builders import corpus as fakes
 from builders.corpus import BOOK, CLIP, LAMP, NARRATIVE, PATH, PENS, QUIET, ROWS, SHOP, FakeClient, item, row, settings
-from sidr_core.corpus import target_leakage
-from sidr_core.corpus.catalogue import audit_words
+from sidr_core.corpus.relations import learn_relations
 from sidr_core.corpus.teacher import accept, language, requests
 from sidr_core.corpus.teacher.facts import learn_facts
 from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.remote.errors import BudgetExhausted
+from sidr_core.settings import Teacher
 from sidr_core.sids.tokens import SID_PATTERN
 
-RULES = RulesTeacher(learn_facts(SHOP, [([i.item_id for i in r.history], r.target.item_id) for r in ROWS]), seed=1)
+RELATIONS = learn_relations(SHOP, [(row.history, row.target) for row in ROWS])
+RULES = RulesTeacher(
+    learn_facts(SHOP, [([i.item_id for i in r.history], r.target.item_id) for r in ROWS]), RELATIONS, 1
+)
 
 
 def written(answer=fakes.usual, rest=None, rows=ROWS, **fields):
-    return language.write(FakeClient(answer), rows, SHOP, settings(**fields), rest, QUIET)
+    return language.write(FakeClient(answer), rows, SHOP, settings(**fields), RELATIONS, rest, QUIET)
 
 
 def answering(**texts):
@@ -51,7 +51,7 @@ def test_items_by_frequency_and_users_by_rows_come_first():
 
 def test_two_rounds_cover_what_the_settings_choose():
     client = FakeClient()
-    language.write(client, ROWS, SHOP, settings(items=2, users=2, traces_per_user=2), None, QUIET)
+    language.write(client, ROWS, SHOP, settings(items=2, users=2, traces_per_user=2), RELATIONS, None, QUIET)
     kinds = [request.kind for request in client.asked]
     assert kinds == ["item_analysis"] * 2 + ["user_path"] * 4 + ["item_narrative"] * 2 + ["user_narrative"] * 2
     assert len(client.asked) == len(set(client.asked)), "no request is made twice"
@@ -65,13 +65,13 @@ def test_rows_of_one_history_and_target_share_a_request():
 
 def test_no_narratives_are_asked_for_where_the_profile_wants_none():
     client = FakeClient()
-    language.write(client, ROWS, SHOP, settings(item_narratives=False, user_narratives=False), None, QUIET)
+    language.write(client, ROWS, SHOP, settings(item_narratives=False, user_narratives=False), RELATIONS, None, QUIET)
     assert {request.kind for request in client.asked} == {"user_path"}
 
 
 def test_the_plan_is_what_is_asked():
     client, teacher = FakeClient(), settings(items=2, users=2)
-    language.write(client, ROWS, SHOP, teacher, None, QUIET)
+    language.write(client, ROWS, SHOP, teacher, RELATIONS, None, QUIET)
     assert requests.plan(ROWS, SHOP, teacher, answered=fakes.usual) == client.asked
     guessed = requests.plan(ROWS, SHOP, teacher)
     assert [request.kind for request in guessed] == [request.kind for request in client.asked]
@@ -165,13 +165,13 @@ def test_a_narrative_that_lacks_its_sids_gets_them():
 def test_titles_become_sids():
     text = accept.item_narrative(NARRATIVE.replace("[item] is", "The brass desk-lamp is"), LAMP).text
     assert text.startswith("The <a_3><b_1> is made")
-    thought = accept.thought(PATH.replace("[1]", "the blue gel pens"), [PENS], BOOK).text
+    thought = accept.thought(PATH.replace("[1]", "the blue gel pens"), [PENS]).text
     assert "with the <a_1><b_1> because" in thought
 
 
 def test_longer_titles_are_swapped_before_those_inside_them():
     pad = item("pad", "Gel Pens", (7, 7))
-    text = accept.thought(PATH.replace("[1]", "Blue Gel Pens and gel pens"), [pad, PENS], BOOK).text
+    text = accept.thought(PATH.replace("[1]", "Blue Gel Pens and gel pens"), [pad, PENS]).text
     assert "with <a_1><b_1> and <a_7><b_7> because" in text
 
 
@@ -186,7 +186,7 @@ def test_the_label_of_a_key_is_no_part_of_the_text():
 
 def test_a_long_reply_is_cut_after_a_sentence():
     many = "[1] is the first. " + " ".join(f"Sentence number {n} tells of another thing {n * 7}." for n in range(200))
-    text = accept.thought(many, [PENS], BOOK).text
+    text = accept.thought(many, [PENS]).text
     assert len(text) <= accept.THOUGHT_CHARS and text.endswith(".") and many.replace("[1]", PENS.sid).startswith(text)
 
 
@@ -211,13 +211,12 @@ FILLER = " and so on through all the many small things that a day at a desk may 
         ("Afterwards I took something" + FILLER, "mentions_guidance"),
         ("My next purchase will be grand" + FILLER, "mentions_guidance"),
         ("As the reference item says" + FILLER, "mentions_guidance"),
-        ("A dotted-notebook" + FILLER, "names_target"),
         ("It goes" + FILLER, "names_no_item"),
         ("[1] and ASKED to be quiet, to be" + FILLER, "echoes_prompt"),
     ],
 )
 def test_a_bad_thought_is_refused(text, reason):
-    verdict = accept.thought(text, [PENS], BOOK, asked="You are asked to be quiet, to be still.")
+    verdict = accept.thought(text, [PENS], asked="You are asked to be quiet, to be still.")
     assert verdict.reason == reason
     assert "<" not in verdict.text and len(verdict.text) <= 500
 
@@ -239,7 +238,7 @@ def test_no_reply_gets_a_foreign_sid_or_tag_in(reply):
     reply = reply + FILLER
     verdicts = [
         (accept.item_narrative(reply, LAMP), {LAMP.sid}),
-        (accept.thought(reply, [PENS, BOOK], CLIP), {PENS.sid, BOOK.sid}),
+        (accept.thought(reply, [PENS, BOOK]), {PENS.sid, BOOK.sid}),
         (accept.user_narrative(reply, [PENS, BOOK], CLIP), {PENS.sid, BOOK.sid, CLIP.sid}),
     ]
     for verdict, allowed in verdicts:
@@ -254,69 +253,6 @@ def test_no_reply_gets_a_foreign_sid_or_tag_in(reply):
         assert story.text.rstrip(" .!").endswith(CLIP.sid)
 
 
-# hindsight
-
-
-def test_own_words_are_compared_by_stem_and_part():
-    target = item("t", "Heavy-Duty Printers", brand="Brothers", category="Ink & Toner")
-    known = item("h", "Light printing paper", category="Ink")
-    assert target_leakage.target_only_words([known], target) == {"heavy-duty", "heavy", "duty", "broth", "toner"}
-    told = "It would be HEAVY, with toners and a printer."
-    assert target_leakage.leaked_words(told, [known], target) == ["heavy", "toner"]
-    assert target_leakage.leaked_share(told, [known], target) == 2 / 5
-    assert audit_words("ｔｏｎｅｒ") == {"toner"}, "full width hides nothing"
-
-
-def test_chance_is_measured_with_the_next_rows_target():
-    told = [("a lamp", [PENS], LAMP), ("a lamp", [PENS], BOOK)]
-    # lamp's own words: brass desk lamp lumen light; the shared category word "office" is known
-    assert target_leakage.mean_share(told) == pytest.approx((1 / 5 + 0) / 2)
-    assert target_leakage.mean_share_by_chance([RowThought(*one) for one in told]) == pytest.approx((0 + 1 / 5) / 2)
-    assert target_leakage.mean_share([]) == target_leakage.mean_share_by_chance([]) == 0
-
-
-def speech(said, count, target=BOOK, history=(PENS,)):
-    return [(said, list(history), target)] * count
-
-
-def test_common_speech_is_what_is_said_whatever_the_target():
-    told = speech("a quiet lamp", 20) + speech("a quiet lamp", 5, LAMP)
-    assert {"lamp", "quiet", "a"} <= target_leakage.common_wording(told)
-    # said of lamps only: 20 of 20, against 3 of 80 elsewhere (20 * 3/80 = 0.75 expected, at most 3.5 allowed)
-    telling = speech("a quiet lamp", 20, LAMP) + speech("a lamp", 3) + speech("quiet", 77)
-    assert "quiet" in target_leakage.common_wording(telling) and "lamp" not in target_leakage.common_wording(telling)
-    assert "lamp" not in target_leakage.common_wording(speech("a lamp", 2) + speech("no", 9)), "too few to tell"
-    assert target_leakage.common_wording([]) == frozenset()
-
-
-def test_a_thought_with_a_word_of_the_target_falls_back_or_drops():
-    def answer(request):
-        if request.kind != "user_path":
-            return fakes.usual(request)
-        hint = " Something of brass would suit me." if "Brass Desk Lamp" in request.user else ""
-        return requests.UserPath(reasoning=PATH + hint)
-
-    for rest in (RULES, None):
-        one = written(answer, rest)
-        thought = one.teacher.think(ROWS[4].history, LAMP)
-        assert "brass" not in thought and thought == (RULES.think(ROWS[4].history, LAMP) if rest else "")
-        (refused,) = one.quarantined
-        assert (refused.key, refused.user_id, refused.reason) == ("user_path:u2-3", "u2", "hindsight: brass")
-        assert one.teacher.think(ROWS[0].history, BOOK).startswith("I began with <a_1><b_1>")
-        assert one.figures["hindsight_of_replies"] > 0 == one.figures["hindsight_of_replies_by_chance"]
-        assert one.figures["accepted_thoughts"] == 4
-
-
-def test_what_every_thought_says_is_no_hindsight():
-    shelf = [item(f"i{n}", f"Thing{n} blue", (n, 0)) for n in range(40)]
-    cozy = item("cozy", "Cozy blanket", (50, 0))
-    rows = [row(f"u{n}", 1, [shelf[n]], shelf[(n + 1) % 40]) for n in range(40)] + [row("x", 1, [shelf[0]], cozy)]
-    answer = answering(user_path=PATH + " I like it cozy.")
-    one = language.write(FakeClient(answer), rows, fakes.catalogue(*shelf, cozy), settings(items=0), None, QUIET)
-    assert one.teacher.think(rows[-1].history, cozy).endswith("I like it cozy.")
-    assert "cozy" in one.teacher.frame_words and one.quarantined == ()
-
-
 # the teacher
 
 
@@ -325,7 +261,9 @@ def test_what_is_beyond_the_limits_is_written_by_rules_or_not_at_all():
         teacher = written(rest=rest, items=1, users=1, traces_per_user=1).teacher
         assert teacher.narrate_item(BOOK).startswith("<a_1><b_2> is made for daily use")
         assert teacher.narrate_item(LAMP) == (RULES.narrate_item(LAMP) if rest else "")
-        assert teacher.think(ROWS[1].history, CLIP) == (RULES.think(ROWS[1].history, CLIP) if rest else "")
+        assert teacher.think(ROWS[1].history) == (RULES.think(ROWS[1].history) if rest else "")
+        thought = teacher.think(ROWS[4].history)
+        assert thought.startswith("I began with <a_1><b_2>") and thought.endswith(RULES.think(ROWS[4].history))
         assert teacher.narrate_user(ROWS[4].history, LAMP).endswith("<a_3><b_1>.")
         assert teacher.narrate_user(ROWS[1].history, CLIP) == (
             RULES.narrate_user(ROWS[1].history, CLIP) if rest else ""
@@ -344,7 +282,7 @@ def test_missing_replies_are_counted_with_their_reason():
 
 def test_a_rerun_differs_in_nothing_but_its_calls():
     client = FakeClient()
-    one, two = (language.write(client, ROWS, SHOP, settings(), None, QUIET) for _ in range(2))
+    one, two = (language.write(client, ROWS, SHOP, settings(), RELATIONS, None, QUIET) for _ in range(2))
     assert one.calls == {"teacher_calls": 16, "teacher_reused": 0}
     assert two.calls == {"teacher_calls": 0, "teacher_reused": 16}
     assert one.cost == two.cost == {"requests": 16, "input_tokens": 1600, "output_tokens": 800, "usd": 0.016}
@@ -378,8 +316,9 @@ def test_the_stage_writes_the_replies_and_the_quarantine(stage):
     from sidr_core.tables.contracts import Corpus, TeacherQuarantine
 
     def answer(request):
-        telling = "chosen afterwards: Gloom Cellar" in request.user
-        return requests.UserPath(reasoning=f"{PATH} A cellar would do.") if telling else fakes.usual(request)
+        assert "chosen afterwards" not in request.user, "no teacher of thoughts is shown the next item"
+        false = request.kind == "user_path" and request.user.count("[2]") and "Gloom" in request.user
+        return requests.UserPath(reasoning=f"{PATH} Brand: Nobody.") if false else fakes.usual(request)
 
     client = FakeClient(answer)
     report, out = stage(client, rest="none")
@@ -390,16 +329,15 @@ def test_the_stage_writes_the_replies_and_the_quarantine(stage):
     TeacherQuarantine.validate(quarantine)
     narratives = corpus.filter(task="item_narrative")["completion"]
     assert narratives.len() == 8 and all("is made for daily use" in text for text in narratives)
-    # i5 and i6 are called Gloom Cellar; the row to i6 has i5 in its history, so only that to i5 is told ahead.
-    assert quarantine["reason"].to_list() == ["hindsight: cellar"]
-    assert corpus.filter(task="reasoning").height == 5
-    assert report.metrics["quarantined_hindsight"] == 1 and report.metrics["hindsight_share"] == 0
+    assert quarantine.is_empty()
+    thoughts = corpus.filter(task="reasoning")["thought"]
+    assert all("I began with <" in text and "Next: " in text and "Nobody" not in text for text in thoughts)
     calls = len(set(client.asked))
     assert report.metrics["teacher_calls"] == calls < len(client.asked), "items of equal text share a request"
     assert report.metrics["teacher_usd"] == pytest.approx(0.001 * calls)
     assert report.metrics["teacher_usd_per_example"] > 0
     text = report.markdown["card"]
-    assert "`fake`" in text and "| hindsight | 1 |" in text and "teacher_calls" not in text
+    assert "`fake`" in text and "teacher_calls" not in text
 
 
 def test_a_rerun_of_the_stage_gives_the_same_bytes(stage):
@@ -431,23 +369,6 @@ def test_the_settings_reach_the_client(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "Client", client)
     teacher = settings(budget={"usd": 2}, price={"input": 0.15}, reply="prompt")
-    assert build._ask(ROWS, SHOP, teacher, RULES, QUIET).cost["requests"] == 16
+    assert build._ask(ROWS, SHOP, teacher, RELATIONS, RULES, QUIET).cost["requests"] == 16
     assert seen == {"model": "fake", "home": tmp_path, "usd": 2, "price": 0.15, "reply": "prompt"}
-    assert build._ask(ROWS, SHOP, SimpleNamespace(kind="rules", endpoint=None), RULES, QUIET) is None
-
-
-def test_the_guard_on_the_finished_table_uses_the_teachers_common_words(stage):
-    from builders import corpus as base
-    from sidr_core.corpus import guards, tasks
-    from sidr_core.corpus.catalogue import Catalogue
-    from sidr_core.tables import files as tables
-
-    _, out = stage(FakeClient())
-    corpus = tables.read(out / "synthetic_corpus.parquet")
-    train, items, codebook = base.frames()
-    rows = tasks.read_rows(train, Catalogue.read(items, codebook))
-    forged = base.forged(corpus, "reasoning:u0-2", thought="A cup for me.")
-    assert guards.leaks(corpus, rows, frozenset()) == []
-    assert guards.leaks(forged, rows, frozenset()) == [
-        ("reasoning:u0-2", "the thought says 'cup', which only the target has")
-    ]
+    assert build._ask(ROWS, SHOP, Teacher(), RELATIONS, RULES, QUIET) is None

@@ -50,17 +50,16 @@ def test_new_words_are_neither_the_sources_nor_the_kinds_wording():
 
 
 def test_thought_figures():
-    told = [
-        Text("Recent <a_1><b_1> (blue).", (BOOK, PENS), LAMP),  # the newest item alone
-        Text("Recent <a_1><b_2> desk.", (BOOK, PENS), LAMP),  # tells of the target: desk is not in the history
+    written = [
+        Text("Series: A. Next: Lamp <a_3><b_1>; Pens <a_1><b_1>.", (BOOK, PENS), LAMP),
+        Text("Series: A. Next: open.", (BOOK, PENS), LAMP),
     ]
-    figures = quality.of_thoughts(told, frozenset({"recent"}))
-    assert figures["thoughts_newest_only"] == 0.5
-    assert figures["thoughts_open"] == 0.5
-    # own words of the lamp: brass desk lamp lumen light
-    assert figures["hindsight_share"] == figures["hindsight_share_any_word"] == pytest.approx(0.1)
-    assert quality.of_thoughts(told, frozenset({"recent", "desk"}))["hindsight_share"] == 0
-    assert quality.of_thoughts([], frozenset()) == {}
+    assert quality.of_thoughts(written) == {
+        "thoughts_open": 0.5,
+        "thought_candidates": 1.0,
+        "thoughts_with_target": 0.5,
+    }
+    assert quality.of_thoughts([]) == {}
 
 
 @pytest.fixture(scope="module")

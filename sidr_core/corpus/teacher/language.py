@@ -68,10 +68,14 @@ class LanguageTeacher:
         return own or (self._rest.narrate_user(history, target) if self._rest else "")
 
     def think(self, history: Sequence[Item]) -> str:
-        """The accepted reasoning path of a history, with the facts and candidates that follow."""
-        path = self._paths.get(tuple(item.item_id for item in history))
-        if path:
-            return f"{path} {thoughts.write(self._relations, history)}"
+        """The accepted reasoning path of a history, with the facts and candidates that follow; not one that states a
+        fact which does not hold.
+        """
+        if path := self._paths.get(tuple(item.item_id for item in history)):
+            thought = f"{path} {thoughts.write(self._relations, history)}"
+            verdict = thoughts.judge(thought, self._relations, history)
+            if verdict.right == verdict.facts:
+                return thought
         return self._rest.think(history) if self._rest else ""
 
 

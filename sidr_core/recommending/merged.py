@@ -1,0 +1,154 @@
+"""Direct and thinking in one list: what a checkpoint knows at once, and what its thought leads to.
+
+A single committed thought empties a list where several answers are good; memory needs no thought. So an item's worth is
+
+    (1 - thought) * p(item) + thought * ((1 - named) * t(item) + named * c(item))
+
+with p its probability directly, t its probability after the thought, and c that of a candidate: the share of valid rows
+in which the n-th of so many candidates that a thought names is the target. Only candidates count whose title and SID
+are of one item of the catalogue. The two weights are chosen on valid rows. A thought that is ignored gets weight 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import polars as pl
+
+from sidr_core.corpus.catalogue import Catalogue
+from sidr_core.corpus.thoughts import NEXT_IS, candidates_in
+from sidr_core.decoding.lists import RANKING, Lists, counted
+from sidr_core.recommending.mixture import ndcg_at
+from sidr_core.tables.columns import ITEM_ID, RANK, REASONING, ROW_ID, SCORE, SID, TRACE
+
+#: The weights that are tried.
+THOUGHT_WEIGHTS = tuple(step / 10 for step in range(11))
+NAMED_WEIGHTS = (0.0, 0.5, 1.0)
+#: Hits and rows that are added to each share of :func:`candidate_shares`.
+_PRIOR_HITS, _PRIOR_ROWS = 0.2, 1.0
+
+#: (candidates that a thought names, position from 0) -> probability of being the target
+Shares = Mapping[tuple[int, int], float]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was chosen on valid rows.
+
+    Attributes:
+        thought, named: the weights of the module's formula.
+        ndcg: NDCG@10 (item level) on the valid rows at these; `direct` and `thinking` of these lists alone.
+        rows: valid rows it was chosen on. shares: `n/position` -> probability of a candidate.
+    """
+
+    thought: float
+    named: float
+    ndcg: float
+    direct: float
+    thinking: float
+    rows: int
+    shares: dict[str, float]
+
+
+def named_candidates(thoughts: pl.DataFrame, catalogue: Catalogue) -> pl.DataFrame:
+    """The real candidates of each row's thought: row_id, n (how many), position (from 0), item_id.
+
+    Args:
+        thoughts: row_id, trace and reasoning, as `Lists.thoughts`; trace 0 counts.
+    """
+    rows: list[tuple[str, int, int, str]] = []
+    for row_id, text in thoughts.filter(pl.col(TRACE) == 0).select(ROW_ID, REASONING).iter_rows():
+        item_ids: list[str] = []
+        for title, sid in candidates_in((text or "").rpartition(NEXT_IS)[2]):
+            item_ids += [item.item_id for item in catalogue.carrying(sid) if item.short_title == title]
+        distinct = list(dict.fromkeys(item_ids))
+        rows += [(row_id, len(distinct), position, item_id) for position, item_id in enumerate(distinct)]
+    return pl.DataFrame(
+        rows, schema={ROW_ID: pl.String, "n": pl.Int32, "position": pl.Int32, ITEM_ID: pl.String}, orient="row"
+    )
+
+
+def candidate_shares(candidates: pl.DataFrame, targets: Mapping[str, str]) -> dict[tuple[int, int], float]:
+    """How often the candidate at a position is the target, with a little doubt. `targets`: row_id -> item_id."""
+    rows: Counter[tuple[int, int]] = Counter()
+    hits: Counter[tuple[int, int]] = Counter()
+    for row_id, n, position, item_id in candidates.iter_rows():
+        rows[n, position] += 1
+        hits[n, position] += targets[row_id] == item_id
+    return {key: (hits[key] + _PRIOR_HITS) / (count + _PRIOR_ROWS) for key, count in rows.items()}
+
+
+def merged(
+    direct: pl.DataFrame,
+    thinking: pl.DataFrame,
+    candidates: pl.DataFrame,
+    shares: Shares,
+    weights: tuple[float, float],
+    codebook: pl.DataFrame,
+    width: int,
+) -> Lists:
+    """Lists of the merger, of `width` distinct SIDs; the score is the log of an item's worth.
+
+    Args:
+        direct, thinking: lists of one checkpoint (`lists.RANKING`), scores in nats.
+        candidates: :func:`named_candidates`. shares: :func:`candidate_shares`; unknown ones count 0.
+        weights: of the thought, and of its candidates within it.
+        codebook: item_id -> sid.
+    """
+    thought, named = weights
+    table = [(n, position, share) for (n, position), share in shares.items()]
+    known = pl.DataFrame(table, schema={"n": pl.Int32, "position": pl.Int32, "worth": pl.Float64}, orient="row")
+    parts = [
+        (_chances(direct), 1 - thought),
+        (_chances(thinking), thought * (1 - named)),
+        (candidates.join(known, on=["n", "position"]).select(ROW_ID, ITEM_ID, "worth"), thought * named),
+    ]
+    weighed = [part.with_columns(pl.col("worth") * weight) for part, weight in parts if weight]
+    order = direct.select(ROW_ID, ITEM_ID, RANK)
+    total = pl.concat(weighed).group_by(ROW_ID, ITEM_ID).agg(pl.col("worth").sum())
+    ranked = (
+        total.join(order, on=[ROW_ID, ITEM_ID], how="left")
+        .sort([ROW_ID, "worth", RANK, ITEM_ID], descending=[False, True, False, False], nulls_last=True)
+        .select(
+            ROW_ID,
+            pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK),
+            ITEM_ID,
+            pl.max_horizontal("worth", pl.lit(1e-30)).log().alias(SCORE),
+        )
+    )
+    return counted(ranked, codebook, width)
+
+
+def _chances(rankings: pl.DataFrame) -> pl.DataFrame:
+    """row_id, item_id, worth: the probability of each item, that of its SID shared among its items."""
+    sharing = pl.len().over(ROW_ID, SID)
+    return rankings.select(RANKING).select(ROW_ID, ITEM_ID, (pl.col(SCORE).exp() / sharing).alias("worth"))
+
+
+def choose_weights(
+    direct: pl.DataFrame,
+    thinking: pl.DataFrame,
+    candidates: pl.DataFrame,
+    valid: pl.DataFrame,
+    codebook: pl.DataFrame,
+    width: int,
+) -> Weights:
+    """The weights with the highest NDCG@10 on valid rows; of equal ones the least thought.
+
+    Args:
+        direct, thinking, candidates: of the rows of `valid`, as of :func:`merged`. Test rows must never come here.
+    """
+    shares = candidate_shares(candidates, dict(valid.select(ROW_ID, "target_item_id").iter_rows()))
+
+    def score(weights: tuple[float, float]) -> float:
+        lists = merged(direct, thinking, candidates, shares, weights, codebook, width)
+        return ndcg_at(lists.rankings, valid, codebook, width)
+
+    pairs = [weights for weights in product(THOUGHT_WEIGHTS, NAMED_WEIGHTS) if weights[0] or not weights[1]]
+    tried = {weights: score(weights) for weights in pairs}
+    best = max(tried, key=lambda weights: (tried[weights], -weights[0], -weights[1]))
+    plain = {f"{n}/{position}": share for (n, position), share in sorted(shares.items())}
+    return Weights(*best, tried[best], tried[0.0, 0.0], tried[1.0, 0.0], valid.height, plain)
