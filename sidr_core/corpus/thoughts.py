@@ -73,7 +73,7 @@ class Verdict:
 
 def judge(thought: str, relations: Relations, history: Sequence[Item]) -> Verdict:
     """Hold a thought against the history and the catalogue."""
-    head, _, tail = thought.rpartition(NEXT_IS)
+    head, _, tail = thought.rpartition(NEXT_IS) if NEXT_IS in thought else (thought, "", "")
     holds = said_facts(relations, relations.state(history), relations.candidates(history))
     stated = stated_in(head.strip())
     named = candidates_in(tail)
