@@ -179,6 +179,16 @@ class Training(Section):
         return self
 
 
+def known_tasks(weights: dict[str, float]) -> dict[str, float]:
+    """The weights, if every name is an alignment task. Raises ValueError naming the nearest one."""
+    for name in weights:
+        if name not in TASKS:
+            near = difflib.get_close_matches(name, TASKS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown task {name!r}{hint}; known: {', '.join(TASKS)}")
+    return weights
+
+
 class Sft(Training):
     """Stage 1, alignment (docs/method.md, "Stage 1: alignment")."""
 
@@ -190,12 +200,7 @@ class Sft(Training):
     @field_validator("tasks")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        for name in value:
-            if name not in TASKS:
-                near = difflib.get_close_matches(name, TASKS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown task {name!r}{hint}; known: {', '.join(TASKS)}")
-        return value
+        return known_tasks(value)
 
 
 class Activation(Training):
@@ -205,6 +210,15 @@ class Activation(Training):
     """Highest step size, after the warm-up."""
     replay: float = Field(default=0.0, ge=0)
     """Next-item examples of stage 1 mixed in, as a share of the traces, so that direct mode is not lost."""
+    tasks: dict[str, float] = Field(default_factory=dict)
+    """Weight of other alignment tasks that go on in stage 2, so that grounding is not lost: the share of their examples
+    seen per epoch. Tasks not named are left out.
+    """
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        return known_tasks(value)
 
 
 class Vllm(Section):

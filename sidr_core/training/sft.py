@@ -80,7 +80,10 @@ def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progr
         )
     replay = corpus.filter(pl.col(c.TASK) == NEXT_ITEM_TASK)
     share = min(1.0, settings.replay * len(traces) / max(len(replay), 1))
-    rows = pl.concat([traces, weighted(replay, {NEXT_ITEM_TASK: share}, settings.seed)])
+    others = corpus.filter(pl.col(c.TASK).is_in(list(settings.tasks)))
+    parts = [traces, weighted(replay, {NEXT_ITEM_TASK: share}, settings.seed)]
+    parts += [weighted(others, settings.tasks, settings.seed)] if others.height else []
+    rows = pl.concat(parts)
     modes, longest = [c.THINKING, c.DIRECT], config.decoding.max_thought_tokens
     selectors = _selectors(inputs, codebook, loaded.renderer, settings, modes, longest)
     trained = _train(inputs, loaded.model, loaded.renderer, rows, settings, selectors, progress, out_dir)

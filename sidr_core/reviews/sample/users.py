@@ -22,7 +22,7 @@ from sidr_core.reviews.sample.worlds import Thing, World
 BEGINS_WITH_ANCHOR, FIRST_TASTE = 0.6, 0.7
 _SHORTEST, _LONGEST, _MEAN_TAIL = 6, 15, 4.0
 #: Late lines are on sale from this day on.
-RELEASE = date(2018, 8, 20)
+RELEASE = date(2018, 8, 1)
 #: How much more a late thing is in demand than another of its popularity.
 _NOVELTY = 3.0
 #: Weights of the options. After a detour, users return to their series.
