@@ -87,8 +87,9 @@ def leaks(corpus: pl.DataFrame, rows: Iterable[Row], relations: Relations) -> li
     for example in examples_of(corpus):
         reason = _translation_leak(example)
         if example.task == PRACTICE_TASK:
-            history = [item for sid in SID_PATTERN.findall(example.prompt) for item in items.carrying(sid)[:1]]
-            reason = _thought_leak(example.thought or "", history, relations)
+            carried = [items.carrying(sid) for sid in SID_PATTERN.findall(example.prompt)]
+            if all(len(carriers) == 1 for carriers in carried):  # of a shared SID, nothing tells whose facts are meant
+                reason = _thought_leak(example.thought or "", [carriers[0] for carriers in carried], relations)
         elif example.thought is not None and example.task != GENERAL_TASK:
             row = known.get(_key(example))
             reason = _thought_leak(example.thought, row.history, relations) if row else "a thought without a train row"

@@ -74,14 +74,15 @@ def choose_share(
     Args:
         neural, counter: lists for the rows of `valid`, as of :func:`mixed`. Test rows must never come here.
     """
-    k = min(_K, width)
-
-    def ndcg(share: float) -> float:
-        lists = mixed(neural, counter, share, codebook, width).rankings
-        named = lists.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
-        gains = per_row(named, valid, codebook, (k,))[column(ITEM_LEVEL, NDCG, k)].to_list()
-        return sum(gains) / len(gains)
-
-    tried = [ndcg(share) for share in SHARES]
+    lists = [mixed(neural, counter, share, codebook, width).rankings for share in SHARES]
+    tried = [ndcg_at(rankings, valid, codebook, width) for rankings in lists]
     best = max(range(len(SHARES)), key=lambda n: (tried[n], -n))
     return Share(SHARES[best], tried[best], tried[0], tried[-1], valid.height)
+
+
+def ndcg_at(rankings: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame, k: int) -> float:
+    """Mean NDCG at `min(k, 10)`, item level, of lists for some rows."""
+    k = min(k, _K)
+    named = rankings.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
+    gains = per_row(named, rows, codebook, (k,))[column(ITEM_LEVEL, NDCG, k)].to_list()
+    return sum(gains) / len(gains)

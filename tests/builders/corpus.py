@@ -123,7 +123,7 @@ def frames(rows=TRAIN_ROWS, titles=TITLES):
     """(train, items, codebook) of these rows (user, position, history, target) and titles (title, codes) by item."""
     items = pl.DataFrame(
         [
-            dict(item_id=k, title=t, description="", brand="", category="", published_sid=None, synthetic=True)
+            dict(item_id=k, title=t, description="", brand="Nova", category="", published_sid=None, synthetic=True)
             for k, (t, _) in titles.items()
         ],
         schema_overrides={"published_sid": pl.String},

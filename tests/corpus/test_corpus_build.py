@@ -57,6 +57,8 @@ def test_every_task_is_there_in_order_and_the_table_keeps_its_contract(built, co
         "titles_to_sid": 6,
         "item_narrative": 8,
         "user_narrative": 3,
+        "sid_to_fact": 7,  # their brand
+        "practice": 2000,
         "reasoning": 6,
     }
     assert report.metrics["titles_ambiguous"] == 1
@@ -105,12 +107,15 @@ def test_open_thoughts_leave_their_rows_without_a_trace(tmp_path):
     rows = [(f"{user}{n}", 1, [item], target) for n in range(10) for user, item, target in pairs]
     made = {}
     for choice in ("keep", "drop"):
-        report, out = run(tmp_path / choice, *frames(rows), open_thoughts=choice)
+        train, items, codebook = frames(rows)
+        nameless = items.with_columns(pl.lit("").alias("brand"))  # nothing is stated, so nothing follows
+        report, out = run(tmp_path / choice, train, nameless, codebook, open_thoughts=choice)
         made[choice] = report, tables.read(out / "synthetic_corpus.parquet")
     (kept, all_rows), (dropped, some_rows) = made["keep"], made["drop"]
     is_open = pl.col("thought").str.contains("Next: open").fill_null(False)
     assert some_rows.equals(all_rows.filter(~is_open)) and some_rows.height < all_rows.height
-    assert dropped.metrics["thoughts_open"] == 0 < kept.metrics["thoughts_open"]
+    assert kept.metrics["thoughts_open"] > 0
+    assert dropped.metrics.get("thoughts_open", 0) == 0
 
 
 def test_the_same_input_gives_the_same_bytes(built, tmp_path):
@@ -184,7 +189,7 @@ def test_what_is_not_of_a_train_row_is_found(corpus, rows, catalogue, example_id
         ("reasoning:u0-1", {"thought": f"It will be {SID['i1']}."}),
         ("reasoning:u0-1", {"thought": "Brand: Nobody. Next: open."}),
         ("reasoning:u0-1", {"thought": f"Next: Another title {SID['i0']}."}),
-        ("practice:0", {"thought": "Brand: Nobody. Next: open."}),
+        ("practice:1", {"thought": "Brand: Nobody. Next: open."}),
         ("sid_to_title:i0", {"prompt": f"Title of {SID['i0']}, Starfall One racing?"}),
         ("sid_to_title:i0", {"prompt": "Starfall One racing"}),
         ("title_to_sid:i0", {"prompt": f"Item titled: Starfall One racing {SID['i0']}"}),

@@ -7,6 +7,7 @@ same rows with plain titles give the same example ids, SIDs, labels and answer t
 import base64
 import re
 
+import polars as pl
 import pytest
 
 from builders import corpus as fakes
@@ -122,8 +123,6 @@ def hostile_model(shop, rows):
 @pytest.fixture(scope="module")
 def renderer():
     """The real tokenizer of a tiny model whose text is the hostile corpus itself."""
-    import polars as pl
-
     from sidr_core.models.base import build_base
     from sidr_core.models.prompt import PromptRenderer
 
@@ -166,7 +165,9 @@ def test_no_text_becomes_a_token_of_power(renderer, teacher, kind):
         empty = renderer.prompt("x", "thinking" if thinking else "direct") + renderer.completion(
             "y", "z" if thinking else None
         )
-        scaffold = [i for i in empty if i in power] if record["kind"] == "chat" else [renderer.eos_id]
+        if record["kind"] == "thought":
+            empty = renderer.prompt("x", "thinking") + renderer.thought("z")
+        scaffold = [i for i in empty if i in power] if record["kind"] != "text" else [renderer.eos_id]
         assert [i for i in example["input_ids"] if i in power - sid_ids] == scaffold, record["example_id"]
 
 
@@ -181,6 +182,8 @@ def test_labels_and_ids_are_those_of_plain_titles(renderer, kind):
         left, right = (t.filter(task=task).select("example_id", "completion", "item_id") for t in (ours, plain))
         assert left.equals(right)
     assert ours.filter(task="sids_to_sid").equals(plain.filter(task="sids_to_sid"))
+    told = ("sid_to_fact", "practice")  # what titles begin with is a fact
+    ours, plain = (table.filter(~pl.col("task").is_in(told)) for table in (ours, plain))
     assert set(plain["example_id"]) - set(ours["example_id"]) == {
         e for e, i in plain.select("example_id", "item_id").iter_rows()
         if i in unshown and e.split(":")[0] in ("sid_to_title", "title_to_sid", "sids_to_title", "titles_to_title")
