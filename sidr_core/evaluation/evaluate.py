@@ -33,6 +33,7 @@ from sidr_core.settings.models import split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DATASET,
+    DIRECT,
     ITEM_ID,
     ITEM_LEVEL,
     MODE,
@@ -43,7 +44,6 @@ from sidr_core.tables.columns import (
     SNAPSHOT,
     SPLIT,
     TEST,
-    THINKING,
     USER_ID,
 )
 from sidr_core.tables.contracts import EvaluationTable, Paired, Recommendations, Slices
@@ -204,7 +204,7 @@ def exposure_of(
     model, mode = split_name(name)
     return measure(
         lists_of(lists, name).select(ROW_ID, USER_ID, RANK, ITEM_ID, SID),
-        thoughts.filter(pl.col(MODEL) == model) if mode == THINKING else None,
+        thoughts.filter(pl.col(MODEL) == model) if mode != DIRECT else None,
         codebook,
         bits,
         headline(settings.ks),

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sidr_core.settings.models import LANGUAGE_MODELS, MODELS, language_model, split_name
-from sidr_core.tables.columns import DIRECT, MODE, MODEL, THINKING
+from sidr_core.tables.columns import DIRECT, MERGED, MODE, MODEL, THINKING
 
 #: Baselines that language models are compared with, where the profile has them; without any, with POPULARITY.
 REFERENCES = tuple(model.name for model in MODELS if model.is_reference)
@@ -36,8 +36,9 @@ def lists_of(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs (a, b) whose difference a - b is reported, of `<model>/<mode>` names that are both in `names`.
 
-    Thinking, always or where unsure, and mixtures against direct mode of the same checkpoint; each training stage
-    against the nearest one before it that has lists in the same mode; every neural list against each of REFERENCES.
+    Thinking, always or where unsure, merged lists and mixtures against direct mode of the same checkpoint; each training
+    stage against the nearest one before it that has lists in the same mode; every neural list against each of
+    REFERENCES.
     No "best" model is picked first: picking on test rows flatters. All pairs are one family for the correction of
     p-values, so there are no others.
     """
@@ -45,7 +46,7 @@ def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
     with_direct, with_stage_before = [], []
     for name in neural:
         model, mode = split_name(name)
-        if mode == THINKING or model not in LANGUAGE_MODELS:
+        if mode in (THINKING, MERGED) or model not in LANGUAGE_MODELS:
             with_direct.append((name, f"{language_model(model)}/{DIRECT}"))
         earlier = LANGUAGE_MODELS[: LANGUAGE_MODELS.index(model)] if model in LANGUAGE_MODELS else ()
         before = [f"{stage}/{mode}" for stage in reversed(earlier) if f"{stage}/{mode}" in names]

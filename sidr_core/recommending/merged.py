@@ -52,6 +52,11 @@ class Weights:
     rows: int
     shares: dict[str, float]
 
+    def known_shares(self) -> dict[tuple[int, int], float]:
+        """`shares` by (n, position)."""
+        pairs = {name: name.split("/") for name in self.shares}
+        return {(int(n), int(position)): self.shares[name] for name, (n, position) in pairs.items()}
+
 
 def named_candidates(thoughts: pl.DataFrame, catalogue: Catalogue) -> pl.DataFrame:
     """The real candidates of each row's thought: row_id, n (how many), position (from 0), item_id.

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sidr_core.baselines.ranking import Ranker, list_length, rankings
+from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress, load_object
 from sidr_core.recommending import leakage, mixture
+from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
 from sidr_core.recommending.lists import checkpoint_lists
 from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
@@ -30,6 +32,7 @@ from sidr_core.tables.columns import (
     DATASET,
     DIRECT,
     ITEM_ID,
+    MERGED,
     MIXED,
     MODE,
     MODEL,
@@ -82,7 +85,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         metrics[f"{name.replace('/', '_')}_seconds"] = part.manifest["seconds"]
         if _CHOICE in part.files:
             choice = json.loads(part.path(_CHOICE).read_text())
-            metrics |= {f"{split_name(name)[0]}_valid_{key}": value for key, value in choice.items()}
+            chosen = {key: value for key, value in choice.items() if not isinstance(value, dict)}
+            metrics |= {f"{split_name(name)[0]}_valid_{key}": value for key, value in chosen.items()}
     for row in models.filter(pl.col("close_rate").is_not_null()).iter_rows(named=True):
         metrics[f"{row[MODEL]}_close_rate"] = row["close_rate"]
         metrics[f"{row[MODEL]}_thought_tokens"] = row["mean_thought_tokens"]
@@ -129,7 +133,7 @@ def part_of(
     if language_model(model):
         key["batch_size"] = decoding.batch_size  # padding differs, and with it the last bits of a score
         key["scoring"] = decoding.scoring
-    if mode == THINKING:
+    if mode in (THINKING, MERGED):
         key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
     if language_model(model) not in (model, None):
         key["choice_rows"] = decoding.choice_rows
@@ -140,6 +144,8 @@ def part_of(
         progress.say(f"{rows.height:,} test rows")
         if model.endswith(f"_{MIXED}"):
             lists = _mixture(model, inputs, config, rows, codebook, folder, progress, also)
+        elif mode == MERGED:
+            lists = _merger(model, inputs, config, rows, codebook, folder, progress, also)
         elif language_model(model):
             lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, folder, progress)
         else:
@@ -206,12 +212,50 @@ def _mixture(
     return mixture.mixed(lists, counter.rank(rows, length), share.share, codebook, width)
 
 
+def _merger(
+    model: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    folder: Path,
+    progress: Progress,
+    also: Mapping[str, Any] | None,
+) -> Lists:
+    """A checkpoint's direct and thinking lists, reused from their own parts, in one list with what its thoughts name.
+
+    The weights are chosen on valid rows and written to `folder`.
+    """
+    from sidr_core.models import checkpoint
+
+    width = config.decoding.beam_width
+    loaded = checkpoint.load(inputs[f"{model}_checkpoint"].folder())
+    valid = _valid(inputs, config, loaded)
+    catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
+    row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
+    on_valid = progress.named("valid rows")
+    direct, thinking = (
+        checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, on_valid) for mode in (DIRECT, THINKING)
+    )
+    assert thinking.thoughts is not None
+    candidates = merging.named_candidates(thinking.thoughts, catalogue)
+    choice = merging.choose_weights(direct.rankings, thinking.rankings, candidates, valid, codebook, width)
+    _write_choice(folder, choice)
+    parts = [part_of(f"{model}/{mode}", inputs, config, rows, codebook, progress, also) for mode in (DIRECT, THINKING)]
+    first, second = (tables.read(part.path("places.parquet"), RANKING) for part in parts)
+    thoughts = tables.read(parts[1].path("thoughts.parquet"))
+    named = merging.named_candidates(thoughts, catalogue)
+    weights = (choice.thought, choice.named)
+    lists = merging.merged(first, second, named, choice.known_shares(), weights, codebook, width)
+    return Lists(lists.rankings, thoughts)
+
+
 def _valid(inputs: Inputs, config: DatasetConfig, loaded: Loaded) -> pl.DataFrame:
     """The valid rows on which something about a checkpoint's lists is chosen."""
     return choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), config.decoding, loaded)
 
 
-def _write_choice(folder: Path, choice: Threshold | mixture.Share) -> None:
+def _write_choice(folder: Path, choice: Threshold | mixture.Share | merging.Weights) -> None:
     (folder / _CHOICE).write_text(json.dumps(asdict(choice), sort_keys=True, indent=2) + "\n")
 
 
@@ -288,7 +332,8 @@ def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
         for name, part in parts.items()
         if "thoughts.parquet" in part.files
     ]
-    return pl.concat([empty, *frames]).sort(MODEL, ROW_ID, TRACE)
+    lines = pl.concat([empty, *frames]).unique()  # thinking and merged lists of a model share their thoughts
+    return lines.sort(MODEL, ROW_ID, TRACE)
 
 
 def only_real_items(recommendations: pl.DataFrame, codebook: pl.DataFrame) -> Check:

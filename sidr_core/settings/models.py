@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidr_core.tables.columns import ADAPTIVE, DIRECT, MIXED, THINKING
+from sidr_core.tables.columns import ADAPTIVE, DIRECT, MERGED, MIXED, THINKING
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ TRAINING_STAGES = tuple(model.stage for model in MODELS if model.is_language_mod
 
 def list_names() -> list[str]:
     """Every `<model>/<mode>` that a profile can ask for."""
-    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING)]
+    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING, MERGED)]
     names += [
         f"{model}_{kind}" for model in LANGUAGE_MODELS for kind in (f"{ADAPTIVE}/{THINKING}", f"{MIXED}/{DIRECT}")
     ]

@@ -44,6 +44,8 @@ REASONING = "reasoning"
 
 DIRECT = "direct"
 THINKING = "thinking"
+#: One list of what a checkpoint ranks directly, after its thought, and of the candidates that the thought names.
+MERGED = "merged"
 #: `<model>_adaptive` thinks only where its direct list is unsure; its mode is `thinking`.
 ADAPTIVE = "adaptive"
 #: Suffix of a model whose lists are mixed with the item-item counter's.

@@ -219,7 +219,9 @@ class Recommendations(Contract):
     row_id: str = pa.Field(description="names the sample")
     user_id: str = pa.Field(description="the source's id of the user")
     model: str = pa.Field(description="stage or baseline that made the list")
-    mode: str = pa.Field(isin=["direct", "thinking"], description="`direct`, or `thinking` before answering")
+    mode: str = pa.Field(
+        isin=["direct", "thinking", "merged"], description="`direct`, `thinking` before answering, or both `merged`"
+    )
     rank: pl.Int32 = pa.Field(ge=1, description="place in the list, from 1")
     item_id: str = pa.Field(description="the source's id of the item")
     sid: str = pa.Field(description="Semantic ID, `<a_3><b_17><c_200>`")
@@ -232,7 +234,7 @@ class RecommendedModels(Contract):
     """What is behind each (model, mode) of the recommendations."""
 
     model: str = pa.Field(description="stage or baseline that made the list")
-    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
+    mode: str = pa.Field(description="`direct`, `thinking` before answering, or both `merged`")
     checkpoint: str = pa.Field(description="content digest of the checkpoint, or of the table behind a baseline")
     seen_until: str = pa.Field(description="date of the newest train target, or `unknown`")
     beam_width: pl.Int32 = pa.Field(description="width of the beam that made the lists")
@@ -318,7 +320,7 @@ class EvaluationTable(Contract):
     snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
     split: str = pa.Field(description="`train`, `valid` or `test`")
     model: str = pa.Field(description="stage or baseline that made the list")
-    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
+    mode: str = pa.Field(description="`direct`, `thinking` before answering, or both `merged`")
     metric: str = pa.Field(
         isin=[
             "hr",
@@ -410,7 +412,7 @@ class Slices(Contract):
     slice: str = pa.Field(description="by what the rows are parted")
     group: str = pa.Field(description="which part of the slice the rows are in")
     model: str = pa.Field(description="stage or baseline that made the list")
-    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
+    mode: str = pa.Field(description="`direct`, `thinking` before answering, or both `merged`")
     minus: str = pa.Field(
         nullable=True,
         description="the list whose value is subtracted, `<model>/<mode>`; null where `value` is that of the "
@@ -459,7 +461,7 @@ class Leaderboard(Contract):
     )
     model: str = pa.Field(description="stage or baseline that made the list, or the name it was published under")
     mode: str = pa.Field(
-        nullable=True, description="`direct`, or `thinking` before answering; null for published figures"
+        nullable=True, description="`direct`, `thinking` before answering, or both `merged`; null for published figures"
     )
     metric: str = pa.Field(isin=["hr", "ndcg"], description="`hr` or `ndcg`")
     k: pl.Int32 = pa.Field(description="length of the list that counts")
