@@ -36,8 +36,8 @@ def lists_of(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs (a, b) whose difference a - b is reported, of `<model>/<mode>` names that are both in `names`.
 
-    Thinking, always or where unsure, merged lists and mixtures against direct mode of the same checkpoint; each training
-    stage against the nearest one before it that has lists in the same mode; every neural list against each of
+    Thinking, always or where unsure, merged lists and mixtures against direct mode of the same checkpoint; each
+    training stage against the nearest one before it that has lists in the same mode; every neural list against each of
     REFERENCES.
     No "best" model is picked first: picking on test rows flatters. All pairs are one family for the correction of
     p-values, so there are no others.
