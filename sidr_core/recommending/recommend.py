@@ -135,7 +135,7 @@ def part_of(
         key["scoring"] = decoding.scoring
     if mode in (THINKING, MERGED):
         key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
-    if language_model(model) not in (model, None):
+    if language_model(model) not in (model, None) or mode == MERGED:
         key["choice_rows"] = decoding.choice_rows
     for section in (section for behind in models_behind(model) for section in behind.sections):
         key[section] = getattr(config, section).model_dump(mode="json")
