@@ -23,6 +23,7 @@ from sidr_core.evaluation.protocol import lists_of
 from sidr_core.metrics.intervals import paired
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.recommending import truth
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid
 from sidr_core.tables import files as tables
@@ -74,12 +75,16 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     titles = ItemTitles(dict(items.select(ITEM_ID, TITLE).iter_rows()), dict(codebook.select(ITEM_ID, SID).iter_rows()))
     snapshot = f"{config.dataset}, snapshot {config.snapshot.key}"  # type: ignore[attr-defined]
     caption = f"{titled(snapshot, inputs.synthetic)}: {rows.height:,} test rows"
-    text = page(cases, lists, titles, config.evaluation, caption)
+    true = truth.shares(thoughts)
+    text = page(cases, lists, titles, config.evaluation, caption, true)
     (out_dir / "reasoning_report.md").write_text(text)
     groups = thought_lengths(cases)
     labels, lengths = [name for name, _ in groups], [tokens.to_list() for _, tokens in groups]
     figures.boxes(labels, lengths, out_dir / "lengths.png", caption, "tokens")
-    return Report(_metrics(cases), markdown={"reasoning_report": text})
+    numbers = {
+        f"{model}_{name}": round(share, 4) for model, of_model in true.items() for name, share in of_model.items()
+    }
+    return Report(_metrics(cases) | numbers, markdown={"reasoning_report": text})
 
 
 # -- what a thought names ----------------------------------------------------------------------------
@@ -221,11 +226,19 @@ has above it is more than chance. Helped and harmed compare the target's place w
 checkpoint; a target that is not in a list counts as one place behind the end of the longer of the two."""
 
 
-def page(cases: pl.DataFrame, lists: pl.DataFrame, titles: ItemTitles, settings: Evaluation, caption: str) -> str:
-    """The report as Markdown."""
+def page(
+    cases: pl.DataFrame,
+    lists: pl.DataFrame,
+    titles: ItemTitles,
+    settings: Evaluation,
+    caption: str,
+    true: Mapping[str, Mapping[str, float]],
+) -> str:
+    """The report as Markdown; `true` holds `truth.shares` of the thoughts."""
     if cases.is_empty():
         return joined("# Reasoning report", caption, "No model of `decoding.models` thinks.")
-    parts = [named_grid(cases).markdown(), length_grid(cases).markdown(), shorter(cases, settings), _NOTES]
+    parts = [truth_grid(true).markdown()] if true else []
+    parts += [named_grid(cases).markdown(), length_grid(cases).markdown(), shorter(cases, settings), _NOTES]
     for (model,), rows in cases.filter(pl.col("shown").is_not_null()).group_by([MODEL], maintain_order=True):
         rankings = lists_of(lists, f"{model}/{THINKING}")
         for kind in SHOWN:
@@ -270,6 +283,15 @@ def named_grid(cases: pl.DataFrame) -> Grid:
             shares = [(ways == way).sum() / max(len(ways), 1) for way in (BY_SID, BY_TITLE, BY_ASPECT)]
             rows.append((f"{model}: {label}", *(f"{share:.1%}" for share in shares), f"{sum(shares):.1%}"))
     return Grid("What thoughts name", ("thought of", "by SID", "by title", "by aspect", "at all"), tuple(rows))
+
+
+def truth_grid(true: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Shares of facts, thoughts and candidates that are true, one row per model."""
+    names = ("facts_right", "candidates_real", "thoughts_true")
+    rows = [
+        (model, *(f"{shares[name]:.1%}" if name in shares else "–" for name in names)) for model, shares in true.items()
+    ]
+    return Grid("How true thoughts are", ("model", "facts right", "candidates real", "wholly true"), tuple(rows))
 
 
 def thought_lengths(cases: pl.DataFrame) -> list[tuple[str, pl.Series]]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidr_core.pipeline.stage import CheckSpec, Stage
-from sidr_core.settings.models import MODELS, producers, split_name
+from sidr_core.settings.models import LANGUAGE_MODELS, MODELS, language_model, producers, split_name
+from sidr_core.tables.columns import THINKING
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -234,6 +235,31 @@ STAGES: tuple[Stage, ...] = (
         checks=_TRAINED,
     ),
     Stage(
+        name="grounding",
+        run="sidr_core.evaluation.grounding:build",
+        inputs={
+            "interactions": ("train.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS if model.is_language_model},
+        },
+        sections=(
+            "evaluation.grounding_items",
+            "evaluation.grounding_floor",
+            "evaluation.seed",
+            "decoding.batch_size",
+            "decoding.scoring",
+            "dataset",
+            "snapshot",
+        ),
+        unused="sidr_core.pipeline.graph:untrained_checkpoints",
+        code_version="1",
+        tables={"grounding": "Grounding"},
+        kinds=("pytorch", "parquet"),
+        description="What each trained checkpoint knows of its SIDs: title from SID, SID from title, stated facts from "
+        "SID; apart for items that training has met as targets, in histories, and never.",
+        checks=(CheckSpec("grounded", "Every checkpoint names the titles of SIDs up to the floor.", blocking=False),),
+    ),
+    Stage(
         name="recommendations",
         run="sidr_core.recommending.recommend:build",
         inputs={
@@ -243,7 +269,7 @@ STAGES: tuple[Stage, ...] = (
         },
         sections=("decoding", *_LIST_SECTIONS, "dataset", "snapshot"),
         unused="sidr_core.pipeline.graph:unused_producers",
-        code_version="2",
+        code_version="3",
         tables={
             "recommendations": "Recommendations",
             "models": "RecommendedModels",
@@ -294,11 +320,33 @@ STAGES: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
         },
         sections=("evaluation", "dataset", "snapshot"),
-        code_version="2",
+        code_version="3",
         tables={"cases": "Cases"},
         kinds=("parquet",),
         description="What the thoughts say, how often they name what was recommended or bought, how long they are, "
         "and cases: at random, most helped and most harmed by thinking.",
+    ),
+    Stage(
+        name="interventions",
+        run="sidr_core.evaluation.interventions:build",
+        inputs={
+            "recommendations": ("recommendations.parquet", "rows.parquet"),
+            "interactions": ("train.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS if model.is_language_model},
+        },
+        sections=("evaluation", "decoding", "dataset", "snapshot"),
+        unused="sidr_core.pipeline.graph:checkpoints_that_do_not_think",
+        code_version="1",
+        tables={"interventions": "Interventions"},
+        kinds=("pytorch", "parquet"),
+        description="Lists after a thinking model's own thoughts against those after another user's, shuffled, blank, "
+        "corrupted and true ones, paired.",
+        checks=(
+            CheckSpec(
+                "thoughts_matter", "NDCG@10 after the own thought is above that after another user's.", blocking=False
+            ),
+        ),
     ),
     Stage(
         name="reevaluation",
@@ -331,6 +379,29 @@ def unused_producers(config: DatasetConfig) -> set[str]:
     """Checkpoints and baselines that no model of `decoding.models` needs; they are not built."""
     used = {stage for name in config.decoding.models for stage in producers(split_name(name)[0])}
     return {model.stage for model in MODELS} - used
+
+
+def untrained_checkpoints(config: DatasetConfig) -> set[str]:
+    """Checkpoints that the dataset does not train: those after the last one that makes lists."""
+    stages = [language_model(split_name(name)[0]) for name in config.decoding.models]
+    last = max((LANGUAGE_MODELS.index(stage) for stage in stages if stage), default=-1)
+    return {f"{stage}_checkpoint" for stage in LANGUAGE_MODELS[last + 1 :]}
+
+
+def thinking_model(models: tuple[str, ...]) -> str | None:
+    """The last language model that `decoding.models` lists with thinking; None without one.
+
+    >>> thinking_model(("sft/direct", "activation/thinking", "grpo/thinking", "grpo/direct"))
+    'grpo'
+    """
+    thinking = [model for model in LANGUAGE_MODELS if f"{model}/{THINKING}" in models]
+    return thinking[-1] if thinking else None
+
+
+def checkpoints_that_do_not_think(config: DatasetConfig) -> set[str]:
+    """All checkpoints but that of :func:`thinking_model`."""
+    thinking = thinking_model(config.decoding.models)
+    return {f"{stage}_checkpoint" for stage in LANGUAGE_MODELS if stage != thinking}
 
 
 def stage_named(name: str) -> Stage:

@@ -19,7 +19,7 @@ from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress, load_object
-from sidr_core.recommending import leakage, mixture
+from sidr_core.recommending import leakage, mixture, truth
 from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
 from sidr_core.recommending.lists import checkpoint_lists
@@ -75,7 +75,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     for name in config.decoding.models:
         parts[name] = part_of(name, inputs, config, rows, codebook, progress.named(name))
     joined = joined_lists(parts, rows, config)  # type: ignore[arg-type]
-    models, thoughts = _models(parts, inputs, config), thoughts_of(parts)
+    models, written = _models(parts, inputs, config), thoughts_of(parts)
+    items, train = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("items", "train"))
+    thoughts = truth.judged(written, rows, items, codebook, train)
     tables.write(joined, out_dir / "recommendations.parquet", Recommendations)
     tables.write(models, out_dir / "models.parquet", RecommendedModels)
     tables.write(thoughts, out_dir / "thoughts.parquet", Thoughts)
@@ -90,6 +92,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     for row in models.filter(pl.col("close_rate").is_not_null()).iter_rows(named=True):
         metrics[f"{row[MODEL]}_close_rate"] = row["close_rate"]
         metrics[f"{row[MODEL]}_thought_tokens"] = row["mean_thought_tokens"]
+    for model, of_model in truth.shares(thoughts).items():
+        metrics |= {f"{model}_{name}": round(share, 4) for name, share in of_model.items()}
     return Report(
         metrics=metrics,
         checks=(
@@ -322,11 +326,12 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
 
 
 def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
-    """How each thought ended, by the contract `Thoughts`."""
-    types = {ROW_ID: pl.String, TRACE: pl.Int32, CLOSED: pl.Boolean, N_TOKENS: pl.Int32, MODEL: pl.String}
+    """Each thought with its text, and how it ended."""
+    types = {ROW_ID: pl.String, TRACE: pl.Int32, REASONING: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32}
+    types[MODEL] = pl.String
     empty = pl.DataFrame(schema=types)
     frames = [
-        tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, CLOSED, N_TOKENS]).with_columns(
+        tables.read(part.path("thoughts.parquet"), list(types)[:-1]).with_columns(
             pl.lit(split_name(name)[0]).alias(MODEL)
         )
         for name, part in parts.items()

@@ -66,6 +66,14 @@ class Evaluation(Section):
     """Share of the draws inside an interval, and 1 less the level of the tests."""
     seed: int = 42
     """Of the draws."""
+    grounding_items: int = Field(default=500, ge=1)
+    """Items about which each checkpoint is asked what their SIDs mean, at most, of each group (targets of train rows,
+    items of histories alone, items never met).
+    """
+    grounding_floor: float = Field(default=0.95, ge=0, le=1)
+    """Share of titles that a checkpoint has to name from their SIDs; fewer is a warning."""
+    intervention_rows: int = Field(default=300, ge=2)
+    """Test rows, at most, whose thoughts are exchanged, shuffled, emptied, corrupted and replaced."""
 
     @field_validator("ks")
     @classmethod

@@ -246,7 +246,7 @@ class RecommendedModels(Contract):
 
 
 class Thoughts(Contract):
-    """How one thought ended: `closed` by the model itself, or cut at the limit of tokens.
+    """How one thought ended, `closed` by the model itself or cut at the limit of tokens, and how true it is.
 
     A row with several thoughts has one line per thought; a row that an adaptive model did not think about, none.
     """
@@ -258,6 +258,39 @@ class Thoughts(Contract):
     )
     closed: bool = pa.Field(description="whether the model ended the thought itself")
     n_tokens: pl.Int32 = pa.Field(ge=0, description="length of the thought")
+    facts: pl.Int32 = pa.Field(
+        nullable=True, ge=0, description="facts that it states; null where the model never writes this form of thought"
+    )
+    facts_right: pl.Int32 = pa.Field(nullable=True, ge=0, description="those of them that the history supports")
+    candidates: pl.Int32 = pa.Field(nullable=True, ge=0, description="items that it names with a SID")
+    candidates_real: pl.Int32 = pa.Field(
+        nullable=True, ge=0, description="those of them whose title and SID are of one item of the catalogue"
+    )
+    true: bool = pa.Field(
+        nullable=True, description="whether all that it says is right, and no fact that it rests on is left out"
+    )
+
+
+class Grounding(Contract):
+    """How well a trained checkpoint knows what SIDs mean, on one group of items."""
+
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    checkpoint_stage: str = pa.Field(
+        isin=["sft", "activation", "grpo"], description="the stage of training that was asked"
+    )
+    direction: str = pa.Field(
+        isin=["sid_to_title", "title_to_sid", "sid_to_fact"], description="what was given, and what was asked for"
+    )
+    items: str = pa.Field(
+        isin=["target", "history", "unseen"],
+        description="items that were a target in train, that only histories of train hold, or that no train row holds",
+    )
+    metric: str = pa.Field(
+        description="`exact` and `f1` (words) of titles; `hr@1` and `hr@10` of SIDs; `exact`, `exact:<name>` of facts"
+    )
+    value: float = pa.Field(ge=0, le=1, description="mean over the questions")
+    n: pl.Int64 = pa.Field(ge=1, description="questions asked")
 
 
 class Cases(Contract):
@@ -308,6 +341,40 @@ class Cases(Contract):
     shown: str = pa.Field(
         nullable=True, description="why the row stands in the report: `random`, `helped`, `harmed`; null for most"
     )
+
+
+class Interventions(Contract):
+    """HR or NDCG after one kind of thought, and after the model's own less that; null differences for the own one.
+
+    All differences of the table are one family for `p_holm`.
+    """
+
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    model: str = pa.Field(description="the thinking model")
+    thought: str = pa.Field(
+        isin=["own", "placebo", "shuffled", "blank", "corrupted", "true"],
+        description="what the list was made after: its own thought, another user's, its words shuffled, nothing, its "
+        "facts given other values, or the true thought of the history",
+    )
+    metric: str = pa.Field(isin=["hr", "ndcg"], description="`hr` or `ndcg`, item level")
+    k: pl.Int32 = pa.Field(ge=1, description="length of the list that counts")
+    value: float = pa.Field(ge=0, le=1, description="the metric after this thought")
+    value_low: float = pa.Field(description="lower end of its 95 % interval, users resampled")
+    value_high: float = pa.Field(description="upper end of its 95 % interval, users resampled")
+    difference: float = pa.Field(nullable=True, description="value after the own thought less `value`, paired")
+    ci_low: float = pa.Field(nullable=True, description="lower end of the difference's 95 % interval, users resampled")
+    ci_high: float = pa.Field(nullable=True, description="upper end of the difference's 95 % interval, users resampled")
+    helped: pl.Int64 = pa.Field(nullable=True, description="rows where the own thought is better")
+    harmed: pl.Int64 = pa.Field(nullable=True, description="rows where the own thought is worse")
+    same: pl.Int64 = pa.Field(nullable=True, description="rows where both are equal")
+    p: float = pa.Field(nullable=True, gt=0, le=1, description="two-sided p-value of no difference")
+    p_holm: float = pa.Field(nullable=True, gt=0, le=1, description="p corrected for all differences of the table")
+    verdict: str = pa.Field(nullable=True, description="what the corrected p allows to say of own less this")
+    changed: pl.Int64 = pa.Field(ge=0, description="rows whose text is not the own thought")
+    n_rows: pl.Int64 = pa.Field(ge=1, description="test rows behind the number")
+    n_users: pl.Int64 = pa.Field(ge=1, description="users behind the number")
+    seed: pl.Int64 = pa.Field(description="of the draws, the exchange and the resampling")
 
 
 class EvaluationTable(Contract):

@@ -105,10 +105,12 @@ def test_a_variant_pays_only_below_its_difference(built):
     outcomes = run_all(store, "games_fast_rl")
     assert [name for name, outcome in outcomes.items() if not outcome.reused] == [
         "grpo_checkpoint",
+        "grounding",
         "recommendations",
         "evaluation",
         "leaderboard",
         "reasoning_report",
+        "interventions",
         "reevaluation",  # its rows name the dataset
     ]
 
@@ -137,7 +139,8 @@ def test_two_runs_with_one_seed_give_the_same_table(built, tmp_path):
 
 
 def test_an_earlier_snapshot_knows_less_and_warm_starts_keep_sids(built, tmp_path):
-    last = ("recommendations", "evaluation", "leaderboard", "reasoning_report", "reevaluation")
+    last = ("grounding", "recommendations", "evaluation", "leaderboard", "reasoning_report", "interventions")
+    last += ("reevaluation",)
     upstream = [stage for stage in STAGES if stage.name not in (*TRAINING, *last)]
     store = Store(tmp_path / "store")
     early = run_all(store, stages=upstream, snapshot="2018-09")
@@ -166,7 +169,7 @@ def test_only_recommendations_and_evaluations_declare_test_rows():
                 assert opened <= allowed, (stage.name, upstream, files)
         # The lists carry their targets: whoever reads them reads test rows.
         if "recommendations" in {*stage.inputs, *stage.from_earlier}:
-            assert stage.name in (*judges[1:], "reasoning_report"), stage.name
+            assert stage.name in (*judges[1:], "reasoning_report", "interventions"), stage.name
         # Nor does anything lie below that could bring them back to a training.
         assert "reevaluation" not in stage.inputs
 
