@@ -66,6 +66,12 @@ class Evaluation(Section):
     """Share of the draws inside an interval, and 1 less the level of the tests."""
     seed: int = 42
     """Of the draws."""
+    margin: float = Field(default=0.005, gt=0, lt=1)
+    """Differences in HR and NDCG below it, either way, count as none: two lists whose difference surely lies within it
+    are called so.
+    """
+    least_users: int = Field(default=50, ge=2)
+    """A verdict from fewer users says how many they are."""
 
     @field_validator("ks")
     @classmethod
