@@ -19,8 +19,8 @@ import polars as pl
 from sidr_core.errors import InputError
 from sidr_core.evaluation.pages import joined, titled
 from sidr_core.evaluation.protocol import list_name, lists_of
-from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, gap_cells, gap_rows, mark_horizons, notes
-from sidr_core.metrics.intervals import bootstrap, judge_family, paired
+from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, gap_cells, gap_rows, horizons, judge, notes
+from sidr_core.metrics.intervals import differences, draw_means, share_summary
 from sidr_core.metrics.ranking import HR, NDCG, column, per_row
 from sidr_core.render.grid import Grid, ranged
 from sidr_core.tables import files as tables
@@ -46,9 +46,8 @@ METRICS = (HR, NDCG)
 
 _NOTES = """\
 Values are means over test rows at item level, with {percent} % intervals from a bootstrap over users ({draws:,}
-draws, seed {seed}). Differences are paired: the same rows, minus the first model. Their intervals stand alone; p is
-corrected for all {family} differences of this page (Holm), and a verdict other than "not distinguishable" needs
-p < {alpha:g}.{few} Each model was trained once, with the seed shown: what another seed would change is not in the
+draws, seed {seed}). Differences are paired: the same rows, minus the first model. Their intervals stand alone.
+{verdicts} Each model was trained once, with the seed shown: what another seed would change is not in the
 intervals; models that differ in their seed alone are put together under "Over seeds", with the lowest and the highest
 value."""
 
@@ -155,7 +154,8 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
 
     Returns:
         dataset, model, mode, metric, k, value, ci_low, ci_high, difference, difference_low, difference_high,
-        helped, harmed, same, p, p_holm, verdict (these nine null for the first), n_rows, n_users, beam_width,
+        helped, harmed, same, se, detectable, p, p_holm, p_within, p_within_holm, verdict (all null for the first),
+        n_rows, n_users, beam_width,
         seed, checkpoint, seen_until.
 
     Raises:
@@ -164,37 +164,39 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
     """
     for entry in entries[1:]:
         refuse_other_rows(entries[0], entry)
-    options: dict[str, Any] = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     columns = [column(ITEM_LEVEL, metric, k) for metric in METRICS]
     users = entries[0].rows[USER_ID].to_numpy()
-    first = entries[0].rows.select(columns).to_numpy()
+    first, drawn_first = None, None
     rows: list[dict[str, Any]] = []
     for entry in entries:
         values = entry.rows.select(columns).to_numpy()
-        interval = bootstrap(values, users, **options)
+        drawn = draw_means(values, users, draws=settings.bootstrap, seed=settings.seed)
+        interval = share_summary(values, drawn, len(np.unique(users)), settings.confidence)
         shared = {
             **{DATASET: entry.name.dataset, MODEL: entry.name.model, MODE: entry.name.mode, "k": k},
             **{"n_rows": len(users), "n_users": len(np.unique(users)), "beam_width": entry.beam_width},
             **{"seed": entry.seed, "checkpoint": entry.checkpoint, "seen_until": entry.seen_until},
-            "first_seen_until": entries[0].seen_until,
+            "remarks": horizons(entry.seen_until, entries[0].seen_until),
         }
         gaps: list[dict[str, Any]] = [{} for _ in METRICS]
-        if entry is not entries[0]:
-            gaps = gap_rows(paired(values, first, users, **options), GAP_BESIDE_VALUE)
+        if first is None or drawn_first is None:
+            first, drawn_first = values, drawn
+        else:
+            gap = differences(values - first, drawn - drawn_first, users, settings.confidence, settings.margin)
+            gaps = gap_rows(gap, GAP_BESIDE_VALUE)
         for n, metric in enumerate(METRICS):
             value = {"value": interval.value[n], "ci_low": interval.low[n], "ci_high": interval.high[n]}
             rows.append(shared | {"metric": metric} | value | gaps[n])
-    judge_family(rows, settings.confidence)
-    mark_horizons(rows, "seen_until", "first_seen_until")
+    judge(rows, settings)
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
 _SCHEMA: dict[str, Any] = {
     **dict.fromkeys((DATASET, MODEL, MODE, "metric"), pl.String),
     "k": pl.Int32,
-    **dict.fromkeys(("value", "ci_low", "ci_high", "difference", "difference_low", "difference_high"), pl.Float64),
+    **dict.fromkeys(("value", "ci_low", "ci_high", *GAP_BESIDE_VALUE), pl.Float64),
     **dict.fromkeys(("helped", "harmed", "same"), pl.Int64),
-    **dict.fromkeys(("p", "p_holm"), pl.Float64),
+    **dict.fromkeys(("se", "detectable", "p", "p_holm", "p_within", "p_within_holm"), pl.Float64),
     "verdict": pl.String,
     **dict.fromkeys(("n_rows", "n_users", "beam_width", "seed"), pl.Int64),
     **dict.fromkeys(("checkpoint", "seen_until"), pl.String),

@@ -19,9 +19,10 @@ import polars as pl
 
 from sidr_core.evaluation.pages import page, slices_page, titled
 from sidr_core.evaluation.protocol import comparisons, headline, list_name, lists_of
+from sidr_core.evaluation.remarks import learnt, popularity_ndcg, remarks_table
 from sidr_core.evaluation.slices import groups_of, slices_table
-from sidr_core.evaluation.verdicts import gap_rows, mark_horizons
-from sidr_core.metrics.intervals import Floats, differences, draw_means, judge_family, summary
+from sidr_core.evaluation.verdicts import gap_rows, horizons, judge
+from sidr_core.metrics.intervals import Floats, differences, draw_means, share_summary
 from sidr_core.metrics.lists import COVERAGE, Measured, measure, self_information
 from sidr_core.metrics.ranking import HR, LEVELS, NDCG, RANKED, column, per_row
 from sidr_core.pipeline.report import Check, Report
@@ -46,7 +47,7 @@ from sidr_core.tables.columns import (
     TEST,
     USER_ID,
 )
-from sidr_core.tables.contracts import EvaluationTable, Paired, Recommendations, Slices
+from sidr_core.tables.contracts import EvaluationTable, Paired, Recommendations, Remarks, Slices
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Evaluation
@@ -80,7 +81,7 @@ class Scored:
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Write `evaluation`, `paired` and `slices` as Parquet; a page and a figure of the first and of the last."""
+    """Write `evaluation`, `paired`, `slices` and `remarks` as Parquet; pages and figures of the first and third."""
     settings, names = config.evaluation, config.decoding.models
     needed = [name for name in Recommendations.to_schema().columns if name != "reasoning"]
     lists = tables.read(inputs["recommendations"].path("recommendations.parquet"), needed)
@@ -88,7 +89,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     thoughts = tables.read(inputs["recommendations"].path("thoughts.parquet"))
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"), [ITEM_ID, SID])
     train, items = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("train", "items"))
-    test = chosen_rows(tables.read(inputs["interactions"].path("test.parquet")), config.decoding.max_test_rows)
+    all_test = tables.read(inputs["interactions"].path("test.parquet"))
+    test = chosen_rows(all_test, config.decoding.max_test_rows)
     leakage.check_rows(test, train)
     leakage.check_lists(lists, test, models, names, max(settings.ks))
 
@@ -102,13 +104,18 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     bits = self_information(train, items)
     exposure = {name: exposure_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
     evaluation = evaluation_table(scored, exposure, models, settings, context)
-    paired = paired_table(scored, models, settings, context)
+    floor = popularity_ndcg(train, items, test, codebook, headline(settings.ks)[-1])
+    remarks = remarks_table(evaluation, models, floor)
+    on_part = [f"{test.height:,} of {all_test.height:,} test rows"] if test.height < all_test.height else []
+    by_list = {name: lists_of(remarks, name)["remark"].to_list() for name in names}
+    paired = paired_table(scored, models, settings, context, by_list | {"": on_part})
     slices = slices_table(scored.lists, groups_of(test, train, items), settings, context)
     tables.write(evaluation, out_dir / "evaluation.parquet", EvaluationTable)
     tables.write(paired, out_dir / "paired.parquet", Paired)
     tables.write(slices, out_dir / "slices.parquet", Slices)
+    tables.write(remarks, out_dir / "remarks.parquet", Remarks)
     pages = {
-        "evaluation": page(evaluation, paired, inputs.synthetic, settings),
+        "evaluation": page(evaluation, paired, inputs.synthetic, settings, remarks),
         "slices": slices_page(slices, inputs.synthetic, settings),
     }
     for name, text in pages.items():
@@ -117,7 +124,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     _draw_slices(slices, out_dir / "slices.png", inputs.synthetic)
     detail = f"{len(names)} models × {test.height:,} rows of {evaluation['n_users'][0]:,} users"
     metrics = _headline_metrics(evaluation, settings, inputs.synthetic)
-    return Report(metrics, (Check("complete", True, detail),), pages)
+    return Report(metrics, (Check("complete", True, detail), learnt(evaluation, floor)), pages)
 
 
 def score(
@@ -158,7 +165,7 @@ def evaluation_table(
             key: produced_by[name][key] for key in (MODEL, MODE, "beam_width", "seed", "checkpoint", "seen_until")
         }
         shared = {**context, **producer, **scored.counts, "evaluated_at": now}
-        interval = summary(scored.values[name], scored.means[name], settings.confidence)
+        interval = share_summary(scored.values[name], scored.means[name], shared["n_users"], settings.confidence)
         numbers = [
             (metric, k, level, interval.value[n], interval.low[n], interval.high[n])
             for n, (level, metric, k) in enumerate(scored.columns)
@@ -170,12 +177,21 @@ def evaluation_table(
 
 
 def paired_table(
-    scored: Scored, models: pl.DataFrame, settings: Evaluation, context: Mapping[str, Any]
+    scored: Scored,
+    models: pl.DataFrame,
+    settings: Evaluation,
+    context: Mapping[str, Any],
+    remarks: Mapping[str, list[str]] | None = None,
 ) -> pl.DataFrame:
-    """Differences of :func:`~sidr_core.evaluation.protocol.comparisons`, by the contract `Paired`; one family."""
+    """Differences of :func:`~sidr_core.evaluation.protocol.comparisons`, by the contract `Paired`; one family.
+
+    Args:
+        remarks: `<model>/<mode>` -> what a verdict on it has to say beside; under "" what all verdicts have to.
+    """
     k, produced_by = headline(settings.ks)[-1], _models_by_name(models)
     columns = [scored.columns.index((ITEM_LEVEL, metric, k)) for metric in _COMPARED]
-    shared = {**context, "k": k, "level": ITEM_LEVEL, "seed": settings.seed, **scored.counts}
+    shared = {**context, "k": k, "level": ITEM_LEVEL, "seed": settings.seed, "margin": settings.margin}
+    shared |= scored.counts
     rows: list[dict[str, Any]] = []
     for a, b in comparisons(tuple(scored.lists)):
         gap, means = ((arrays[a] - arrays[b])[:, columns] for arrays in (scored.values, scored.means))
@@ -184,10 +200,12 @@ def paired_table(
             for side, name in (("a", a), ("b", b))
             for key in (MODEL, MODE, "seen_until")
         }
-        numbers = gap_rows(differences(gap, means, settings.confidence))
+        sides["remarks"] = horizons(sides["seen_until_a"], sides["seen_until_b"])
+        sides["remarks"] += [f"{name} {text}" for name in (a, b) for text in (remarks or {}).get(name, [])]
+        sides["remarks"] += (remarks or {}).get("", [])
+        numbers = gap_rows(differences(gap, means, scored.users, settings.confidence, settings.margin))
         rows += [shared | sides | {"metric": metric} | row for metric, row in zip(_COMPARED, numbers, strict=True)]
-    judge_family(rows, settings.confidence)
-    mark_horizons(rows)
+    judge(rows, settings)
     return tables.typed(rows, Paired)
 
 

@@ -21,7 +21,7 @@ from sidr_core.render import figures
 from sidr_core.render.grid import Grid, ranged
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import DATASET, ITEM_LEVEL, MODE, MODEL, SID_LEVEL, SNAPSHOT
-from sidr_core.tables.contracts import Leaderboard
+from sidr_core.tables.contracts import Leaderboard, Remarks
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -42,7 +42,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     """Write `leaderboard` as Parquet, as a page and as a figure."""
     evaluation = tables.read(inputs["evaluation"].path("evaluation.parquet"))
     others = of_split(config.source.kind, evaluation["n_rows"][0], evaluation["n_users"][0])
-    table = leaderboard(evaluation, others)
+    table = leaderboard(evaluation, others, tables.read(inputs["evaluation"].path("remarks.parquet")))
     tables.write(table, out_dir / "leaderboard.parquet", Leaderboard)
     text = page(table, inputs.synthetic)
     (out_dir / "leaderboard.md").write_text(text)
@@ -53,12 +53,15 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     return Report(metrics | {"synthetic": inputs.synthetic}, (), {"leaderboard": text})
 
 
-def leaderboard(evaluation: pl.DataFrame, others: tuple[Published, ...] = ()) -> pl.DataFrame:
+def leaderboard(
+    evaluation: pl.DataFrame, others: tuple[Published, ...] = (), remarks: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Measured lists in the order of their places, then published ones, by the contract `Leaderboard`.
 
     Args:
         evaluation: the contract `EvaluationTable` of one snapshot.
         others: published on the same rows.
+        remarks: the contract `Remarks`.
     """
     ks = headline(evaluation.filter(pl.col("metric") == NDCG)["k"].unique().to_list())
     in_headline = (pl.col("level") == ITEM_LEVEL) & pl.col("metric").is_in(METRICS) & pl.col("k").is_in(ks)
@@ -67,6 +70,9 @@ def leaderboard(evaluation: pl.DataFrame, others: tuple[Published, ...] = ()) ->
     # Equal values share a place.
     places = best.select(MODEL, MODE, pl.col("value").rank("min", descending=True).cast(pl.Int32).alias("place"))
     measured = part.join(places, on=[MODEL, MODE], maintain_order="left").sort("place", maintain_order=True)
+    remarks = Remarks.empty() if remarks is None else remarks
+    texts = remarks.group_by(MODEL, MODE, maintain_order=True).agg(pl.col("remark").str.join("; ").alias("remarks"))
+    measured = measured.join(texts, on=[MODEL, MODE], how="left", maintain_order="left")
     first = evaluation.row(0, named=True)
     shared = {key: first[key] for key in (DATASET, SNAPSHOT, "split", "n_rows")} | {"origin": PUBLISHED}
     published = [
@@ -93,11 +99,12 @@ def grids(table: pl.DataFrame) -> tuple[Grid, ...]:
         rows = f"{line['n_rows']:,}"
         if line["origin"] == MEASURED:
             producer = (str(line["beam_width"]), str(line["seed"]), line["seen_until"], line["checkpoint"][:12])
-            measured.append((str(line["place"]), list_name(line), *cells.values(), rows, *producer))
+            remarks = line["remarks"] or ""
+            measured.append((str(line["place"]), list_name(line), *cells.values(), rows, *producer, remarks))
         else:
             published.append((line[MODEL], *cells.values(), rows, line["reference"], PUBLISHED))
     labels = tuple(next(iter(lines.values())))
-    header = ("place", "model", *labels, "rows", "beam", "seed", "seen until", "checkpoint")
+    header = ("place", "model", *labels, "rows", "beam", "seed", "seen until", "checkpoint", "remarks")
     boards = [Grid("Measured, item level", header, tuple(measured))]
     if published:
         header = ("model", *labels, "rows", "reference", "origin")
@@ -106,7 +113,10 @@ def grids(table: pl.DataFrame) -> tuple[Grid, ...]:
 
 
 #: What is the same for all metrics of one line.
-_LINE = ("origin", "place", MODEL, MODE, "n_rows", "beam_width", "seed", "seen_until", "checkpoint", "reference")
+_LINE = (
+    *("origin", "place", MODEL, MODE, "n_rows", "beam_width", "seed"),
+    *("seen_until", "checkpoint", "remarks", "reference"),
+)
 
 
 def page(table: pl.DataFrame, synthetic: bool) -> str:

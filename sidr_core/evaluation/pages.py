@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sidr_core.evaluation.protocol import headline, list_name
+from sidr_core.evaluation.remarks import remark_lines
 from sidr_core.evaluation.verdicts import GAP_HEADER, gap_cells, notes
 from sidr_core.metrics.lists import AT_K, WHOLE
 from sidr_core.metrics.ranking import HR, NDCG, RANKED
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 _NOTES = """\
 A value is the mean over test rows; in brackets stands its {percent} % interval from a bootstrap over users ({draws:,}
 draws, seed {seed}). The catalogue is ranked whole, at the beam width given. Item level asks for the very item; where
-items share a SID it is the expectation over their order. SID level asks for the SID, as papers do. {verdicts} Intervals
-stand alone: they are not widened for being many. How all of it is done: docs/evaluation.md."""
-_CORRECTED = """\
-Differences are paired: the same rows, a minus b. p is corrected for all {family} differences of this page (Holm), and
-a verdict other than "not distinguishable" needs p < {alpha:g}.{few}"""
+items share a SID it is the expectation over their order. SID level asks for the SID, as papers do. Differences are
+paired: the same rows, a minus b. {verdicts} Intervals stand alone: they are not widened for being many. How all of it
+is done: docs/evaluation.md."""
 
 _EXPOSURE_LABELS = {
     "coverage": "coverage",
@@ -65,7 +64,9 @@ def caption(evaluation: pl.DataFrame, synthetic: bool) -> str:
 # -- the evaluation --------------------------------------------------------------------------------
 
 
-def page(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settings: Evaluation) -> str:
+def page(
+    evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settings: Evaluation, remarks: pl.DataFrame
+) -> str:
     """The evaluation as a Markdown page: both levels at all cut-offs, paired differences, the lists, notes."""
     grids = [leaderboard(evaluation), leaderboard(evaluation, SID_LEVEL)]
     if not paired.is_empty():
@@ -74,6 +75,7 @@ def page(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settin
     return joined(
         titled("# Evaluation", synthetic),
         caption(evaluation, synthetic),
+        remark_lines(remarks),
         *(grid.markdown() for grid in grids),
         notes_of(settings, paired.height),
     )
@@ -92,8 +94,7 @@ def render(evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool = Fal
 
 def notes_of(settings: Evaluation, family: int) -> str:
     """How to read the numbers of a page that shows `family` differences."""
-    verdicts = notes(_CORRECTED, settings, family) if family else "Nothing is compared."
-    return notes(_NOTES, settings, family, verdicts=verdicts)
+    return notes(_NOTES, settings, family)
 
 
 def leaderboard(evaluation: pl.DataFrame, level: str = ITEM_LEVEL, ks: Sequence[int] | None = None) -> Grid:
@@ -171,7 +172,7 @@ def _slice_gaps(gaps: pl.DataFrame) -> Grid:
     rows = []
     for row in gaps.iter_rows(named=True):
         group, label = f"{row['slice']}: {row['group']}", f"{row['metric'].upper()}@{row['k']}"
-        cells = (ranged(row, "+"), "", "", "rows of one user")
+        cells = (ranged(row, "+"), "", "", "", "rows of one user")
         if row["p"] is not None:
             cells = gap_cells(row, ("value", "ci_low", "ci_high"))
         rows.append((group, f"{row['n_rows']:,}", f"{list_name(row)} − {row['minus']}", label, *cells))

@@ -20,7 +20,7 @@ from sidr_core.corpus.catalogue import Catalogue, all_words
 from sidr_core.evaluation.cases import Case, ItemTitles, markdown
 from sidr_core.evaluation.pages import joined, titled
 from sidr_core.evaluation.protocol import lists_of
-from sidr_core.metrics.intervals import paired
+from sidr_core.metrics.intervals import bootstrap
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import truth
@@ -329,14 +329,8 @@ def shorter(cases: pl.DataFrame, settings: Evaluation) -> str:
     if both[USER_ID].n_unique() < 2:
         return ""
     after, before = (both.select(pl.col(name).cast(pl.Float64)).to_numpy() for name in ("n_tokens", "n_tokens_before"))
-    gap = paired(
-        after,
-        before,
-        both[USER_ID].to_numpy(),
-        draws=settings.bootstrap,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    ).interval
+    options = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
+    gap = bootstrap(after - before, both[USER_ID].to_numpy(), **options)  # type: ignore[arg-type]
     return (
         f"Mean length: activation {before.mean():.1f}, GRPO {after.mean():.1f} tokens; difference {gap.value[0]:+.1f} "
         f"[{gap.low[0]:+.1f}, {gap.high[0]:+.1f}], {100 * settings.confidence:g} % interval over users, paired."

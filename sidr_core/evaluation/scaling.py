@@ -16,8 +16,8 @@ import polars as pl
 
 from sidr_core.corpus.prompts import next_item
 from sidr_core.evaluation.pages import joined, titled
-from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, gap_rows, notes, span
-from sidr_core.metrics.intervals import bootstrap, judge_family, paired
+from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, gap_rows, judge, notes, span
+from sidr_core.metrics.intervals import differences, draw_means, share_summary
 from sidr_core.metrics.ranking import NDCG, column, per_row
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render import figures
@@ -36,7 +36,7 @@ NDCG@{k} is at item level; the oracle is the best place of the target's SID amon
 alone, an upper bound that needs the answer. Tokens are those of all N thoughts of a list, closing tag not counted;
 `direct` does not think. N = 1 is the greedy thought, more are sampled at temperature {temperature:g} and their
 distributions averaged. In brackets: {percent} % intervals from a bootstrap over users ({draws:,} draws, seed {seed});
-differences are paired by row, verdicts corrected for the {family} of this table (Holm).{few}"""
+differences are paired by row. {verdicts}"""
 
 
 def measure(
@@ -105,24 +105,25 @@ def table(measured: pl.DataFrame, settings: Evaluation) -> pl.DataFrame:
 
     Returns:
         traces, cap, tokens, closed, ndcg, ci_low, ci_high, oracle, difference, difference_low, difference_high,
-        p_holm, verdict (these five null for direct).
+        detectable, p_holm, verdict (these null for direct).
     """
-    options: dict[str, Any] = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     lines: list[dict[str, Any]] = []
-    direct: np.ndarray | None = None
+    direct: tuple[np.ndarray, np.ndarray] | None = None
     for (traces, cap), rows in measured.group_by([TRACES, CAP], maintain_order=True):
         users, ndcg = rows[USER_ID].to_numpy(), rows.select(NDCG).to_numpy()
-        interval = bootstrap(ndcg, users, **options)
+        drawn, count = draw_means(ndcg, users, draws=settings.bootstrap, seed=settings.seed), len(np.unique(users))
+        interval = share_summary(ndcg, drawn, count, settings.confidence)
         means = {name: float(rows[name].to_numpy().mean()) for name in (TOKENS, CLOSED, ORACLE)}
-        line = {TRACES: traces, CAP: cap, **means, NDCG: interval.value[0]}
+        line = {TRACES: traces, CAP: cap, **means, NDCG: interval.value[0], "n_users": count}
         line |= {"ci_low": interval.low[0], "ci_high": interval.high[0]}
         if direct is None:
-            direct = ndcg
+            direct = ndcg, drawn
         else:
-            line |= gap_rows(paired(ndcg, direct, users, **options), GAP_BESIDE_VALUE)[0]
+            gap = differences(ndcg - direct[0], drawn - direct[1], users, settings.confidence, settings.margin)
+            line |= gap_rows(gap, GAP_BESIDE_VALUE)[0]
         lines.append(line)
-    judge_family(lines, settings.confidence)
-    floats = (TOKENS, CLOSED, NDCG, "ci_low", "ci_high", ORACLE, *GAP_BESIDE_VALUE)
+    judge(lines, settings)
+    floats = (TOKENS, CLOSED, NDCG, "ci_low", "ci_high", ORACLE, *GAP_BESIDE_VALUE, "detectable")
     types = {TRACES: pl.Int64, CAP: pl.Int64, **dict.fromkeys((*floats, "p_holm"), pl.Float64), "verdict": pl.String}
     return pl.DataFrame(lines, schema=types)
 
@@ -131,9 +132,10 @@ def grid(scaling: pl.DataFrame, k: int) -> Grid:
     """The table of :func:`table` for people."""
     rows = []
     for row in scaling.iter_rows(named=True):
-        gap = ("", "", "")
+        gap = ("",) * 4
         if row["difference"] is not None:
-            gap = (span(row, GAP_BESIDE_VALUE, "+"), f"{row['p_holm']:.4f}", row["verdict"])
+            numbers = f"{row['detectable']:.4f}", f"{row['p_holm']:.4f}"
+            gap = (span(row, GAP_BESIDE_VALUE, "+"), *numbers, row["verdict"])
         rows.append(
             (
                 f"{row[TRACES]} x {row[CAP]}" if row[TRACES] else DIRECT,
@@ -144,8 +146,8 @@ def grid(scaling: pl.DataFrame, k: int) -> Grid:
                 f"{row[ORACLE]:.4f}" if row[TRACES] > 1 else "",
             )
         )
-    header = ("thoughts x cap", "tokens per list", "closed", f"NDCG@{k}", "minus direct", "p (Holm)", "it is")
-    return Grid("Inference scaling", (*header, "oracle best of N"), tuple(rows))
+    header = ("thoughts x cap", "tokens per list", "closed", f"NDCG@{k}", "minus direct", "smallest detectable")
+    return Grid("Inference scaling", (*header, "p (Holm)", "it is", "oracle best of N"), tuple(rows))
 
 
 def page(scaling: pl.DataFrame, k: int, settings: Evaluation, temperature: float, caption: str, synthetic: bool) -> str:

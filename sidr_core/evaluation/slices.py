@@ -5,6 +5,8 @@ Slices are made of what was known before the target, and of the target itself, n
 - `history_length`: items in the prompt.
 - `target_popularity`: train samples that have the target, in terciles of the test rows that have any, and `0`.
 - `cold_target`: whether the target has no train sample.
+- `seen_pair`: whether a train sample goes from the history's last item to the target, only has the target, or neither.
+- `kind`: what it takes to know the target, where the source says (the column `kind` of test rows; the sample does).
 - `repeat_purchase`: whether the target is in the history.
 - `same_brand`, `same_category`: as the last item of the history; `unknown` where either has none.
 
@@ -21,8 +23,8 @@ import numpy as np
 import polars as pl
 
 from sidr_core.evaluation.protocol import headline, thinking_pairs
-from sidr_core.evaluation.verdicts import gap_rows
-from sidr_core.metrics.intervals import Floats, differences, draw_means, judge_family, summary
+from sidr_core.evaluation.verdicts import gap_rows, judge
+from sidr_core.metrics.intervals import Floats, differences, draw_means, share_summary
 from sidr_core.metrics.ranking import HR, NDCG, column
 from sidr_core.settings.models import split_name
 from sidr_core.tables import files as tables
@@ -32,6 +34,7 @@ from sidr_core.tables.columns import (
     HISTORY,
     ITEM_ID,
     ITEM_LEVEL,
+    KIND,
     MODE,
     MODEL,
     ROW_ID,
@@ -54,7 +57,7 @@ def groups_of(test: pl.DataFrame, train: pl.DataFrame, items: pl.DataFrame) -> p
 
     Args:
         test: the contract `Samples`.
-        train: the contract `Samples`; targets alone are counted.
+        train: the contract `Samples`; only targets and the last items of histories count.
         items: item_id, brand, category.
 
     Returns:
@@ -67,14 +70,24 @@ def groups_of(test: pl.DataFrame, train: pl.DataFrame, items: pl.DataFrame) -> p
     for side in ("last", TARGET):
         renamed = known.rename({ITEM_ID: side, BRAND: f"{side}_{BRAND}", CATEGORY: f"{side}_{CATEGORY}"})
         last = last.join(renamed, on=side, how="left", maintain_order="left")
+    pairs = train.select(pl.col(HISTORY).list.last().alias("last"), TARGET, pl.lit(True).alias("pair")).unique()
+    last = last.join(pairs, on=["last", TARGET], how="left", maintain_order="left")
+    kinds = [pl.col(KIND).fill_null("unknown")] if KIND in test.columns and test[KIND].count() else []
     return last.select(
         ROW_ID,
         _length().alias("history_length"),
         _popularity(rows["count"]).alias("target_popularity"),
         _yes(pl.col("count") == 0).alias("cold_target"),
+        pl.when("pair")
+        .then(pl.lit("pair seen"))
+        .when(pl.col("count") > 0)
+        .then(pl.lit("target seen"))
+        .otherwise(pl.lit("never seen"))
+        .alias("seen_pair"),
         _yes(pl.col(HISTORY).list.contains(pl.col(TARGET))).alias("repeat_purchase"),
         _same(BRAND).alias("same_brand"),
         _same(CATEGORY).alias("same_category"),
+        *kinds,
     )
 
 
@@ -112,7 +125,7 @@ def slices_table(
             }
             shared |= {"n_rows": int(inside.sum()), "n_users": len(np.unique(users[inside])), "seed": settings.seed}
             rows += [shared | row for row in _group(values[inside], users[inside], names, settings)]
-    judge_family(rows, settings.confidence, "value")
+    judge(rows, settings, "value")
     return tables.typed(rows, Slices)
 
 
@@ -135,7 +148,7 @@ def _group(values: Floats, users: np.ndarray, names: list[str], settings: Evalua
         if means is None:
             add(name, None, [{"value": value} for value in values[:, at].mean(axis=0)])
         else:
-            interval = summary(values[:, at], means[:, at], settings.confidence)
+            interval = share_summary(values[:, at], means[:, at], len(np.unique(users)), settings.confidence)
             ends = zip(interval.value, interval.low, interval.high, strict=True)
             add(name, None, [dict(zip(_VALUE, numbers, strict=True)) for numbers in ends])
     for a, b in thinking_pairs(names):
@@ -143,8 +156,8 @@ def _group(values: Floats, users: np.ndarray, names: list[str], settings: Evalua
         if means is None:
             add(a, b, [{"value": value} for value in gap.mean(axis=0)])
         else:
-            gaps = differences(gap, means[:, columns[a]] - means[:, columns[b]], settings.confidence)
-            add(a, b, gap_rows(gaps, _VALUE))
+            drawn = means[:, columns[a]] - means[:, columns[b]]
+            add(a, b, gap_rows(differences(gap, drawn, users, settings.confidence, settings.margin), _VALUE))
     return rows
 
 

@@ -15,8 +15,7 @@ import polars as pl
 from sidr_core.evaluation import compare
 from sidr_core.evaluation.compare import Scored, full_name
 from sidr_core.evaluation.pages import joined, titled
-from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, gap_cells, mark_horizons, notes
-from sidr_core.metrics.intervals import judge_family
+from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, JUDGED, gap_cells, horizons, judge, notes
 from sidr_core.render.grid import Grid, ranged
 from sidr_core.reviews.domains import of_domains
 
@@ -24,15 +23,12 @@ if TYPE_CHECKING:
     from sidr_core.settings import Evaluation
 
 DOMAIN, MINUS = "domain", "minus"
-#: `seen_until` of the model that is subtracted.
-_SEEN = "minus_seen_until"
-_GAP = (*GAP_BESIDE_VALUE, "helped", "harmed", "same", "p", "p_holm", "verdict")
 
 _NOTES = """\
 A row is a model by the dataset it was trained in, a column the test rows of one domain, ranked against the whole
 catalogue of the mix. In brackets: {percent} % intervals from a bootstrap over users ({draws:,} draws, seed {seed}).
-Differences are paired by row; p is corrected for all {family} differences of this page (Holm).{few} Each model was
-trained once: what another seed would change is not in the intervals."""
+Differences are paired by row. {verdicts} Each model was trained once: what another seed would
+change is not in the intervals."""
 
 
 def matrix(
@@ -55,7 +51,7 @@ def matrix(
         by_name = {entry.name: replace(entry, rows=of_domains(entry.rows, [domain])) for entry in (*entries, *compared)}
         models = [by_name[entry.name] for entry in entries]
         values = compare.table(models, k, settings)
-        no_gap = {DOMAIN: domain, **dict.fromkeys((*_GAP, MINUS, _SEEN))}
+        no_gap = {DOMAIN: domain, **dict.fromkeys((*GAP_BESIDE_VALUE, *JUDGED, MINUS))}
         rows += [row | no_gap for row in values.iter_rows(named=True)]
         for number, reference in enumerate(compared):
             skipped = {reference.name}
@@ -64,10 +60,10 @@ def matrix(
                 skipped |= {entry.name for entry in compared[:number]}
             others = [entry for entry in models if entry.name not in skipped]
             gaps = compare.table([by_name[reference.name], *others], k, settings).filter(pl.col("p").is_not_null())
-            minus = {MINUS: str(reference.name), _SEEN: reference.seen_until, DOMAIN: domain}
-            rows += [row | minus for row in gaps.iter_rows(named=True)]
-    judge_family(rows, settings.confidence)
-    mark_horizons(rows, "seen_until", _SEEN)
+            for row in gaps.iter_rows(named=True):
+                remarks = horizons(row["seen_until"], reference.seen_until)
+                rows.append(row | {DOMAIN: domain, MINUS: str(reference.name), "remarks": remarks})
+    judge(rows, settings)
     types = {DOMAIN: pl.String, MINUS: pl.String, **values.schema}
     return pl.DataFrame(rows, schema=types)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ _BLOCK = 4_000_000
 _ROUNDING = 1e-12
 
 HIGHER, LOWER, UNCLEAR = "higher", "lower", "not distinguishable"
+#: Chance to find what is there, of the smallest detectable difference.
+_POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,23 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Differences:
-    """Paired differences a - b: interval, rows on which a is better, worse and equal, and p (raw), each (M,)."""
+    """Paired differences a - b, each (M,).
+
+    Attributes:
+        interval: see :func:`differences`.
+        helped, harmed, same: rows on which a is better, worse and equal.
+        se: standard error over users.
+        p: of no difference, raw.
+        p_within: that the true difference is `margin` or more, either way, raw; 1 where no margin was asked for.
+    """
 
     interval: Intervals
     helped: NDArray[np.int64]
     harmed: NDArray[np.int64]
     same: NDArray[np.int64]
+    se: Floats
     p: Floats
+    p_within: Floats
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,25 @@ def bootstrap(values: Floats, users: Users, *, draws: int, confidence: float, se
     return summary(values, draw_means(values, users, draws=draws, seed=seed), confidence)
 
 
+def unseen_share(users: int, confidence: float) -> float:
+    """The largest share of users who may have what none of `users` had: the exact two-sided (Clopper-Pearson) bound.
+
+    >>> round(unseen_share(100, 0.95), 4)  # 1 - 0.025 ** (1 / 100)
+    0.0362
+    """
+    return 1 - ((1 - confidence) / 2) ** (1 / users)
+
+
+def share_summary(values: Floats, means: Floats, users: int, confidence: float) -> Intervals:
+    """:func:`summary` of metrics between 0 and 1, where a column that is 0 (or 1) on every row has no empty interval.
+
+    No draw of users can show what no user had, so its interval would be a point. It reaches to :func:`unseen_share`.
+    """
+    found, bound = summary(values, means, confidence), unseen_share(users, confidence)
+    none, all_ = (values == 0).all(axis=0), (values == 1).all(axis=0)
+    return Intervals(found.value, np.where(all_, 1 - bound, found.low), np.where(none, bound, found.high))
+
+
 def p_of(means: Floats) -> Floats:
     """Two-sided bootstrap p-value of "the mean is 0" per column of draws (D, M): (M,).
 
@@ -124,14 +156,56 @@ def p_of(means: Floats) -> Floats:
     return np.minimum(1.0, 2 * (rarer + 1) / (len(means) + 1))
 
 
-def differences(gap: Floats, means: Floats, confidence: float) -> Differences:
-    """What the per-row differences `gap` (R, M) and their draws `means` (D, M) say about each column."""
+def differences(
+    gap: Floats, means: Floats, users: Users, confidence: float, margin: float | None = None
+) -> Differences:
+    """What the per-row differences of two metrics between 0 and 1 say about each column.
+
+    Few users who differ make the draws too sure of themselves. So p is at least the least p that an exact test by signs
+    can give with so many of them, 2 / 2^n; and where nobody differs, the interval reaches as far as
+    :func:`unseen_share`. `p_within` is the larger of two one-sided p-values (TOST), from the draws.
+
+    Args:
+        gap: (R, M).
+        means: (D, M), the draws of `gap`.
+        users: (R,) the user of each row.
+        confidence: of the interval.
+        margin: differences below it, either way, count as none.
+    """
+    _, index = np.unique(np.asarray(users), return_inverse=True)
+    count = int(index.max()) + 1
+    differing = (np.abs(user_sums(gap, index, count)) > _ROUNDING).sum(axis=0)
     helped, harmed = (gap > 0).sum(axis=0), (gap < 0).sum(axis=0)
-    same = len(gap) - helped - harmed
-    return Differences(summary(gap, means, confidence), helped, harmed, same, p_of(means))
+    found, bound = summary(gap, means, confidence), unseen_share(count, confidence)
+    unchanged = helped + harmed == 0
+    interval = Intervals(found.value, np.where(unchanged, -bound, found.low), np.where(unchanged, bound, found.high))
+    se = np.where(unchanged, bound / _normal((1 + confidence) / 2), means.std(axis=0, ddof=1))
+    p = np.maximum(p_of(means), np.minimum(1.0, 2.0 ** (1 - differing)))
+    p_within = np.ones_like(p)
+    if margin is not None:
+        outside = np.maximum((means <= -margin).sum(axis=0), (means >= margin).sum(axis=0))
+        # At least the chance that a share `margin` of all users differs and none of these does.
+        p_within = np.maximum((outside + 1) / (len(means) + 1), (1 - margin) ** count)
+    return Differences(interval, helped, harmed, len(gap) - helped - harmed, se, p, p_within)
 
 
-def paired(a: Floats, b: Floats, users: Users, *, draws: int, confidence: float, seed: int) -> Differences:
+def smallest_detectable(se: float, confidence: float, family: int = 1) -> float:
+    """The smallest true difference that such a comparison shows in 80 of 100 cases, as one of a family (Bonferroni).
+
+    >>> round(smallest_detectable(0.01, 0.95), 4)  # (1.960 + 0.842) x 0.01
+    0.028
+    """
+    return se * (_normal(1 - (1 - confidence) / (2 * family)) + _normal(_POWER))
+
+
+def _normal(share: float) -> float:
+    """The quantile of the standard normal distribution."""
+    return NormalDist().inv_cdf(share)
+
+
+def paired(
+    a: Floats, b: Floats, users: Users, *, draws: int, confidence: float, seed: int, margin: float | None = None
+) -> Differences:
     """Difference a - b on the same rows. Say it in words with :func:`judge`, with all that are shown together.
 
     Args:
@@ -141,13 +215,14 @@ def paired(a: Floats, b: Floats, users: Users, *, draws: int, confidence: float,
         draws: D.
         confidence: as in :func:`bootstrap`.
         seed: as in :func:`bootstrap`.
+        margin: as in :func:`differences`.
 
     Raises:
         ValueError: the shapes differ, or there are fewer than two users.
     """
     if a.shape != b.shape:
         raise ValueError(f"paired rows must match: {a.shape} against {b.shape}")
-    return differences(a - b, draw_means(a - b, users, draws=draws, seed=seed), confidence)
+    return differences(a - b, draw_means(a - b, users, draws=draws, seed=seed), users, confidence, margin)
 
 
 def holm(p: Sequence[float]) -> list[float]:

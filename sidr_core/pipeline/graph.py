@@ -300,19 +300,22 @@ STAGES: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
         },
         sections=("evaluation", "decoding", "dataset", "snapshot"),
-        code_version="3",
-        tables={"evaluation": "EvaluationTable", "paired": "Paired", "slices": "Slices"},
+        code_version="4",
+        tables={"evaluation": "EvaluationTable", "paired": "Paired", "slices": "Slices", "remarks": "Remarks"},
         kinds=("duckdb", "parquet"),
         description="HR, NDCG and MRR at item and SID level, coverage, Gini and novelty, with intervals clustered by "
         "user; paired differences, corrected for being many; slices of the test rows.",
-        checks=(CheckSpec("complete", "Every model was scored on every test row."),),
+        checks=(
+            CheckSpec("complete", "Every model was scored on every test row."),
+            CheckSpec("learnt", "NDCG of every trained list on test rows is above that of popularity.", blocking=False),
+        ),
     ),
     Stage(
         name="leaderboard",
         run="sidr_core.evaluation.leaderboard:build",
-        inputs={"evaluation": ("evaluation.parquet",)},
+        inputs={"evaluation": ("evaluation.parquet", "remarks.parquet")},
         sections=("source",),
-        code_version="2",
+        code_version="3",
         tables={"leaderboard": "Leaderboard"},
         kinds=("parquet",),
         description="Every list placed by NDCG, with interval, seed and checkpoint; published figures of the same "
@@ -369,7 +372,7 @@ STAGES: tuple[Stage, ...] = (
         },
         unused="sidr_core.pipeline.graph:unused_producers",
         sections=("decoding", *_LIST_SECTIONS, "evaluation", "dataset", "snapshot"),
-        code_version="2",
+        code_version="3",
         tables={"reevaluation": "Reevaluation"},
         kinds=("pytorch", "parquet"),
         description="The newest earlier checkpoints again, on rows of this snapshot that are newer than all they were "

@@ -18,7 +18,7 @@ from sidr_core.baselines.ranking import Ranker, list_length, rankings
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists
 from sidr_core.pipeline.report import Check, Report
-from sidr_core.pipeline.stage import Inputs, Progress, load_object
+from sidr_core.pipeline.stage import Inputs, Progress, StageInput, load_object
 from sidr_core.recommending import leakage, mixture, truth
 from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
@@ -319,10 +319,21 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
                 "seed": meta.get("seed", 0),
                 "close_rate": rate,
                 "mean_thought_tokens": length,
+                "note": _note(source, meta),
             }
         )
     types = {"beam_width": pl.Int32, "seed": pl.Int64, "close_rate": pl.Float64, "mean_thought_tokens": pl.Float64}
+    types["note"] = pl.String
     return pl.DataFrame(records, schema_overrides=types)
+
+
+def _note(source: StageInput, meta: Mapping[str, Any]) -> str | None:
+    """What is to be known of a model before it is tested: RL that helped nothing, a baseline that learnt nothing."""
+    first, best = (source.metrics.get(f"{name} eval_ndcg@10") for name in ("first", "best"))
+    if meta.get("stage") == "grpo" and best is not None and first == best:
+        return "kept its start"
+    chosen, popular = (meta.get(name, {}).get("ndcg@10") for name in ("chosen", "popularity"))
+    return "not above popularity on valid rows" if popular is not None and chosen <= popular else None
 
 
 def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:

@@ -74,6 +74,12 @@ class Evaluation(Section):
     """Share of titles that a checkpoint has to name from their SIDs; fewer is a warning."""
     intervention_rows: int = Field(default=300, ge=2)
     """Test rows, at most, whose thoughts are exchanged, shuffled, emptied, corrupted and replaced."""
+    margin: float = Field(default=0.005, gt=0, lt=1)
+    """Differences in HR and NDCG below it, either way, count as none: two lists whose difference surely lies within it
+    are called so.
+    """
+    least_users: int = Field(default=50, ge=2)
+    """A verdict from fewer users says how many they are."""
 
     @field_validator("ks")
     @classmethod

@@ -243,6 +243,9 @@ class RecommendedModels(Contract):
         nullable=True, description="share of thoughts that the model ended itself; null in direct mode"
     )
     mean_thought_tokens: float = pa.Field(nullable=True, description="null in direct mode")
+    note: str = pa.Field(
+        nullable=True, description="what is to be known of it before the test, such as `kept its start`"
+    )
 
 
 class Thoughts(Contract):
@@ -439,7 +442,7 @@ class Reevaluation(EvaluationTable):
 class Paired(Contract):
     """Difference a - b of two models on the same rows; all rows of the table are one family for `p_holm`.
 
-    Where the models know data of different periods, the verdict ends with "(different horizons)".
+    In brackets behind the verdict: different horizons, few users, a part of the rows, a list that did not learn.
     """
 
     dataset: str = pa.Field(description="name in the profile")
@@ -458,10 +461,21 @@ class Paired(Contract):
     helped: pl.Int64 = pa.Field(description="rows where a is better than b")
     harmed: pl.Int64 = pa.Field(description="rows where a is worse than b")
     same: pl.Int64 = pa.Field(description="rows where both are equal")
+    se: float = pa.Field(ge=0, description="standard error of the difference, users resampled")
+    detectable: float = pa.Field(
+        ge=0,
+        description="smallest difference that so many users show in 80 of 100 cases, as one of the table's family",
+    )
     p: float = pa.Field(gt=0, le=1, description="two-sided p-value of no difference, from the draws of users")
     p_holm: float = pa.Field(gt=0, le=1, description="p corrected for all differences of the table (Holm)")
+    p_within: float = pa.Field(
+        gt=0, le=1, description="p-value of a difference of `evaluation.margin` or more, either way (TOST)"
+    )
+    p_within_holm: float = pa.Field(gt=0, le=1, description="the same, corrected for all differences (Holm)")
+    margin: float = pa.Field(gt=0, description="differences below it, either way, count as none")
     verdict: str = pa.Field(
-        description="what the corrected p allows to say: `higher`, `lower` or `not distinguishable`"
+        description="what may be said: `higher`, `lower`, `within ±margin`, `too few rows to tell` or "
+        "`not distinguishable`, and in brackets what limits it"
     )
     seen_until_a: str = pa.Field(description="newest train target that a has seen")
     seen_until_b: str = pa.Field(description="newest train target that b has seen")
@@ -494,11 +508,26 @@ class Slices(Contract):
     helped: pl.Int64 = pa.Field(nullable=True, description="rows where a is better than b")
     harmed: pl.Int64 = pa.Field(nullable=True, description="rows where a is worse than b")
     same: pl.Int64 = pa.Field(nullable=True, description="rows where both are equal")
+    se: float = pa.Field(nullable=True, ge=0, description="standard error of the difference, users resampled")
+    detectable: float = pa.Field(
+        nullable=True,
+        ge=0,
+        description="smallest difference that so many users show in 80 of 100 cases, as one of the table's family",
+    )
     p: float = pa.Field(
         nullable=True, gt=0, le=1, description="two-sided p-value of no difference, from the draws of users"
     )
     p_holm: float = pa.Field(
         nullable=True, gt=0, le=1, description="p corrected for all differences of the table (Holm)"
+    )
+    p_within: float = pa.Field(
+        nullable=True,
+        gt=0,
+        le=1,
+        description="p-value of a difference of `evaluation.margin` or more, either way (TOST)",
+    )
+    p_within_holm: float = pa.Field(
+        nullable=True, gt=0, le=1, description="the same, corrected for all differences (Holm)"
     )
     verdict: str = pa.Field(
         nullable=True,
@@ -507,6 +536,14 @@ class Slices(Contract):
     n_rows: pl.Int64 = pa.Field(ge=1, description="test rows behind the number")
     n_users: pl.Int64 = pa.Field(ge=1, description="users behind the number")
     seed: pl.Int64 = pa.Field(description="of the resampling")
+
+
+class Remarks(Contract):
+    """What is to be known of a list beside its numbers; lists without a remark have no row."""
+
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(description="`direct`, or `thinking` before answering")
+    remark: str = pa.Field(description="such as `not above popularity on test rows`, `kept its start`")
 
 
 class Leaderboard(Contract):
@@ -544,4 +581,7 @@ class Leaderboard(Contract):
         nullable=True, description="content digest of the checkpoint, or of the table behind a baseline"
     )
     seen_until: str = pa.Field(nullable=True, description="date of the newest train target, or `unknown`")
+    remarks: str = pa.Field(
+        nullable=True, description="what is to be known beside the number, such as `not above popularity`"
+    )
     reference: str = pa.Field(nullable=True, description="where a published figure stands; null for measured ones")

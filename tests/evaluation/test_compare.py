@@ -24,7 +24,7 @@ from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Evaluation
 from sidr_core.tables import files as tables
 
-SETTINGS = Evaluation(ks=(10,), bootstrap=999)
+SETTINGS = Evaluation(ks=(10,), bootstrap=999, least_users=2)
 ITEMS = frozenset({"A", "B"})
 
 
@@ -101,31 +101,57 @@ def test_values_and_differences_by_hand():
     ndcg = found.row(3, named=True)
     # u2 does not differ, so draws of u2 alone give 0, about a quarter of all: far from sure.
     assert (ndcg["difference_low"], ndcg["difference_high"]) == (0.0, 0.5)
-    assert 0.4 < ndcg["p"] < 0.6 and ndcg["p_holm"] == ndcg["p"]
-    assert hr["p"] == pytest.approx(0.002) and hr["p_holm"] == pytest.approx(0.004)
-    assert (hr["verdict"], ndcg["verdict"]) == ("higher", "not distinguishable")
+    # No draw is at 0 or below in HR, but two users with one sign prove nothing: 2 / 2 ** 2, and one user 2 / 2.
+    assert (hr["p"], hr["p_holm"], ndcg["p"]) == (0.5, 1.0, 1.0)
+    assert (hr["verdict"], ndcg["verdict"]) == ("not distinguishable", "too few rows to tell")
     assert (hr["seed"], hr["n_rows"], hr["n_users"]) == (7, 3, 2)
-    assert table([BETTER, FIRST], 10, SETTINGS).row(2, named=True)["verdict"] == "lower"
+
+
+def wide(name: str, hr: np.ndarray) -> Scored:
+    """One row for each user."""
+    users = [f"u{n:03d}" for n in range(len(hr))]
+    rows = pl.DataFrame(
+        {"row_id": users, "user_id": users, "target_item_id": "A", "item_hr@10": hr, "item_ndcg@10": hr}
+    )
+    return replace(FIRST, name=Name.parse(name), rows=rows)
+
+
+def verdicts(a: np.ndarray, b: np.ndarray, settings: Evaluation = SETTINGS) -> set[str]:
+    return set(table([wide("b/sft/direct", b), wide("a/sft/direct", a)], 10, settings)["verdict"].drop_nulls())
+
+
+def test_every_verdict_is_said_where_it_holds():
+    none, few = np.zeros(40), np.zeros(40)
+    few[:3] = 1
+    assert verdicts(none + 1, none) == {"higher"} and verdicts(none, none + 1) == {"lower"}
+    assert verdicts(few, none) == {"too few rows to tell"}
+    assert verdicts(few, none, SETTINGS.model_copy(update={"least_users": 50})) == {"too few rows to tell (40 users)"}
+    many = np.zeros(3000)
+    assert verdicts(many, many) == {"within ±0.005"}
+    many[:9] = 1  # 0.003 higher, which is sure, and surely less than 0.02
+    assert verdicts(many, many * 0, SETTINGS.model_copy(update={"margin": 0.02})) == {"higher, within ±0.02"}
+
+
+def test_of_100_pairs_that_do_not_differ_at_most_5_are_said_to():
+    """Hits at random of two equally good lists: some users tell them apart, in no direction."""
+    generator, claims = np.random.default_rng(7), 0
+    for _ in range(100):
+        users = int(generator.integers(40, 400))
+        a, b = (generator.random((2, users)) < generator.choice([0.02, 0.1, 0.4])).astype(float)
+        claims += any(word.startswith(("higher", "lower")) for word in verdicts(a, b))
+    assert claims <= 5
 
 
 def test_more_comparisons_make_a_verdict_harder():
     rng = np.random.default_rng(0)
-    users = [f"u{n}" for n in range(40)]
     gain = (rng.random(40) < 0.2).astype(float) - (rng.random(40) < 0.02)
-
-    def of(name, hr):
-        rows = pl.DataFrame(
-            {"row_id": users, "user_id": users, "target_item_id": ["A"] * 40, "item_hr@10": hr, "item_ndcg@10": hr}
-        )
-        return replace(FIRST, name=Name.parse(name), rows=rows)
-
-    base = of("a/sft/direct", np.zeros(40))
-    others = [of(f"b{n}/sft/direct", gain) for n in range(30)]
+    base = wide("a/sft/direct", np.zeros(40))
+    others = [wide(f"b{n}/sft/direct", gain) for n in range(30)]
     alone = table([base, others[0]], 10, SETTINGS)
     many = table([base, *others], 10, SETTINGS)
     assert 0 < alone["p"][2] < 0.025 and alone["verdict"][2] == "higher"
     assert many["p"][2] == alone["p"][2] and many["p_holm"][2] == pytest.approx(60 * alone["p"][2])
-    assert set(many["verdict"].drop_nulls()) == {"not distinguishable"}
+    assert set(many["verdict"].drop_nulls()) == {"too few rows to tell"}
 
 
 def test_other_rows_users_targets_or_items_are_refused():
@@ -148,18 +174,20 @@ def test_the_page_says_what_the_numbers_say():
         "| office/sft/direct | 0.3333 [0.0000, 0.5000] | 0.1667 [0.0000, 0.2500] | 42 | 2018-06-01 | 0123456789ab |"
         in text
     )
-    assert "| other/sft/direct | HR@10 | +0.6667 [+0.5000, +1.0000] | 2 / 0 / 1 | 0.0040 | higher |" in text
-    assert "not distinguishable |" in text and "all 2 differences" in text and "synthetic" not in text
+    row = (
+        "| other/sft/direct | HR@10 | +0.6667 [+0.5000, +1.0000] | 0.5637 | 2 / 0 / 1 | 1.0000 | not distinguishable |"
+    )
+    assert row in text and "all 2 differences" in text and "synthetic" not in text
     assert "synthetic sample data" in page(found, "2018-10", SETTINGS, synthetic=True)
     assert [len(grid.rows) for grid in grids(found)] == [2, 2]
     assert "cannot tell" not in page(found, "2018-10", Evaluation(bootstrap=100), synthetic=False)
     few = page(found, "2018-10", Evaluation(bootstrap=100, confidence=0.99), synthetic=False)
-    assert "**100 draws cannot tell any of so many from 0: 400 are needed.** Each model" in few
+    assert '**100 draws cannot tell any of so many from 0: 400 are needed.** "Within' in few
 
 
 def test_models_of_different_horizons_are_not_compared_without_saying_it():
     found = table([FIRST, replace(BETTER, seen_until="2017-01-01")], 10, SETTINGS)
-    words = ["higher (different horizons)", "not distinguishable (different horizons)"]
+    words = ["not distinguishable (different horizons)", "too few rows to tell (different horizons)"]
     assert found["verdict"].drop_nulls().to_list() == words
     assert "seen until" in page(found, "2018-10", SETTINGS, False) and "2017-01-01" in found["seen_until"]
 
@@ -245,7 +273,7 @@ def test_markdown_is_the_default_and_synthetic_data_is_named(twin, sidr):
     code, out, _ = sidr("compare", "toys/popularity/direct", "twins/popularity/direct", "-k", "3")
     assert code == 0
     assert out.startswith("# Comparison (synthetic sample data)")
-    assert "| twins/popularity/direct | HR@3 | +0.0000 [+0.0000, +0.0000] | 0 / 0 / 12 | 1.0000 |" in out
+    assert "| twins/popularity/direct | HR@3 | +0.0000 [-0.4593, +0.4593] | 0.7224 | 0 / 0 / 12 | 1.0000 |" in out
 
 
 def test_mistakes_are_told(twin, sidr):

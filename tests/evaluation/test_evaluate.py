@@ -131,7 +131,10 @@ def test_the_paired_table_agrees_with_the_evaluation(world):
         assert row["difference"] == pytest.approx(a - b, abs=1e-12)
         assert row["helped"] + row["harmed"] + row["same"] == row["n_rows"] == 12
         assert row["p"] <= row["p_holm"] <= min(1, 14 * row["p"]) + 1e-12
-        assert row["verdict"] == "not distinguishable"  # 14 × 2 / 201 > 0.05, whatever the lists
+        # 14 × 2 / 201 > 0.05, whatever the lists; 6 users are few, and random weights are no better than popularity.
+        assert row["verdict"].startswith(("too few rows to tell (", "not distinguishable ("))
+        assert row["verdict"].endswith("6 users)") and row["margin"] == 0.005
+        assert row["difference"] == 0 or row["se"] > 0
         assert row["seen_until_a"] == row["seen_until_b"] == "2020-01-28"
 
 
@@ -147,7 +150,7 @@ def test_the_page_and_the_figure_say_synthetic(world):
     artifact = world.store.require("toys", SNAPSHOT, "evaluation")
     page = artifact.path("evaluation.md").read_text()
     assert "synthetic sample data" in page
-    assert "| grpo/thinking |" in page and "not distinguishable" in page
+    assert "| grpo/thinking |" in page and "too few rows to tell" in page
     assert artifact.path("evaluation.png").read_bytes()[:4] == b"\x89PNG"
     metrics = artifact.manifest["metrics"]
     assert metrics["synthetic"] is True
@@ -172,7 +175,7 @@ def test_evaluation_refuses_a_single_user(world):
 # -- horizons, words, notes ----------------------------------------------------------------------
 
 
-def two_lists(seen_a: str, seen_b: str) -> pl.DataFrame:
+def two_lists(seen_a: str, seen_b: str, remarks: dict[str, list[str]] | None = None) -> pl.DataFrame:
     """Thinking is right on all of 40 rows where direct is on none."""
     users = np.arange(40)
     columns = (("item", "hr", 5), ("item", "ndcg", 5))
@@ -181,7 +184,7 @@ def two_lists(seen_a: str, seen_b: str) -> pl.DataFrame:
     scored = Scored(dict.fromkeys(values), columns, values, means, users)
     models = pl.DataFrame({"model": "grpo", "mode": ["thinking", "direct"], "seen_until": [seen_a, seen_b]})
     context = {"dataset": "toys", "snapshot": SNAPSHOT, "split": "test"}
-    return paired_table(scored, models, Evaluation(ks=(5,), bootstrap=200), context)
+    return paired_table(scored, models, Evaluation(ks=(5,), bootstrap=200, least_users=2), context, remarks)
 
 
 def test_a_sure_difference_is_said_and_its_p_corrected():
@@ -197,6 +200,12 @@ def test_models_of_different_horizons_are_not_compared_without_saying_it():
     found = two_lists("2020-01-28", "2019-06-01")
     assert found["verdict"].to_list() == ["higher (different horizons)"] * 2
     assert found.select("seen_until_a", "seen_until_b").row(0) == ("2020-01-28", "2019-06-01")
+
+
+def test_a_verdict_says_what_limits_it():
+    remarks = {"": ["40 of 90 test rows"], "grpo/thinking": ["kept its start"], "sft/direct": ["other"]}
+    found = two_lists("2020-01-28", "2020-01-28", remarks)
+    assert found["verdict"].to_list() == ["higher (grpo/thinking kept its start; 40 of 90 test rows)"] * 2
 
 
 def test_the_caption_names_different_horizons(world):

@@ -15,6 +15,10 @@ from sidr_core.metrics.intervals import (
     least_draws,
     p_of,
     paired,
+    share_summary,
+    smallest_detectable,
+    summary,
+    unseen_share,
 )
 
 OPTIONS = {"draws": 500, "confidence": 0.9, "seed": 5}
@@ -111,11 +115,70 @@ def test_paired_counts_and_verdicts():
     assert [verdict.p_holm for verdict in judge(found.interval.value, found.p, 0.9)][:2] == pytest.approx([6 / 501] * 2)
 
 
-def test_equal_models_are_not_distinguishable():
+def test_equal_models_are_not_distinguishable_and_no_interval_is_a_point():
     a = np.random.default_rng(1).random((20, 1))
     found = paired(a, a, np.arange(20), **OPTIONS)
-    assert (found.interval.low[0], found.interval.high[0], found.p[0]) == (0, 0, 1)
+    # Of 20 users none differs: up to 1 - 0.05 ** (1 / 20) of all may.
+    assert (found.interval.low[0], found.interval.high[0]) == pytest.approx((-0.13911, 0.13911), abs=1e-5)
+    assert found.p[0] == 1 and found.se[0] == pytest.approx(0.13911 / 1.64485, abs=1e-5)
     assert judge(found.interval.value, found.p, 0.9)[0].word == "not distinguishable"
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.13911), (1.0, 0.86089, 1.0)])
+def test_what_no_user_had_some_user_may_have(value, low, high):
+    values, users = np.full((40, 1), value), np.repeat(np.arange(20), 2)
+    means = draw_means(values, users, draws=50, seed=1)
+    assert summary(values, means, 0.9).low == summary(values, means, 0.9).high == value
+    found = share_summary(values, means, 20, 0.9)
+    assert (found.low[0], found.high[0]) == pytest.approx((low, high), abs=1e-5)
+    # The bound is exact: so many users without one have a chance of 0.05 where the share is at it.
+    assert (1 - unseen_share(20, 0.9)) ** 20 == pytest.approx(0.05)
+
+
+def test_few_users_who_differ_give_no_small_p():
+    """Four users, all better: draws without any of them are rare, but four equal signs have a chance of 1 in 8."""
+    a, b = np.zeros((500, 1)), np.zeros((500, 1))
+    a[:4] = 1
+    found = paired(a, b, np.arange(500), draws=2000, confidence=0.95, seed=1)
+    assert p_of(draw_means(a - b, np.arange(500), draws=2000, seed=1))[0] < 0.05
+    assert found.p[0] == 2 / 2**4
+
+
+def test_the_standard_error_is_clustered_and_gives_the_smallest_detectable_difference():
+    each = np.random.default_rng(0).normal(0, 0.1, 400)
+    gap, users = np.repeat(each, 3)[:, None], np.repeat(np.arange(400), 3)
+    found = paired(gap, np.zeros_like(gap), users, draws=4000, confidence=0.95, seed=2)
+    assert found.se[0] == pytest.approx(each.std(ddof=1) / 20, rel=0.05)
+    # 1.960 + 0.842 standard errors alone; as one of 20, 3.023 + 0.842.
+    assert smallest_detectable(0.01, 0.95) == pytest.approx(0.028016, abs=1e-6)
+    assert smallest_detectable(0.01, 0.95, 20) == pytest.approx(0.038650, abs=1e-6)
+
+
+def test_the_smallest_detectable_difference_is_found_in_80_of_100_cases():
+    generator, users = np.random.default_rng(5), np.arange(300)
+    true = smallest_detectable(0.1 / 300**0.5, 0.95)
+    cases = [
+        paired(generator.normal(true, 0.1, (300, 1)), np.zeros((300, 1)), users, draws=400, confidence=0.95, seed=n)
+        for n in range(200)
+    ]
+    assert 0.72 <= np.mean([case.p[0] < 0.05 for case in cases]) <= 0.88
+
+
+def test_a_difference_lies_within_a_margin_only_where_enough_users_say_so():
+    generator = np.random.default_rng(3)
+
+    def within(users: int, shift: float) -> float:
+        gap = generator.normal(shift, 0.02, (users, 1))
+        options = {"draws": 1000, "confidence": 0.95, "seed": 1}
+        return paired(gap, np.zeros_like(gap), np.arange(users), **options, margin=0.005).p_within[0]
+
+    assert within(2000, 0.0) == pytest.approx(1 / 1001, abs=1e-4)
+    assert within(2000, 0.005) > 0.05 and within(2000, 0.01) > 0.9
+    assert within(60, 0.0) > 0.5
+    # Equal lists of few users prove no more: 0.995 ** 60.
+    same = paired(np.zeros((60, 1)), np.zeros((60, 1)), np.arange(60), **OPTIONS, margin=0.005)
+    assert same.p_within[0] == pytest.approx(0.995**60)
+    assert paired(np.zeros((60, 1)), np.zeros((60, 1)), np.arange(60), **OPTIONS).p_within[0] == 1
 
 
 def test_equal_models_are_equal_however_their_draws_are_rounded():
@@ -124,12 +187,11 @@ def test_equal_models_are_equal_however_their_draws_are_rounded():
     users = np.arange(201)
     means = draw_means(np.hstack([own] * 7), users, draws=500, seed=5)
     for a, b in ((0, 6), (3, 4)):
-        said = differences((own - own), means[:, [a]] - means[:, [b]], 0.9)
-        assert said.p[0] == 1
+        assert differences((own - own), means[:, [a]] - means[:, [b]], users, 0.9).p[0] == 1
     noise = np.where(np.arange(500) % 10 == 0, -1e-17, 3e-17)[:, None]
-    said = differences(own - own, noise, 0.9)
-    assert said.p[0] == 1
-    assert judge(said.interval.value, said.p, 0.9)[0].word == "not distinguishable"
+    found = differences(own - own, noise, users, 0.9)
+    assert found.p[0] == 1
+    assert judge(found.interval.value, found.p, 0.9)[0].word == "not distinguishable"
     # What is no rounding is kept.
     assert p_of(np.full((500, 1), 1e-9))[0] == pytest.approx(2 / 501)
 

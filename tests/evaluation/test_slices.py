@@ -17,7 +17,7 @@ ITEMS = pl.DataFrame(
         "category": ["Toys > Bricks", "Toys", "Toys > Bricks", "Toys > Bricks"],
     }
 )
-SETTINGS = Evaluation(ks=(10,), bootstrap=400)
+SETTINGS = Evaluation(ks=(10,), bootstrap=400, least_users=2)
 CONTEXT = {"dataset": "toys", "snapshot": "2020-02", "split": "test"}
 
 
@@ -30,8 +30,11 @@ def rows(*histories_and_targets: tuple[str, str]) -> pl.DataFrame:
     )
 
 
-def train(**counts: int) -> pl.DataFrame:
-    return pl.DataFrame({"target_item_id": [item for item, n in counts.items() for _ in range(n)]})
+def train(*pairs: str, **counts: int) -> pl.DataFrame:
+    """Train samples of pairs such as "AB" (from A to B), and so many of each target after Z."""
+    every = [*pairs, *(f"Z{item}" for item, n in counts.items() for _ in range(n))]
+    columns = {"history_item_ids": [[first] for first, _ in every], "target_item_id": [target for _, target in every]}
+    return pl.DataFrame(columns, schema={"history_item_ids": pl.List(pl.String), "target_item_id": pl.String})
 
 
 def test_groups_by_hand():
@@ -45,6 +48,19 @@ def test_groups_by_hand():
     assert groups["repeat_purchase"].to_list() == ["no", "yes", "no", "yes", "no"]
     assert groups["same_brand"].to_list() == ["yes", "yes", "unknown", "no", "no"]
     assert groups["same_category"].to_list() == ["no", "no", "yes", "no", "yes"]
+
+
+def test_a_pair_is_seen_where_train_goes_from_the_last_item_to_the_target():
+    test = rows(("DA", "B"), ("AD", "B"), ("A", "C"))
+    assert groups_of(test, train("AB", D=1), ITEMS)["seen_pair"].to_list() == ["pair seen", "target seen", "never seen"]
+
+
+def test_kinds_of_row_are_a_slice_where_the_source_says_them():
+    test = rows(("A", "B"), ("B", "A"))
+    assert "kind" not in groups_of(test, train(A=1), ITEMS).columns
+    assert "kind" not in groups_of(test.with_columns(kind=pl.lit(None, pl.String)), train(A=1), ITEMS).columns
+    told = test.with_columns(kind=pl.Series(["several hops", None]))
+    assert groups_of(told, train(A=1), ITEMS)["kind"].to_list() == ["several hops", "unknown"]
 
 
 def test_terciles_of_distinct_counts_and_of_none():
@@ -94,7 +110,7 @@ def test_values_and_differences_of_each_group_by_hand():
     # Four differences have a p: those of two groups; the third group is one user.
     assert sure["p_holm"] == pytest.approx(4 * 2 / 401) and sure["verdict"] == "higher"
     same = told["10 or more", "thinking", "grpo/direct"]
-    assert (same["value"], same["p"], same["verdict"], same["n_rows"]) == (0, 1, "not distinguishable", 20)
+    assert (same["value"], same["p"], same["verdict"], same["n_rows"]) == (0, 1, "too few rows to tell", 20)
     lone = told["3 to 4", "thinking", "grpo/direct"]
     assert (lone["value"], lone["n_rows"], lone["n_users"]) == (0.5, 2, 1)
     assert lone["ci_low"] is lone["p"] is lone["verdict"] is None
@@ -120,12 +136,12 @@ def test_the_page_shows_every_group_and_says_what_the_numbers_say():
     text = slices_page(table, True, SETTINGS)
     assert text.startswith("# Slices of the test rows (synthetic sample data)")
     row = "| history_length: 1 to 2 | 20 | grpo/thinking − grpo/direct | HR@10 | +1.0000 [+1.0000, +1.0000] |"
-    assert f"{row} 20 / 0 / 0 | 0.0200 | higher |" in text
+    assert f"{row} 0.0000 | 20 / 0 / 0 | 0.0200 | higher |" in text
     assert (
-        "| history_length: 3 to 4 | 1 | grpo/thinking − grpo/direct | HR@10 | +0.0000 |  |  | rows of one user |"
+        "| history_length: 3 to 4 | 1 | grpo/thinking − grpo/direct | HR@10 | +0.0000 |  |  |  | rows of one user |"
         in text
     )
-    assert "| 5 to 9 | grpo/direct | 20 | 20 | 0.0000 [0.0000, 0.0000] | 0.0000 [0.0000, 0.0000] |" in text
+    assert "| 5 to 9 | grpo/direct | 20 | 20 | 0.0000 [0.0000, 0.1684] | 0.0000 [0.0000, 0.1684] |" in text
     assert "all 4 differences" in text
 
 
@@ -135,7 +151,8 @@ def test_the_stage_publishes_slices_of_every_list(world):
     evaluation = tables.read(artifact.path("evaluation.parquet"))
     lists = evaluation.select("model", "mode").unique().height
     assert set(table["slice"]) == {
-        *("history_length", "target_popularity", "cold_target", "repeat_purchase", "same_brand", "same_category")
+        *("history_length", "target_popularity", "cold_target", "seen_pair"),
+        *("repeat_purchase", "same_brand", "same_category"),
     }
     own = table.filter(pl.col("minus").is_null() & (pl.col("metric") == "hr"))
     assert (own.group_by("slice", "group").len()["len"] == lists).all()
