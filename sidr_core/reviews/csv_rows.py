@@ -100,7 +100,7 @@ def csv_batches(
                 yield pl.DataFrame(rows, schema=schema, orient="row")
                 rows = []
             if isinstance(first, Block):
-                yield _split(first, form, columns)
+                yield from _split(first, form, columns)
     except DamagedFile:
         yield pl.DataFrame(rows, schema=schema, orient="row")
         raise
@@ -119,10 +119,17 @@ def _is_plain(block: Block) -> bool:
     )
 
 
-def _split(block: Block, form: CsvForm, columns: Mapping[str, int]) -> pl.DataFrame:
-    """The records of a plain block."""
-    raw = pl.Series("raw", block.data.decode().split("\n")).str.strip_suffix("\r")
-    rows = pl.DataFrame([pl.int_range(block.first, block.first + len(raw), eager=True).alias("line"), raw])
+def _split(block: Block, form: CsvForm, columns: Mapping[str, int]) -> Iterator[pl.DataFrame]:
+    """The records of a plain block, in frames of bounded length: a block may hold a million short lines."""
+    lines = block.data.decode().split("\n")
+    for start in range(0, len(lines), _BATCH):
+        yield _records(lines[start : start + _BATCH], block.first + start, form, columns)
+
+
+def _records(lines: list[str], first: int, form: CsvForm, columns: Mapping[str, int]) -> pl.DataFrame:
+    """The records of some plain lines, of which the first has the number `first`."""
+    raw = pl.Series("raw", lines).str.strip_suffix("\r")
+    rows = pl.DataFrame([pl.int_range(first, first + len(raw), eager=True).alias("line"), raw])
     cell = pl.col("cells").struct.field
     whole = cell(f"field_{form.width - 1}").is_not_null() & cell(f"field_{form.width}").is_null()
     return (

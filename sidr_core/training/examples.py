@@ -50,7 +50,7 @@ def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> l
             examples.append({"input_ids": ids, "labels": ids, "length": len(ids)})
             continue
         head = renderer.prompt(prompt, c.THINKING if thought is not None else c.DIRECT)
-        tail = renderer.thought(thought) if kind == "thought" else renderer.completion(completion, thought)
+        tail = renderer.thought(thought or "") if kind == "thought" else renderer.completion(completion, thought)
         if len(head) + len(tail) > max_length and task == GENERAL_TASK:
             continue
         if len(head) + len(tail) > max_length:
