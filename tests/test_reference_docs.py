@@ -41,7 +41,13 @@ def paths(given: object, prefix: str) -> Iterator[str]:
     """Paths of the fields that a profile sets, without the names that are the user's own."""
     if isinstance(given, dict):
         for name, value in given.items():
-            own = prefix in ("sft.tasks", "source.sources", "source.review_columns", "source.item_columns")
+            own = prefix in (
+                "sft.tasks",
+                "activation.tasks",
+                "source.sources",
+                "source.review_columns",
+                "source.item_columns",
+            )
             if not own and name != "kind":
                 yield f"{prefix}.{name}" if prefix else name
             yield from paths(value, prefix if own else f"{prefix}.{name}".lstrip("."))

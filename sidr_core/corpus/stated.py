@@ -69,9 +69,17 @@ def stated_in(text: str) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
+def _can_be_said(name: str, value: str) -> bool:
+    """Whether a sentence with this fact reads back as it: a brand such as "Dr. Smith" would end after "Dr"."""
+    return stated_in(f"{name}: {value}.") == {name: value}
+
+
 def read_facts(catalogue: Catalogue) -> StatedFacts:
     """The facts of every item of a catalogue."""
-    stated = {item_id: stated_in(item.description) for item_id, item in catalogue.items()}
+    stated = {
+        item_id: {name: value for name, value in stated_in(item.description).items() if _can_be_said(name, value)}
+        for item_id, item in catalogue.items()
+    }
     items_of: dict[str, list[str]] = defaultdict(list)
     for item_id, facts in stated.items():
         for name in facts:
@@ -97,7 +105,7 @@ def _own(item: Item, series: str) -> dict[str, str]:
     """Brand, the last part of the category's path, and the series of an item that states nothing."""
     fields = {BRAND: item.brand, CATEGORY: item.category.rsplit(" > ", 1)[-1], SERIES: series}
     named = {name: neutralise(value, _VALUE_CHARS) for name, value in fields.items()}
-    return {name: value for name, value in named.items() if value}
+    return {name: value for name, value in named.items() if value and _can_be_said(name, value)}
 
 
 def _series(catalogue: Catalogue) -> dict[str, str]:

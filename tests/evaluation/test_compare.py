@@ -284,7 +284,6 @@ def test_mistakes_are_told(twin, sidr):
         (["toy/sft/direct", "toys/sft/direct"], "did you mean 'toys'?"),
         (["toys/sft/direct", "twins/sft/direct", "-k", "5"], "twins/popularity/direct"),
         (["toys/sft/direct", "twins/popularity/direct"], "k up to its beam width, 5"),
-        (["toys/sft/direct", "twins/popularity/direct", "-k", "5", "-f", "html"], "markdown or csv"),
         (["toys/sft/direct", "twins/popularity/direct", "-s", "2020-01"], "no published output for snapshot 2020-01"),
     ):
         code, out, err = sidr("compare", *arguments)

@@ -96,7 +96,8 @@ def test_a_model_that_ignores_its_thought_shows_nothing_and_a_planted_dependence
     assert len(gaps) == 10
     table = pl.DataFrame(found, infer_schema_length=None)
     if not heeds:
-        assert {(row["difference"], row["ci_low"], row["ci_high"], row["p"]) for row in gaps.values()} == {(0, 0, 0, 1)}
+        assert {(row["difference"], row["p"]) for row in gaps.values()} == {(0, 1)}
+        assert all(row["ci_low"] <= 0 <= row["ci_high"] for row in gaps.values())
         assert {row["verdict"] for row in gaps.values()} == {"not distinguishable"}
         assert not interventions.thoughts_matter(table).passed
         return

@@ -108,7 +108,7 @@ def test_two_processes_take_the_micro_batches_of_one(monkeypatch):
     monkeypatch.setattr(sft, "PartialState", lambda: SimpleNamespace(num_processes=2))
     assert sft.micro_batches(64, 64) == (32, 1)
     assert sft.micro_batches(64, 8) == (8, 4)
-    with pytest.raises(SidrError, match="shared out evenly"):
+    with pytest.raises(SidrError, match="does not divide evenly"):
         sft.micro_batches(9, 3)
 
 
