@@ -71,7 +71,9 @@ def test_a_script_launches_and_reads_the_evaluation(api: WebApi) -> None:
         one = table.filter(model=model, mode=mode, metric="hr", k=5, level="item").row(0, named=True)
         assert told[f"{model}_{mode}_hr@5"] == pytest.approx(one["value"], abs=1e-6)
         assert f"{one['value']:.4f} [{one['ci_low']:.4f}, {one['ci_high']:.4f}]" in told["evaluation"]
-    assert api.checks(EVALUATION) == {"schema": True, "complete": True}
+    checks = api.checks(EVALUATION)
+    assert checks.keys() == {"schema", "complete", "learnt"}  # a tiny model may have learnt nothing
+    assert checks["schema"] and checks["complete"]
     assert table.select(pl.col("n_rows").unique()).item() == told["rows"]
 
 
