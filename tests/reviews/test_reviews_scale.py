@@ -84,7 +84,8 @@ def test_readers_see_plain_strings(tmp_path):
     assert {str(schema.field(name).type) for name in ("user_id", "item_id", "file")} == {"string"}
 
 
-def test_the_benchmark_versions_agree(tmp_path):
+def test_the_benchmark_versions_agree(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCH.parent)
     spec = importlib.util.spec_from_file_location("bench_reviews", BENCH)
     assert spec and spec.loader
     bench = importlib.util.module_from_spec(spec)
