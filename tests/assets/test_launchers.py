@@ -35,6 +35,7 @@ OWN = {"seconds", "peak_memory_megabytes", "folder"}
 TINY = {"kind": "tiny", "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64}
 #: Two hundred and forty steps, a resume point after each second one.
 SFT = {"epochs": 60, "batch_size": 32, "micro_batch": 16, "select_rows": 0, "save_every": 2, "warmup_steps": 2}
+SFT["tasks"] = {"practice": 0.0, "sid_to_fact": 0.0}
 
 
 def profile(sft: dict | None = None, **launched) -> Profile:
