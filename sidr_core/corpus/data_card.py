@@ -58,13 +58,6 @@ def data_card(
         mean = characters / n if n else 0
         sizes.append((task, _ABOUT[task], f"{n:,}", f"{words:,}", f"{characters:,}", f"{mean:.0f}"))
     measures = ((name, f"{value:,}") for name, value in metrics.items() if not name.startswith("examples_"))
-    by_task = {task: sizes for task, *sizes in sizes_by_task(corpus).iter_rows()}
-    sizes = []
-    for task in ORDER:
-        n, words, characters = by_task.get(task, (0, 0, 0))
-        mean = characters / n if n else 0
-        sizes.append((task, _ABOUT[task], f"{n:,}", f"{words:,}", f"{characters:,}", f"{mean:.0f}"))
-    measures = ((name, f"{value:,}") for name, value in metrics.items() if not name.startswith("examples_"))
     lines = [
         "# Synthetic corpus",
         "",

@@ -17,7 +17,7 @@ import polars as pl
 from sidr_core.corpus import tasks
 from sidr_core.corpus.catalogue import Catalogue, Item, content_words
 from sidr_core.corpus.tasks import Row
-from sidr_core.corpus.thoughts import NEXT_IS, candidates_in
+from sidr_core.corpus.thoughts import candidates_in
 from sidr_core.metrics.lists import gini
 from sidr_core.settings import REASONING_TASK
 from sidr_core.sids.tokens import used_tokens
@@ -94,7 +94,7 @@ def of_thoughts(texts: Sequence[Text]) -> dict[str, float]:
     thoughts = [one for one in texts if one.target]
     if not thoughts:
         return {}
-    named = [[sid for _, sid in candidates_in(one.text.rpartition(NEXT_IS)[2])] for one in thoughts]
+    named = [[sid for _, sid in candidates_in(one.text)] for one in thoughts]
     hits = sum(one.target.sid in sids for one, sids in zip(thoughts, named, strict=True) if one.target)
     return {
         "thoughts_open": round(sum(not sids for sids in named) / len(named), 4),

@@ -91,9 +91,9 @@ def read_facts(catalogue: Catalogue) -> StatedFacts:
     categorical = [name for name in names if name not in numbers]
     owners = {number: _owner(number, items_of[number], stated, categorical) for number in numbers}
     counted = {number: owner for number, owner in owners.items() if owner}
-    kept = {*categorical, *counted}
+    stated_names = {*categorical, *counted}
     of = {
-        item_id: {name: value for name, value in facts.items() if name in kept}
+        item_id: {name: value for name, value in facts.items() if name in stated_names}
         or _own(catalogue[item_id], series.get(item_id, ""))
         for item_id, facts in stated.items()
     }

@@ -73,7 +73,7 @@ class Verdict:
 
 def judge(thought: str, relations: Relations, history: Sequence[Item]) -> Verdict:
     """Hold a thought against the history and the catalogue."""
-    head, _, tail = thought.rpartition(NEXT_IS) if NEXT_IS in thought else (thought, "", "")
+    head, tail = parted(thought)
     holds = said_facts(relations, relations.state(history), relations.candidates(history))
     stated = stated_in(head.strip())
     named = candidates_in(tail)
@@ -81,17 +81,24 @@ def judge(thought: str, relations: Relations, history: Sequence[Item]) -> Verdic
         facts=len(stated),
         right=sum(holds.get(name) == value for name, value in stated.items()),
         candidates=len(named),
-        real=sum(_is_real(title, sid, relations.catalogue) for title, sid in named),
+        real=sum(bool(items_named(title, sid, relations.catalogue)) for title, sid in named),
         wanted_facts=len(holds),
     )
 
 
+def parted(thought: str) -> tuple[str, str]:
+    """What a thought states, and from its last `Next:` on what it names; "" where it names nothing."""
+    place = thought.rfind(NEXT_IS)
+    return (thought, "") if place < 0 else (thought[:place], thought[place:])
+
+
 def candidates_in(text: str) -> list[tuple[str, str]]:
-    """(title, SID) of each candidate that a thought names after `Next:`.
+    """(title, SID) of each candidate that a thought, or a part of one, names: after its last `Next:`, if it has one.
 
     >>> candidates_in(" Iron Rally 3 <a_1><b_2><c_3>; open.")
     [('Iron Rally 3', '<a_1><b_2><c_3>')]
     """
+    text = text.rpartition(NEXT_IS)[2]
     named, start = [], 0
     for match in SID_PATTERN.finditer(text):
         named.append((text[start : match.start()].strip(" ;"), match[0]))
@@ -99,5 +106,6 @@ def candidates_in(text: str) -> list[tuple[str, str]]:
     return named
 
 
-def _is_real(title: str, sid: str, catalogue: Catalogue) -> bool:
-    return any(item.short_title == title for item in catalogue.carrying(sid))
+def items_named(title: str, sid: str, catalogue: Catalogue) -> list[Item]:
+    """The items of a catalogue that have this title and this SID: those that a candidate stands for."""
+    return [item for item in catalogue.carrying(sid) if item.short_title == title]

@@ -303,8 +303,8 @@ def extend(
     legal = legal.flatten(1)
     pooled = torch.where(legal[::contexts], _pooled(total, search), -torch.inf)  # (R, W F)
     best = _best(pooled, legal[::contexts], keep).repeat_interleave(contexts, dim=0)  # (R N, W')
-    kept = torch.where(legal.gather(1, best), child.flatten(1).gather(1, best), -1)
-    return kept, total.gather(1, best), best // len(offset)
+    children = torch.where(legal.gather(1, best), child.flatten(1).gather(1, best), -1)
+    return children, total.gather(1, best), best // len(offset)
 
 
 def _best(total: torch.Tensor, legal: torch.Tensor, keep: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RANKING = [ROW_ID, RANK, ITEM_ID, SID, SCORE]
 
 
-REASONING_TEXT, CLOSED, N_TOKENS = "reasoning", "closed", "n_tokens"
+CLOSED, N_TOKENS = "closed", "n_tokens"
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,6 @@ def counted(ranked: pl.DataFrame, codebook: pl.DataFrame, width: int) -> Lists:
     """
     named = ranked.join(codebook.select(ITEM_ID, SID), on=ITEM_ID, how="inner").sort(ROW_ID, RANK)
     fresh = named.with_columns(pl.col(SID).is_first_distinct().over(ROW_ID).cast(pl.Int32).alias("fresh"))
-    kept = fresh.filter(pl.col("fresh").cum_sum().over(ROW_ID) <= width)
-    ranked = kept.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK))
+    first_sids = fresh.filter(pl.col("fresh").cum_sum().over(ROW_ID) <= width)
+    ranked = first_sids.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK))
     return Lists(ranked.select(RANKING))

@@ -173,7 +173,7 @@ def evaluation_table(
         numbers += [(of.metric, of.k, ITEM_LEVEL, of.value, of.low, of.high) for of in exposure[name]]
         keys = ("metric", "k", "level", "value", "ci_low", "ci_high")
         rows += [shared | dict(zip(keys, line, strict=True)) for line in numbers]
-    return pl.DataFrame(rows, schema_overrides={"k": pl.Int32, "beam_width": pl.Int32})
+    return tables.typed(rows, EvaluationTable)
 
 
 def paired_table(

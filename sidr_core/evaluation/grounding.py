@@ -33,6 +33,7 @@ from sidr_core.settings.models import LANGUAGE_MODELS
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import DATASET, DIRECT, HISTORY, SNAPSHOT, TARGET
 from sidr_core.tables.contracts import Grounding
+from sidr_core.tables.samples import picks
 
 if TYPE_CHECKING:
     from sidr_core.decoding.decoder import Decoder
@@ -69,7 +70,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         pl.lit(config.dataset).alias(DATASET),  # type: ignore[attr-defined]
         pl.lit(snapshot).alias(SNAPSHOT),
     )
-    tables.write(table.select(list(Grounding.to_schema().columns)), out_dir / "grounding.parquet", Grounding)
+    tables.write(table, out_dir / "grounding.parquet", Grounding)
     sizes = {name: len(items) for name, items in groups.items()}
     grounded = {stage: grounded_share(scores, stage, sizes, quiz) for stage in dict.fromkeys(s.stage for s in scores)}
     caption = titled(f"{config.dataset}, snapshot {snapshot}", inputs.synthetic)  # type: ignore[attr-defined]
@@ -118,9 +119,7 @@ def items_by_training(items: Sequence[Item], train: pl.DataFrame) -> dict[str, l
 
 def drawn(items: Sequence[Item], most: int, seed: int) -> list[Item]:
     """At most so many of the items, in their order; the same seed draws the same."""
-    if len(items) <= most:
-        return list(items)
-    return [items[n] for n in sorted(np.random.default_rng(seed).permutation(len(items))[:most].tolist())]
+    return [items[n] for n in picks(len(items), most, seed)]
 
 
 @dataclass(frozen=True)
@@ -281,11 +280,8 @@ def grounded_check(grounded: Mapping[str, float], floor: float) -> Check:
 
 def grid_of(scores: Sequence[Score], sizes: Mapping[str, int]) -> Grid:
     """One row per checkpoint, direction and metric; a column per group, and their weighted mean."""
-    parts: dict[tuple[str, str, str], list[Score]] = {}
-    for score in scores:
-        parts.setdefault((score.stage, score.direction, score.metric), []).append(score)
     rows = []
-    for (stage, direction, metric), of_part in parts.items():
+    for (stage, direction, metric), of_part in _by_question(scores).items():
         cells = []
         for name in sizes:
             values = [score.value for score in of_part if score.items == name]
@@ -295,15 +291,20 @@ def grid_of(scores: Sequence[Score], sizes: Mapping[str, int]) -> Grid:
     return Grid("What the SIDs mean to it", ("question", *sizes, "all"), tuple(rows))
 
 
+def _by_question(scores: Iterable[Score]) -> dict[tuple[str, str, str], list[Score]]:
+    """(stage, direction, metric) -> its scores, in the order of the questions."""
+    parts: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        parts.setdefault((score.stage, score.direction, score.metric), []).append(score)
+    return parts
+
+
 _HEADLINE = {(SID_TO_TITLE, EXACT), (SID_TO_TITLE, F1), (TITLE_TO_SID, HR_1), (SID_TO_FACT, EXACT)}
 
 
 def _headlines(scores: Sequence[Score], sizes: Mapping[str, int]) -> dict[tuple[str, str, str], float]:
     """(stage, direction, metric) -> value over all groups, of the metrics that come first."""
-    parts: dict[tuple[str, str, str], list[Score]] = {}
-    for score in scores:
-        if (score.direction, score.metric) in _HEADLINE:
-            parts.setdefault((score.stage, score.direction, score.metric), []).append(score)
+    parts = _by_question(score for score in scores if (score.direction, score.metric) in _HEADLINE)
     return {key: over_groups(of_part, sizes) or 0.0 for key, of_part in parts.items()}
 
 

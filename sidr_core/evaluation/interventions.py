@@ -21,9 +21,10 @@ from sidr_core.corpus import thoughts as true_thoughts
 from sidr_core.corpus.catalogue import Catalogue, Item
 from sidr_core.corpus.relations import Relations
 from sidr_core.corpus.stated import StatedFacts, stated_in
-from sidr_core.corpus.thoughts import NEXT_IS
+from sidr_core.corpus.thoughts import parted
 from sidr_core.evaluation.pages import joined, titled
 from sidr_core.evaluation.protocol import lists_of
+from sidr_core.evaluation.verdicts import GAP, gap_rows, span
 from sidr_core.metrics import ranking
 from sidr_core.metrics.intervals import HIGHER, bootstrap, judge_family, paired
 from sidr_core.pipeline.graph import thinking_model
@@ -75,28 +76,27 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     every = thought_rows(inputs, model)
     rows = chosen(every, settings.intervention_rows, settings.seed)
     snapshot = config.snapshot.key  # type: ignore[attr-defined]
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     if model and rows.height:
         catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
         train = tables.read(inputs["interactions"].path("train.parquet"), [HISTORY, TARGET])
         relations = truth.learned(catalogue, train)
         texts = replacements(rows, catalogue, relations, settings.seed)
         after = _ranker(inputs[f"{model}_checkpoint"].folder(), rows, catalogue, config)
-        found = measure(after, texts, rows, codebook, settings, progress)
+        lines = measure(after, texts, rows, codebook, settings, progress)
     context = {DATASET: config.dataset, SNAPSHOT: snapshot, MODEL: model, "seed": settings.seed}  # type: ignore[attr-defined]
-    columns = list(Interventions.to_schema().columns)
-    table = pl.DataFrame([row | context for row in found], schema=_types(columns)).select(columns)
+    table = tables.typed([line | context for line in lines], Interventions)
     tables.write(table, out_dir / "interventions.parquet", Interventions)
     caption = titled(f"{config.dataset}, snapshot {snapshot}", inputs.synthetic)  # type: ignore[attr-defined]
     notes = _NOTES.format(
         rows=rows.height, all_rows=every.height, seed=settings.seed, model=model, width=config.decoding.beam_width,
         percent=100 * settings.confidence, family=table["p"].drop_nulls().len(),
     )  # fmt: skip
-    body = [grid_of(table).markdown(), notes] if found else ["No thinking model of `decoding.models` has rows to try."]
+    body = [grid_of(table).markdown(), notes] if lines else ["No thinking model of `decoding.models` has rows to try."]
     text = joined("# Interventions on thoughts", caption, *body)
     (out_dir / "interventions.md").write_text(text)
     _draw(table, out_dir / "interventions.png", caption)
-    numbers = {f"{row['thought']}_{row['metric']}": round(row["value"], 4) for row in found}
+    numbers = {f"{row['thought']}_{row['metric']}": round(row["value"], 4) for row in lines}
     return Report({"rows": rows.height, **numbers}, (thoughts_matter(table),), {"interventions": text})
 
 
@@ -160,14 +160,12 @@ def other_users(users: Sequence[str], seed: int) -> list[int]:
 
 def corrupted(thought: str, facts: StatedFacts, generator: np.random.Generator) -> str:
     """A thought with each fact that it states given another value that some item of the catalogue states."""
-    head, following, tail = thought.rpartition(NEXT_IS)
-    if not following:
-        head, tail = thought, ""
-    for name, value in stated_in(head.strip()).items():
+    states, names = parted(thought)
+    for name, value in stated_in(states.strip()).items():
         others = sorted({of.get(name, value) for of in facts.of.values()} - {value})
         if others:
-            head = head.replace(f"{name}: {value}.", f"{name}: {others[generator.integers(len(others))]}.", 1)
-    return head + following + tail
+            states = states.replace(f"{name}: {value}.", f"{name}: {others[generator.integers(len(others))]}.", 1)
+    return states + names
 
 
 def _ranker(folder: Path, rows: pl.DataFrame, catalogue: Catalogue, config: DatasetConfig) -> RankAfter:
@@ -217,26 +215,20 @@ def measure(
         progress.tick(number, len(texts), "kinds of thought ranked after")
     users = ordered[USER_ID].to_numpy()
     options = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for name, values in scored.items():
         changed = sum(text != own for text, own in zip(texts[name], texts[OWN], strict=True))
         mean = bootstrap(values, users, **options)
-        gap = paired(scored[OWN], values, users, **options) if name != OWN else None
+        gaps = gap_rows(paired(scored[OWN], values, users, **options)) if name != OWN else [{}] * len(metrics)
         for n, metric in enumerate(metrics):
-            line: dict[str, Any] = {
+            line = {
                 "thought": name, "metric": metric, "k": K, "value": float(mean.value[n]),
                 "value_low": float(mean.low[n]), "value_high": float(mean.high[n]),
                 "changed": changed, "n_rows": rows.height, "n_users": len(set(users)),
             }  # fmt: skip
-            if gap is not None:
-                line |= {
-                    "difference": float(gap.interval.value[n]), "ci_low": float(gap.interval.low[n]),
-                    "ci_high": float(gap.interval.high[n]), "helped": int(gap.helped[n]), "harmed": int(gap.harmed[n]),
-                    "same": int(gap.same[n]), "p": float(gap.p[n]),
-                }  # fmt: skip
-            found.append(line)
-    judge_family(found, settings.confidence)
-    return found
+            lines.append(line | gaps[n])
+    judge_family(lines, settings.confidence)
+    return lines
 
 
 def thoughts_matter(table: pl.DataFrame) -> Check:
@@ -246,8 +238,8 @@ def thoughts_matter(table: pl.DataFrame) -> Check:
         return Check("thoughts_matter", True, "no thinking model has rows to try")
     row = placebo.row(0, named=True)
     detail = (
-        f"own less another user's thought, NDCG@{K}: {row['difference']:+.4f} [{row['ci_low']:+.4f}, "
-        f"{row['ci_high']:+.4f}], p {row['p_holm']:.4f}, {row['n_rows']:,} rows"
+        f"own less another user's thought, NDCG@{K}: {span(row, GAP, '+')}, p {row['p_holm']:.4f}, "
+        f"{row['n_rows']:,} rows"
     )
     return Check("thoughts_matter", row["verdict"] == HIGHER, detail)
 
@@ -267,9 +259,7 @@ def grid_of(table: pl.DataFrame) -> Grid:
     lines: dict[str, list[str]] = {}
     for row in table.iter_rows(named=True):
         cells = lines.setdefault(row["thought"], [f"{row['changed']:,}"])
-        gap = "" if row["difference"] is None else (
-            f"{row['difference']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}], {row['verdict']}"
-        )  # fmt: skip
+        gap = "" if row["difference"] is None else f"{span(row, GAP, '+')}, {row['verdict']}"
         cells += [f"{row['value']:.4f}", gap]
     header = ("thought", "changed", f"HR@{K}", "own less it", f"NDCG@{K}", "own less it")
     return Grid("After which thought", header, tuple((_LABELS[name], *cells) for name, cells in lines.items()))
@@ -281,10 +271,3 @@ def _draw(table: pl.DataFrame, path: Path, title: str) -> None:
     values, lows, highs = (gaps[name].to_list() for name in ("difference", "ci_low", "ci_high"))
     labels = [f"own − {name}" for name in gaps["thought"]]
     figures.forest(labels, values, lows, highs, path, title, f"NDCG@{K}", reference=0.0)
-
-
-def _types(columns: Sequence[str]) -> dict[str, Any]:
-    text = {DATASET, SNAPSHOT, MODEL, "thought", "metric", "verdict"}
-    whole = {"changed", "n_rows", "n_users", "helped", "harmed", "same", "seed"}
-    types = {name: pl.String if name in text else pl.Int64 if name in whole else pl.Float64 for name in columns}
-    return types | {"k": pl.Int32}

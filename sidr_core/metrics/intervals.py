@@ -140,9 +140,9 @@ def share_summary(values: Floats, means: Floats, users: int, confidence: float) 
 
     No draw of users can show what no user had, so its interval would be a point. It reaches to :func:`unseen_share`.
     """
-    found, bound = summary(values, means, confidence), unseen_share(users, confidence)
+    interval, bound = summary(values, means, confidence), unseen_share(users, confidence)
     none, all_ = (values == 0).all(axis=0), (values == 1).all(axis=0)
-    return Intervals(found.value, np.where(all_, 1 - bound, found.low), np.where(none, bound, found.high))
+    return Intervals(interval.value, np.where(all_, 1 - bound, interval.low), np.where(none, bound, interval.high))
 
 
 def p_of(means: Floats) -> Floats:
@@ -176,9 +176,9 @@ def differences(
     count = int(index.max()) + 1
     differing = (np.abs(user_sums(gap, index, count)) > _ROUNDING).sum(axis=0)
     helped, harmed = (gap > 0).sum(axis=0), (gap < 0).sum(axis=0)
-    found, bound = summary(gap, means, confidence), unseen_share(count, confidence)
+    drawn, bound = summary(gap, means, confidence), unseen_share(count, confidence)
     unchanged = helped + harmed == 0
-    interval = Intervals(found.value, np.where(unchanged, -bound, found.low), np.where(unchanged, bound, found.high))
+    interval = Intervals(drawn.value, np.where(unchanged, -bound, drawn.low), np.where(unchanged, bound, drawn.high))
     se = np.where(unchanged, bound / _normal((1 + confidence) / 2), means.std(axis=0, ddof=1))
     p = np.maximum(p_of(means), np.minimum(1.0, 2.0 ** (1 - differing)))
     p_within = np.ones_like(p)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from sidr_core.corpus.prompts import next_item
-from sidr_core.decoding.lists import CLOSED, N_TOKENS, REASONING_TEXT, Lists, rankings_of
-from sidr_core.tables.columns import DIRECT, ROW_ID, TRACE
+from sidr_core.decoding.lists import CLOSED, N_TOKENS, Lists, rankings_of
+from sidr_core.tables.columns import DIRECT, REASONING, ROW_ID, TRACE
 
 if TYPE_CHECKING:
     from sidr_core.decoding.thinking import Thought
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Decoding
 
 #: Columns of the thoughts behind lists.
-THOUGHTS = {ROW_ID: pl.String, TRACE: pl.Int32, REASONING_TEXT: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32}
+THOUGHTS = {ROW_ID: pl.String, TRACE: pl.Int32, REASONING: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32}
 
 
 def checkpoint_lists(
@@ -63,7 +63,7 @@ def _thoughts(loaded: Loaded, row_ids: Sequence[str], thoughts: Sequence[Sequenc
         {
             ROW_ID: [name for name, _, _ in lines],
             TRACE: [trace for _, trace, _ in lines],
-            REASONING_TEXT: [str(loaded.tokenizer.decode(list(thought.ids))).strip() for _, _, thought in lines],
+            REASONING: [str(loaded.tokenizer.decode(list(thought.ids))).strip() for _, _, thought in lines],
             CLOSED: [thought.closed for _, _, thought in lines],
             N_TOKENS: [len(thought.ids) for _, _, thought in lines],
         },

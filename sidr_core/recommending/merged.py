@@ -19,10 +19,10 @@ from itertools import product
 import polars as pl
 
 from sidr_core.corpus.catalogue import Catalogue
-from sidr_core.corpus.thoughts import NEXT_IS, candidates_in
-from sidr_core.decoding.lists import RANKING, Lists, counted
-from sidr_core.recommending.mixture import ndcg_at
-from sidr_core.tables.columns import ITEM_ID, RANK, REASONING, ROW_ID, SCORE, SID, TRACE
+from sidr_core.corpus.thoughts import candidates_in, items_named
+from sidr_core.decoding.lists import Lists
+from sidr_core.recommending.mixture import by_worth, chances, ndcg_at
+from sidr_core.tables.columns import ITEM_ID, RANK, REASONING, ROW_ID, TARGET, TRACE
 
 #: The weights that are tried.
 THOUGHT_WEIGHTS = tuple(step / 10 for step in range(11))
@@ -66,9 +66,8 @@ def named_candidates(thoughts: pl.DataFrame, catalogue: Catalogue) -> pl.DataFra
     """
     rows: list[tuple[str, int, int, str]] = []
     for row_id, text in thoughts.filter(pl.col(TRACE) == 0).select(ROW_ID, REASONING).iter_rows():
-        item_ids: list[str] = []
-        for title, sid in candidates_in((text or "").rpartition(NEXT_IS)[2]):
-            item_ids += [item.item_id for item in catalogue.carrying(sid) if item.short_title == title]
+        candidates = candidates_in(text or "")
+        item_ids = [item.item_id for title, sid in candidates for item in items_named(title, sid, catalogue)]
         distinct = list(dict.fromkeys(item_ids))
         rows += [(row_id, len(distinct), position, item_id) for position, item_id in enumerate(distinct)]
     return pl.DataFrame(
@@ -107,30 +106,14 @@ def merged(
     table = [(n, position, share) for (n, position), share in shares.items()]
     known = pl.DataFrame(table, schema={"n": pl.Int32, "position": pl.Int32, "worth": pl.Float64}, orient="row")
     parts = [
-        (_chances(direct), 1 - thought),
-        (_chances(thinking), thought * (1 - named)),
-        (candidates.join(known, on=["n", "position"]).select(ROW_ID, ITEM_ID, "worth"), thought * named),
+        (chances(direct), 1 - thought),
+        (chances(thinking), thought * (1 - named)),
+        (candidates.join(known, on=["n", "position"]), thought * named),
     ]
-    weighed = [part.with_columns(pl.col("worth") * weight) for part, weight in parts if weight]
+    weighed = [part.select(ROW_ID, ITEM_ID, pl.col("worth") * weight) for part, weight in parts if weight]
     order = direct.select(ROW_ID, ITEM_ID, RANK)
     total = pl.concat(weighed).group_by(ROW_ID, ITEM_ID).agg(pl.col("worth").sum())
-    ranked = (
-        total.join(order, on=[ROW_ID, ITEM_ID], how="left")
-        .sort([ROW_ID, "worth", RANK, ITEM_ID], descending=[False, True, False, False], nulls_last=True)
-        .select(
-            ROW_ID,
-            pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK),
-            ITEM_ID,
-            pl.max_horizontal("worth", pl.lit(1e-30)).log().alias(SCORE),
-        )
-    )
-    return counted(ranked, codebook, width)
-
-
-def _chances(rankings: pl.DataFrame) -> pl.DataFrame:
-    """row_id, item_id, worth: the probability of each item, that of its SID shared among its items."""
-    sharing = pl.len().over(ROW_ID, SID)
-    return rankings.select(RANKING).select(ROW_ID, ITEM_ID, (pl.col(SCORE).exp() / sharing).alias("worth"))
+    return by_worth(total.join(order, on=[ROW_ID, ITEM_ID], how="left"), (RANK,), codebook, width)
 
 
 def choose_weights(
@@ -146,7 +129,7 @@ def choose_weights(
     Args:
         direct, thinking, candidates: of the rows of `valid`, as of :func:`merged`. Test rows must never come here.
     """
-    shares = candidate_shares(candidates, dict(valid.select(ROW_ID, "target_item_id").iter_rows()))
+    shares = candidate_shares(candidates, dict(valid.select(ROW_ID, TARGET).iter_rows()))
 
     def score(weights: tuple[float, float]) -> float:
         lists = merged(direct, thinking, candidates, shares, weights, codebook, width)

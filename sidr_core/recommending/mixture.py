@@ -1,4 +1,5 @@
-"""A checkpoint's direct list mixed with the item-item count
+"""A checkpoint's direct list mixed with the item-item counter's: what both know, in one list.
+
 The counter remembers which item followed which; a small model forgets some of these pairs, and knows about items
 that the counter never saw together. An item's worth is `(1 - share) * p + share * c / (C + 1)`: p its probability
 under the checkpoint (shared by the items of its SID), c its score under the counter, C the sum of the counter's
@@ -8,6 +9,7 @@ shallow fusion, as speech recognisers mix a language model in, and no part of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -47,17 +49,35 @@ def mixed(neural: pl.DataFrame, counter: pl.DataFrame, share: float, codebook: p
         counter: row_id, rank, item_id, score of the counter for the same rows.
         share: of the counter, 0 to 1. codebook: item_id -> sid.
     """
-    sharing = pl.len().over(ROW_ID, SID)
-    thought = neural.select(ROW_ID, ITEM_ID, (pl.col(SCORE).exp() / sharing).alias("p"), RANK)
+    listed = chances(neural, "p")
     evidence = pl.col(SCORE) / (pl.col(SCORE).sum().over(ROW_ID) + _PSEUDO_COUNT)
     seen = counter.select(ROW_ID, ITEM_ID, evidence.alias("c"), pl.col(RANK).alias("counted"))
-    both = thought.join(seen, on=[ROW_ID, ITEM_ID], how="full", coalesce=True)
+    both = listed.join(seen, on=[ROW_ID, ITEM_ID], how="full", coalesce=True)
     worth = (1 - share) * pl.col("p").fill_null(0.0) + share * pl.col("c").fill_null(0.0)
     # Items of equal worth, such as those that only the other one lists at share 0 or 1, keep the checkpoint's order.
-    ordered = both.with_columns(worth.alias("worth")).sort(
-        [ROW_ID, "worth", RANK, "counted", ITEM_ID], descending=[False, True, False, False, False], nulls_last=True
-    )
-    ranked = ordered.select(
+    return by_worth(both.with_columns(worth.alias("worth")), (RANK, "counted"), codebook, width)
+
+
+def chances(rankings: pl.DataFrame, name: str = "worth") -> pl.DataFrame:
+    """row_id, item_id, rank and, as `name`, the probability of each item: that of its SID, shared among its items.
+
+    Args:
+        rankings: lists of a checkpoint (`lists.RANKING`), scores in nats.
+    """
+    sharing = pl.len().over(ROW_ID, SID)
+    return rankings.select(ROW_ID, ITEM_ID, (pl.col(SCORE).exp() / sharing).alias(name), RANK)
+
+
+def by_worth(items: pl.DataFrame, ties: Sequence[str], codebook: pl.DataFrame, width: int) -> Lists:
+    """Lists in the order of `worth`, of `width` distinct SIDs; the score is its log.
+
+    Args:
+        items: row_id, item_id, `worth` and the columns of `ties`.
+        ties: order of items of equal worth, smallest first and null last; then by item id.
+        codebook: item_id -> sid.
+    """
+    order = [ROW_ID, "worth", *ties, ITEM_ID]
+    ranked = items.sort(order, descending=[name == "worth" for name in order], nulls_last=True).select(
         ROW_ID,
         pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK),
         ITEM_ID,

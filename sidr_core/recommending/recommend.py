@@ -22,7 +22,7 @@ from sidr_core.pipeline.stage import Inputs, Progress, StageInput, load_object
 from sidr_core.recommending import leakage, mixture, truth
 from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
-from sidr_core.recommending.lists import checkpoint_lists
+from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
 from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
 from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
@@ -273,11 +273,11 @@ def _open(model: str, inputs: Inputs, config: DatasetConfig) -> Ranker:
 
 def joined_lists(parts: Mapping[str, Artifact], rows: pl.DataFrame, config: Any) -> pl.DataFrame:
     """All lists under one contract, in the order of the profile's models, then row_id and rank."""
-    truth = rows.select(ROW_ID, USER_ID, TARGET)
+    targets = rows.select(ROW_ID, USER_ID, TARGET)
     frames = []
     for name, part in parts.items():
         model, mode = split_name(name)
-        lists = tables.read(part.path("places.parquet"), RANKING).join(truth, on=ROW_ID, how="inner")
+        lists = tables.read(part.path("places.parquet"), RANKING).join(targets, on=ROW_ID, how="inner")
         reasoning = pl.lit(None, pl.String).alias(REASONING)
         if "thoughts.parquet" in part.files:
             thoughts = tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, REASONING])
@@ -322,9 +322,7 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
                 "note": _note(source, meta),
             }
         )
-    types = {"beam_width": pl.Int32, "seed": pl.Int64, "close_rate": pl.Float64, "mean_thought_tokens": pl.Float64}
-    types["note"] = pl.String
-    return pl.DataFrame(records, schema_overrides=types)
+    return tables.typed(records, RecommendedModels)
 
 
 def _note(source: StageInput, meta: Mapping[str, Any]) -> str | None:
@@ -338,11 +336,9 @@ def _note(source: StageInput, meta: Mapping[str, Any]) -> str | None:
 
 def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
     """Each thought with its text, and how it ended."""
-    types = {ROW_ID: pl.String, TRACE: pl.Int32, REASONING: pl.String, CLOSED: pl.Boolean, N_TOKENS: pl.Int32}
-    types[MODEL] = pl.String
-    empty = pl.DataFrame(schema=types)
+    empty = pl.DataFrame(schema=THOUGHTS | {MODEL: pl.String})
     frames = [
-        tables.read(part.path("thoughts.parquet"), list(types)[:-1]).with_columns(
+        tables.read(part.path("thoughts.parquet"), list(THOUGHTS)).with_columns(
             pl.lit(split_name(name)[0]).alias(MODEL)
         )
         for name, part in parts.items()

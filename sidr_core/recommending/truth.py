@@ -45,10 +45,10 @@ def judged(
         history_of = dict(rows.select(ROW_ID, HISTORY).iter_rows())
         for n, (model, row_id, text) in enumerate(thoughts.select(MODEL, ROW_ID, REASONING).iter_rows()):
             if model in formed:
-                found = judge(text or "", relations, [catalogue[item] for item in history_of[row_id]])
-                verdicts[n] = (found.facts, found.right, found.candidates, found.real, found.true)
+                verdict = judge(text or "", relations, [catalogue[item] for item in history_of[row_id]])
+                verdicts[n] = (verdict.facts, verdict.right, verdict.candidates, verdict.real, verdict.true)
     columns = [
-        pl.Series(name, [verdict and verdict[n] for verdict in verdicts], dtype=kind)
+        pl.Series(name, [figures and figures[n] for figures in verdicts], dtype=kind)
         for n, (name, kind) in enumerate(_COLUMNS.items())
     ]
     return thoughts.drop(REASONING).with_columns(columns)

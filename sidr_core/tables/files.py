@@ -43,8 +43,12 @@ def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
 
 def typed(rows: Sequence[Mapping[str, Any]], contract: type[DataFrameModel]) -> pl.DataFrame:
     """Rows as a table with the columns and types of a contract; a column that a row lacks is null."""
-    types: dict[str, Any] = {name: kind.dtype.type for name, kind in contract.to_schema().columns.items()}  # type: ignore[union-attr]
-    return pl.DataFrame(rows, schema=types)
+    return pl.DataFrame(rows, schema=types_of(contract))
+
+
+def types_of(contract: type[DataFrameModel]) -> dict[str, Any]:
+    """Column -> polars type, in the contract's order."""
+    return {name: column.dtype.type for name, column in contract.to_schema().columns.items()}  # type: ignore[union-attr]
 
 
 @contextmanager

@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 
 
+def picks(count: int, most: int, seed: int) -> Sequence[int]:
+    """The places of at most `most` of `count` things, in their order; the same seed draws the same."""
+    return range(count) if most >= count else sorted(np.random.default_rng(seed).permutation(count)[:most].tolist())
+
+
 def subset(samples: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
     """A seeded subset of at most `rows` samples, in their order."""
-    if rows >= len(samples):
-        return samples
-    picks: Sequence[int] = sorted(np.random.default_rng(seed).permutation(len(samples))[:rows].tolist())
-    return samples[picks]
+    return samples[picks(len(samples), rows, seed)]

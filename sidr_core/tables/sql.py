@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidr_core.tables.ahead import ahead
+from sidr_core.tables.files import types_of
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameModel
@@ -60,8 +61,7 @@ def write(tables: Iterable[pa.Table], path: Path, contract: type[DataFrameModel]
     Returns:
         The number of rows.
     """
-    types = {name: column.dtype.type for name, column in contract.to_schema().columns.items()}
-    schema = pl.DataFrame(schema=types).to_arrow().schema
+    schema = pl.DataFrame(schema=types_of(contract)).to_arrow().schema
     rows = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for table in ahead(_regrouped(tables, schema)):
