@@ -76,7 +76,7 @@ def sql(
 @app.command()
 def recommend(
     user: Annotated[str | None, typer.Option("--user", "-u", help="A user of the snapshot.")] = None,
-    history: Annotated[str | None, typer.Option("--history", help="Item ids, oldest first: A,B,C.")] = None,
+    history: Annotated[str | None, typer.Option("--history", help='Item ids, oldest first: A,B,"C,D".')] = None,
     mode: Annotated[
         Literal["thinking", "direct"], typer.Option("--mode", "-m", help="With a thought, or without.")
     ] = "thinking",

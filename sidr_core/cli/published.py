@@ -54,6 +54,7 @@ class Published:
 def unknown_name(kind: str, name: str, known: Sequence[str], where: str) -> SidrError:
     """The error for a name that does not exist; it suggests the nearest known ones."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = [f'"{other}"' if "," in other else other for other in near]  # as `--history` takes it
     return SidrError(
         f"there is no {kind} {name!r} in {where}",
         expected=f"one of {len(known):,}" + (f", such as {', '.join(sorted(known)[:3])}" if known else ""),

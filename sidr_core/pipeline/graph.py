@@ -24,6 +24,7 @@ _TRAINED = (
 
 #: Sections that lists of some model depend on, besides `decoding`.
 _LIST_SECTIONS = tuple(dict.fromkeys(section for model in MODELS for section in model.sections))
+_COUNTED = CheckSpec("every_line_counted", "Each record that came in is in the output or was left out for one reason.")
 _LEARNT = (CheckSpec("learnt", "NDCG@10 on valid rows is above that of popularity.", blocking=False),)
 _CHOSEN = {
     "interactions": ("train.parquet", "valid.parquet"),
@@ -37,12 +38,16 @@ STAGES: tuple[Stage, ...] = (
         inputs={},
         sections=("source", "snapshot", "filters"),
         sources="sidr_core.reviews.raw:review_files",
-        code_version="3",
+        code_version="4",
         tables={"raw_reviews": "RawReviews", "quarantine": "Quarantine"},
         kinds=("duckdb", "parquet"),
         description="Every accepted review known by the end of the snapshot, typed, without exact duplicates; "
         "refused lines in `quarantine` with file, line and reason.",
-        checks=(CheckSpec("quarantine_share", "The share of refused lines is within `filters`."),),
+        checks=(
+            CheckSpec("quarantine_share", "The share of refused lines is within `filters`."),
+            _COUNTED,
+            CheckSpec("duplicate_share", "The share of exact duplicates is within `filters`.", blocking=False),
+        ),
     ),
     Stage(
         name="raw_items",
@@ -50,18 +55,18 @@ STAGES: tuple[Stage, ...] = (
         inputs={},
         sections=("source", "filters"),
         sources="sidr_core.reviews.items:item_files",
-        code_version="3",
+        code_version="4",
         tables={"raw_items": "RawItems", "quarantine": "Quarantine"},
         kinds=("duckdb", "parquet"),
         description="Every accepted item record, typed and cleaned; refused ones in `quarantine`.",
-        checks=(CheckSpec("unique_items", "No item id occurs twice."),),
+        checks=(CheckSpec("unique_items", "No item id occurs twice."), _COUNTED),
     ),
     Stage(
         name="interactions",
         run="sidr_core.reviews.interactions:build",
         inputs={"raw_reviews": ("raw_reviews.parquet",), "raw_items": ("raw_items.parquet",)},
         sections=("filters", "split"),
-        code_version="2",
+        code_version="3",
         tables={
             "interactions": "Interactions",
             "items": "Items",
@@ -78,6 +83,8 @@ STAGES: tuple[Stage, ...] = (
             CheckSpec("split_order", "No train target is later than a valid one, no valid later than a test one."),
             CheckSpec("splits_disjoint", "No (user, position) is in two splits."),
             CheckSpec("train_only_past", "No test row is in train, no train target is later than the first test one."),
+            _COUNTED,
+            CheckSpec("known_items", "The share of reviews of unknown items is within `filters`.", blocking=False),
         ),
     ),
     Stage(
@@ -116,7 +123,7 @@ STAGES: tuple[Stage, ...] = (
         run="sidr_core.sids.codebook:build",
         inputs={"item_embeddings": ("item_embeddings.parquet",), "interactions": ("items.parquet", "train.parquet")},
         sections=("quantizer", "snapshot"),
-        code_version="2",
+        code_version="3",
         warm=True,
         tables={"sid_codebook": "Codebook", "retired": "RetiredSids"},
         kinds=("faiss", "parquet"),

@@ -20,6 +20,7 @@ from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.render.grid import markdown_table
 from sidr_core.reviews import text
+from sidr_core.reviews.counting import all_counted
 from sidr_core.reviews.quarantine import QUARANTINE_SCHEMA, counts_table, listed, reason_counts, require_clean
 from sidr_core.reviews.sources import reader_of
 from sidr_core.reviews.sources.item_records import ItemRecords
@@ -29,9 +30,6 @@ from sidr_core.tables.sql import frame
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Filters, Source
-
-#: Reasons that are a rule's verdict on a sound record, not damage.
-POLICY = ("title_missing", "title_html", "title_too_long", "duplicate_item")
 
 _FIELDS = ("title", "description", "brand", "category")
 _OUTCOMES = {
@@ -77,26 +75,30 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     records = records.with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
     tables.write(records, out_dir / "raw_items.parquet", RawItems)
     tables.write(refused, out_dir / "quarantine.parquet", Quarantine)
-    values = {
-        rule: {field: int(read.metrics.get(f"cleaned_{field}_{rule}", 0)) for field in _FIELDS} for rule in text.RULES
-    }
-    cleaned = {rule: fields for rule, fields in values.items() if any(fields.values())}
+    cleaned = _by_rule(read.metrics)
     metrics = {
         "lines": read.lines,
         "rows": len(records),
         "quarantined": len(refused),
+        "trimmed_ids": int(read.metrics.get("trimmed_ids", 0)),
         "described_share": round((records["description"] != "").mean(), 4),  # type: ignore[call-overload]
         **{f"refused_{reason}": count for reason, count in counts.items()},
         **{f"cleaned_{rule}": sum(fields.values()) for rule, fields in cleaned.items()},
         **outcomes,
     }
     unique = records["item_id"].n_unique()
-    check = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records")
+    fates = {"accepted": len(records)} | {f"refused ({reason})": count for reason, count in counts.items()}
+    counted = all_counted("records", read.lines, fates)
+    progress.say(counted.detail)
+    if trimmed := metrics["trimmed_ids"]:
+        progress.say(f"{trimmed:,} records have ids with blanks around them, which were cut off")
+    checks = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records"), counted
     markdown = {
+        "Where every record went": counts_table(("records", "count"), {"read": read.lines} | fates),
         "Refused records": counts_table(("reason", "records"), counts),
         "Cleaning": _cleaning(cleaned, outcomes),
     }
-    return Report(metrics=metrics, checks=(check,), markdown=markdown)
+    return Report(metrics=metrics, checks=checks, markdown=markdown)
 
 
 def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> ItemRecords:
@@ -159,9 +161,9 @@ def _chosen(read: ItemRecords, filters: Filters) -> tuple[pl.DataFrame, pl.DataF
 
 
 def _titled(records: pl.DataFrame, words: int) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Every record with a title of at most `words` words: its own, or one from what else is known."""
+    """Every record with a title of at most `words` words: its own, even a short one, or one from what else is known."""
     other = pl.coalesce(pl.col(name).replace("", None) for name in ("description", "brand", "category"))
-    usable = pl.col("unusable").is_null()
+    usable = pl.col("unusable").is_null() | (pl.col("unusable") == "title_too_short")
     marked = records.with_columns(
         pl.when(usable).then("title").otherwise(pl.coalesce(other, pl.format("Item {}", "item_id"))).alias("uncut"),
         (~usable & other.is_not_null()).alias("titles_from_text"),
@@ -176,6 +178,12 @@ def _refuse(records: pl.DataFrame, refused: pl.DataFrame, reason: pl.Expr) -> tu
     marked = records.with_columns(reason.alias("reason"))
     gone = marked.filter(pl.col("reason").is_not_null()).select(list(QUARANTINE_SCHEMA))
     return marked.filter(pl.col("reason").is_null()).drop("reason"), pl.concat([refused, gone])
+
+
+def _by_rule(metrics: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Rule -> field -> how many values it changed, of the sources' `cleaned_<field>_<rule>`."""
+    counts = {rule: {field: metrics.get(f"cleaned_{field}_{rule}", 0) for field in _FIELDS} for rule in text.RULES}
+    return {rule: fields for rule, fields in counts.items() if any(fields.values())}
 
 
 def _cleaning(cleaned: Mapping[str, Mapping[str, int]], outcomes: Mapping[str, int]) -> str:

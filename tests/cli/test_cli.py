@@ -11,6 +11,7 @@ import pytest
 
 from builders import small_world
 from builders.small_world import SNAPSHOT
+from sidr_core.cli.recommend import history_items
 from sidr_core.evaluation import cases
 from sidr_core.pipeline.gc import size as size_of
 from sidr_core.pipeline.graph import STAGES
@@ -212,6 +213,14 @@ def test_recommend_direct_has_no_thought_and_the_length_asked_for(world, sidr):
     assert [line[0] for line in places(out)] == [str(n) for n in range(1, 10)]
     history = out.split("History")[1].split("place")[0]
     assert [word for word in history.split() if word.startswith("A")] == ["A02", "A03", "A04", "A05", "A06", "A07"]
+
+
+def test_an_id_with_a_comma_can_be_named():
+    known = {"A", "a,b", 'x"y'}
+    assert history_items("a,b", known) == ["a,b"]
+    assert history_items('A,"a,b", A', known) == ["A", "a,b", "A"]
+    assert history_items('x"y', known) == ['x"y']
+    assert history_items(" , ", known) == []
 
 
 def test_recommend_refuses_what_it_cannot_serve(world, sidr):

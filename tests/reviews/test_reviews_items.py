@@ -53,10 +53,10 @@ def test_items_are_cleaned_and_refused_by_rule(tmp_path):
         4: "title_too_long",
         5: "duplicate_item",
         6: "title_missing",
-        8: "title_missing",
+        8: "title_too_short",
     }
     assert rows(out, "quarantine").filter(line=5)["text"].item() == lines[4]
-    assert checks(out) == {"unique_items": True}
+    assert checks(out) == {"unique_items": True, "every_line_counted": True}
 
 
 def test_cleaning_is_reported_by_rule_and_field(tmp_path):
@@ -171,7 +171,7 @@ def test_2014_metadata_is_read_as_python_writes_it(tmp_path):
     ]
     out = metadata(tmp_path, "amazon_2014", lines)
     assert rows(out, "raw_items").select("item_id", "title", "category").rows() == [
-        ("I1", "Don't \"stop", ""),
+        ("I1", 'Don\'t "stop"', ""),
         ("I2", "Tab here", "Music > Rock"),
         ("I3", "Étude \\ ♫", ""),
         ("I4", "JSON too", ""),
