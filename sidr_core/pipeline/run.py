@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sidr_core.errors import SidrError
+from sidr_core.errors import CheckFailed, SidrError
 from sidr_core.pipeline import catalog, disk, launch
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import Profile, StageConfig, home, load_profile, parse_profile
@@ -162,7 +162,7 @@ def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, sto
 
 
 def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artifact: Artifact, reused: bool) -> None:
-    if not blocked_by(stage, artifact):
+    if check_failure(dataset, snapshot, stage, artifact) is None:
         if store.ref(dataset, snapshot, stage.name) != artifact.fingerprint:
             store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
         catalog.refresh(store, if_other=reused)
@@ -204,10 +204,18 @@ def _leader(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: 
             launch.agree(None)
 
 
-def blocked_by(stage: Stage, artifact: Artifact) -> list[str]:
-    """Names of the blocking checks that an output failed; with any, it never becomes current."""
-    blocking = {spec.name for spec in stage.checks if spec.blocking}
-    return [check["name"] for check in artifact.manifest["checks"] if check["name"] in blocking and not check["passed"]]
+def check_failure(dataset: str, snapshot: str, stage: Stage, artifact: Artifact) -> CheckFailed | None:
+    """The error of an output that failed blocking checks, with their reasons; with one, it never becomes current."""
+    details = {check["name"]: check["detail"] for check in artifact.manifest["checks"] if not check["passed"]}
+    failed = [spec for spec in stage.checks if spec.blocking and spec.name in details]
+    if not failed:
+        return None
+    return CheckFailed(
+        f"{dataset}/{stage.name} of snapshot {snapshot} failed {', '.join(spec.name for spec in failed)}",
+        expected=" ".join(spec.description for spec in failed),
+        found="; ".join(details[spec.name] for spec in failed),
+        fix="; ".join(dict.fromkeys(spec.fix for spec in failed)),
+    )
 
 
 def _previous(
