@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sidr_core.cli.published import tell_if_stale
 from sidr_core.evaluation.pages import render
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.status import newest_published, open_store
@@ -14,6 +15,7 @@ def show(dataset: str | None, snapshot: str | None) -> None:
     profile, store = load_profile(), open_store()
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "evaluation", snapshot)
+    tell_if_stale(profile, store, dataset, snapshot, "evaluation")
     artifact = store.require(dataset, snapshot, "evaluation")
     evaluation, paired = (tables.read(artifact.path(f"{name}.parquet")) for name in ("evaluation", "paired"))
     console().print(render(evaluation, paired, artifact.synthetic))
