@@ -30,6 +30,11 @@ from sidr_core.pipeline.stage import Inputs, Progress, Stage, StageInput, load_o
 from sidr_core.pipeline.store import Artifact, Store, fingerprint
 from sidr_core.settings.sources import single_sources
 
+_TAKEN = (
+    "{name} was current from profile {other} and is no more: datasets of one name share their place in a home; rename "
+    "one, or give each profile its own SIDR_HOME"
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -110,10 +115,11 @@ def run_stage(
 
     Raises:
         NotMaterialized: an upstream output is missing.
-        StoreError: the disk is full; earlier outputs are unchanged.
+        StoreError: the disk is full, the home cannot be written, or memory ran out; earlier outputs are unchanged.
         SidrError: wrong input; nothing is published.
     """
-    planned = plan(profile, dataset, snapshot, stage, store)
+    with disk.explained(store.root):
+        planned = plan(profile, dataset, snapshot, stage, store)
     fp = fingerprint(stage.name, stage.code_version, planned.key)
     planned.inputs.resume = store.resume_folder(stage.name, fp)
 
@@ -137,10 +143,18 @@ def run_stage(
             build,
             synthetic=planned.inputs.synthetic,
             say=progress.say,
-            extra={"lineage": planned.lineage, "started": planned.started},
+            extra={"lineage": planned.lineage, "started": planned.started, "profile": profile.name},
             finish=lambda: {"parts": planned.inputs.parts},
         )
+        before = store.current(dataset, snapshot, stage.name)
         _make_current(dataset, snapshot, stage, store, artifact, reused)
+    other = (
+        before.manifest.get("profile")
+        if before and store.ref(dataset, snapshot, stage.name) != before.fingerprint
+        else None
+    )
+    if other not in (None, profile.name):
+        progress.say(_TAKEN.format(name=f"{dataset}/{stage.name} of {snapshot}", other=other))
     return Outcome(artifact, reused, planned.started)
 
 
