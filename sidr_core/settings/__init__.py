@@ -6,6 +6,8 @@ says what to use. The figures of the paper: docs/method.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import model_validator
 
 from sidr_core.settings.base import Endpoint, Section
@@ -27,6 +29,7 @@ from sidr_core.settings.sources import (
     TablesSource,
 )
 from sidr_core.settings.training import (
+    OF_A_TINY_MODEL,
     Activation,
     BaseModelConfig,
     Grpo,
@@ -131,6 +134,15 @@ class DatasetConfig(Section):
     """The baseline SASRec."""
     tiger: Tiger = Tiger()
     """The baseline TIGER."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_a_tiny_model(cls, raw: Any) -> Any:
+        """Sections of training that the profile leaves out follow the base model."""
+        base = raw.get("base_model", {}) if isinstance(raw, dict) else None
+        if not isinstance(base, dict) or base.get("kind", "tiny") != "tiny":
+            return raw
+        return {**OF_A_TINY_MODEL, **raw}
 
     @model_validator(mode="after")
     def _members(self) -> DatasetConfig:
