@@ -117,6 +117,18 @@ def test_status_of_an_empty_store(world, sidr, monkeypatch, tmp_path):
 # -- gc ------------------------------------------------------------------------------------------
 
 
+def test_gc_retires_what_the_profile_does_not_have(world, sidr):
+    fp = world.store.ref("toys", SNAPSHOT, "evaluation")
+    for dataset, snapshot in (("gone", SNAPSHOT), ("toys", "1999-01")):
+        world.store.set_ref(dataset, snapshot, "evaluation", fp)
+    assert "nothing to delete" in sidr("gc")[1]
+    assert "2 snapshot" in sidr("gc", "--unlisted")[1]
+    assert len({ref[:2] for ref in world.store.refs()}) == 3
+    assert "deleted: 2 snapshot" in sidr("gc", "--unlisted", "--yes")[1]
+    assert {ref[:2] for ref in world.store.refs()} == {("toys", SNAPSHOT)}
+    assert world.store.ref("toys", SNAPSHOT, "evaluation") == fp
+
+
 def test_gc_lists_first_and_deletes_on_yes(world, sidr):
     store = world.store
     before = [(one.stage, one.state) for one in states(world.profile, world.store, "toys")]
