@@ -49,13 +49,14 @@ class SourceFiles:
 
 
 def source_files(config: DatasetConfig) -> SourceFiles:
-    """The local files of a dataset's source; none is opened."""
+    """The local files of a dataset's source, without those below a folder that no stage reads; none is opened."""
     files: set[tuple[str, int, int]] = set()
     for pattern in local_patterns(config):
         path = Path(pattern).expanduser()
         for match in [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True)):
             for file in match.rglob("*") if match.is_dir() else [match]:
-                if file.is_file():
+                hidden = any(part.startswith((".", "_")) for part in file.relative_to(match).parts)
+                if file.is_file() and not hidden:
                     stat = file.stat()
                     files.add((str(file.absolute()), stat.st_size, stat.st_mtime_ns))
     return SourceFiles(tuple(sorted(files)))

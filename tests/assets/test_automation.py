@@ -98,6 +98,14 @@ def test_each_change_is_asked_for_once(watched: Watched, instance, change) -> No
     assert watched.skipped(instance).startswith("nothing new")
 
 
+def test_a_hidden_file_below_a_folder_is_none(tmp_path: Path, instance) -> None:
+    watched = Watched(tmp_path, reviews=[f"{tmp_path}/reviews"])
+    watched.look(instance)
+    write(tmp_path / "reviews" / ".ipynb_checkpoints" / "a.json", "x")
+    write(tmp_path / "reviews" / "_temporary" / "part-0.json", "x")
+    assert watched.skipped(instance).startswith("nothing new")
+
+
 def test_a_change_back_to_files_seen_before_is_asked_for(watched: Watched, instance) -> None:
     watched.look(instance)
     keys = set()
