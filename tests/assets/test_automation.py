@@ -234,6 +234,11 @@ class Followed:
             for snapshot in result.get_requested_partitions(key)
         }
 
+    def look(self) -> None:
+        """The first look, which asks for all that was built before, and the one after it."""
+        self.asked()
+        assert self.asked() == set()
+
 
 @pytest.fixture
 def followed(instance, monkeypatch, tmp_path) -> Followed:
@@ -273,7 +278,7 @@ def test_equal_bytes_ask_for_nothing_and_other_bytes_for_the_children_alone(foll
 
 def test_a_code_bump_asks_for_its_stage_where_it_was_built(followed: Followed) -> None:
     followed.run()
-    followed.asked()
+    followed.look()
     bumped = (NUMBERS, replace(TOTAL, code_version="2"), COUNT)
     assert followed.asked(stages=bumped) == {("total", "2018-10")}
     followed.run(stages=bumped, select="total")
@@ -282,7 +287,7 @@ def test_a_code_bump_asks_for_its_stage_where_it_was_built(followed: Followed) -
 
 def test_a_changed_setting_is_a_code_bump_of_its_reader(followed: Followed) -> None:
     followed.run()
-    followed.asked()
+    followed.look()
     assert followed.asked(fake_profile(evaluation={"seed": 43})) == {("total", "2018-10")}
 
 
