@@ -11,7 +11,8 @@ from sidr_core.corpus.estimate import corpus_usd
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import parse_profile
 from sidr_core.pipeline.report import Check, Report
-from sidr_core.pipeline.run import plan
+from sidr_core.pipeline.run import plan, run_stage
+from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.status import ABSENT, CURRENT, STALE, State, staleness, states
 
 
@@ -108,3 +109,12 @@ def test_show_says_when_its_numbers_are_of_other_settings(world, sidr, monkeypat
     code, out, err = sidr("show")
     assert code == 0 and "item_item/direct" in out
     assert "note: toys/evaluation of 2020-02 is not what profile other would make now: raw_reviews is stale" in err
+
+
+def test_a_profile_that_takes_the_place_of_another_says_so(world):
+    other = of_other_settings(world, evaluation={"ks": [1, 3, 5], "bootstrap": 300})
+    said: list[str] = []
+    for _ in range(2):
+        run_stage(other, "toys", SNAPSHOT, stage_named("evaluation"), world.store, Progress(said.append))
+    (told,) = (line for line in said if "SIDR_HOME" in line)
+    assert told.startswith("toys/evaluation of 2020-02 was current from profile test and is no more")
