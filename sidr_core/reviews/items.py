@@ -61,6 +61,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     read = parsed(inputs, source, filters, progress)
     first = next(iter(read.refused.rows(named=True)), None)
     require_clean("items", reason_counts(read.refused), read.lines, filters.max_quarantine_share, first)
+    if filters.items_without_text == "auto" and _keeps(read.records, filters):
+        unusable = len(read.records) - read.records["unusable"].null_count()
+        progress.say(
+            f"{unusable:,} of {len(read.records):,} records have no usable title: as most have none, they are kept "
+            "under what else is known of them (`filters.items_without_text`)"
+        )
     records, refused, outcomes = _chosen(read, filters)
     counts = reason_counts(refused)
     if records.is_empty():
@@ -145,19 +151,27 @@ def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress
 def _chosen(read: ItemRecords, filters: Filters) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
     """Records that stay, records that are refused with their reason, and what became of titles."""
     records, refused, outcomes = read.records, read.refused.select(list(QUARANTINE_SCHEMA)), {}
+    keeps = _keeps(records, filters)
     if "published_sid" not in records.columns:
         records = records.with_columns(pl.lit(None, dtype=pl.String).alias("published_sid"))
         too_long = pl.col("unusable").is_null() & (pl.col("title_words") > filters.max_title_words)
-        if filters.items_without_text == "drop":
+        if not keeps:
             records, refused = _refuse(records, refused, pl.col("unusable"))
             records, refused = _refuse(records, refused, pl.when(too_long).then(pl.lit("title_too_long")))
         # A usable record goes before an earlier one of the same item without a usable title.
         records = records.with_row_index("place").sort(pl.col("unusable").is_not_null(), "place")
     repeated = pl.when(~pl.col("item_id").is_first_distinct()).then(pl.lit("duplicate_item"))
     records, refused = _refuse(records, refused, repeated)
-    if "unusable" in records.columns and filters.items_without_text == "keep":
+    if "unusable" in records.columns and keeps:
         records, outcomes = _titled(records.sort("place"), filters.max_title_words)
     return records, refused, outcomes
+
+
+def _keeps(records: pl.DataFrame, filters: Filters) -> bool:
+    """Whether items without a usable title stay (`filters.items_without_text`)."""
+    if filters.items_without_text != "auto":
+        return filters.items_without_text == "keep"
+    return "unusable" in records.columns and 2 * (len(records) - records["unusable"].null_count()) > len(records)
 
 
 def _titled(records: pl.DataFrame, words: int) -> tuple[pl.DataFrame, dict[str, int]]:
