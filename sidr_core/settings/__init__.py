@@ -6,8 +6,6 @@ says what to use. The figures of the paper: docs/method.md.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import model_validator
 
 from sidr_core.settings.base import Endpoint, Section
@@ -137,9 +135,11 @@ class DatasetConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _suit_a_tiny_model(cls, raw: Any) -> Any:
+    def _suit_a_tiny_model(cls, raw: object) -> object:
         """Sections of training that the profile leaves out follow the base model."""
-        base = raw.get("base_model", {}) if isinstance(raw, dict) else None
+        if not isinstance(raw, dict):
+            return raw
+        base = raw.get("base_model", {})
         if not isinstance(base, dict) or base.get("kind", "tiny") != "tiny":
             return raw
         return {**OF_A_TINY_MODEL, **raw}
