@@ -24,7 +24,7 @@ from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
-VIEW = {"width": 2500, "height": 2000}
+VIEW = {"width": 3600, "height": 2200}
 START_SECONDS = 240
 
 
