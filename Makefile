@@ -59,9 +59,9 @@ lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 
-# Reads workspace.yaml; stop it with Ctrl-C.
+# `dagster dev` behind a guard against pages of other sites. Reads workspace.yaml; stop it with Ctrl-C.
 ui: instance
-	@env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --host 127.0.0.1
+	@env -u DAGSTER_MODULE_NAME $(BIN)/python scripts/ui.py --host 127.0.0.1 $(ARGS)
 
 # The documentation as a site, in site/.
 docs: setup

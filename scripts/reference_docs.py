@@ -36,8 +36,14 @@ unless a line says otherwise. A field without a default has to be given; an unkn
 nearest known. Changing a field rebuilds the stages that read its section, and what lies below them.
 
 A profile itself has `datasets` (name -> fields below), `default_dataset` (a name; the first one without it) and
-`description`. A dataset may say `extends: <dataset>` and override single fields. In a path, `${NAME:-default}` is taken
-from the environment. Editors that know JSON schemas complete and check a profile that begins with
+`description`. In a path, `${NAME:-default}` is taken from the environment. A dataset may say `extends: <dataset>`: it
+then has all fields of that one but those that it gives itself, section by section and field by field. A list is
+replaced whole. A section with another `kind` (`source`, `quantizer`, `teacher`, `base_model`) is replaced whole too, so
+that no file of another layout is inherited. Chains are allowed, circles are an error.
+
+Defaults are the paper's, or modest. Where `base_model` is `tiny` or left out, a section `sft`, `activation`, `grpo` or
+`decoding` that is left out whole gets settings that suit a small model without a past (`OF_A_TINY_MODEL` in
+`sidr_core/settings/training.py`). Editors that know JSON schemas complete and check a profile that begins with
 `# yaml-language-server: $schema=schema.json` (`profiles/schema.json`).
 """
 

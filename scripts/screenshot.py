@@ -24,7 +24,7 @@ from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
-VIEW = {"width": 2500, "height": 2000}
+VIEW = {"width": 3600, "height": 2200}
 START_SECONDS = 240
 
 
@@ -48,16 +48,16 @@ def web_server(environment: Mapping[str, str] | None = None, daemon: bool = Fals
 
     Args:
         environment: variables beside those of this process; without it the home is the project's root.
-        daemon: whether to start the daemon too, as `make ui` does; without it no run leaves the queue.
+        daemon: whether to start what `make ui` starts, the daemon and the guard; without it no run leaves the queue.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     variables = {name: value for name, value in os.environ.items() if name != "DAGSTER_MODULE_NAME"}
     variables = {"DAGSTER_HOME": str(ROOT)} | variables | dict(environment or {})
-    program = ["dagster", "dev"] if daemon else ["dagster-webserver"]
-    command = [Path(sys.executable).with_name(program[0]), *program[1:], "--host", "127.0.0.1", "--port", port]
-    command += ["-w", ROOT / "workspace.yaml"]
+    guarded = [sys.executable, ROOT / "scripts" / "ui.py"]
+    program = guarded if daemon else [Path(sys.executable).with_name("dagster-webserver")]
+    command = [*program, "--host", "127.0.0.1", "--port", port, "-w", ROOT / "workspace.yaml"]
     home = Path(variables["DAGSTER_HOME"])
     _initialise(variables, home)
     # A session of its own: the servers end together, whatever the caller's shell ignores. Relative folders of the

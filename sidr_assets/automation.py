@@ -33,7 +33,7 @@ class SourceFiles:
 
     @property
     def digest(self) -> str:
-        """The sensor's cursor."""
+        """What the sensor's cursor ends with."""
         return hashlib.sha256(json.dumps(self.files).encode()).hexdigest()[:32]
 
     @property
@@ -49,13 +49,14 @@ class SourceFiles:
 
 
 def source_files(config: DatasetConfig) -> SourceFiles:
-    """The local files of a dataset's source; none is opened."""
+    """The local files of a dataset's source, without those below a folder that no stage reads; none is opened."""
     files: set[tuple[str, int, int]] = set()
     for pattern in local_patterns(config):
         path = Path(pattern).expanduser()
         for match in [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True)):
             for file in match.rglob("*") if match.is_dir() else [match]:
-                if file.is_file():
+                hidden = any(part.startswith((".", "_")) for part in file.relative_to(match).parts)
+                if file.is_file() and not hidden:
                     stat = file.stat()
                     files.add((str(file.absolute()), stat.st_size, stat.st_mtime_ns))
     return SourceFiles(tuple(sorted(files)))
@@ -96,17 +97,20 @@ def new_files_sensor(profile: Profile, dataset: str) -> dg.SensorDefinition | No
         current = source_files(config)
         if not current.files:
             return dg.SkipReason(f"no file matches {', '.join(local_patterns(config))}")
-        if context.cursor == current.digest:
+        # The changes so far and the files then: files that were there before are a change again.
+        changes, _, seen = (context.cursor or "").rpartition("-")
+        if seen == current.digest:
             return dg.SkipReason(f"nothing new: {current}")
-        if context.cursor is None:
+        if not seen:
             skip = dg.SkipReason(f"first look, changes count from here: {current}")
-            return dg.SensorResult(skip_reason=skip, cursor=current.digest)
-        if time.time() - current.changed_at < SETTLED_SECONDS:
+            return dg.SensorResult(skip_reason=skip, cursor=f"0-{current.digest}")
+        if 0 <= time.time() - current.changed_at < SETTLED_SECONDS:  # one dated in the future says nothing of its age
             return dg.SkipReason(f"new, but changed less than {SETTLED_SECONDS} s ago: {current}")
         snapshot = snapshot_for(config.snapshots, current.changed_at)
         context.log.info(f"asking for {dataset}/* of {snapshot}: {current}")
-        request = dg.RunRequest(run_key=f"{snapshot}-{current.digest}", partition_key=snapshot)
-        return dg.SensorResult(run_requests=[request], cursor=current.digest)
+        cursor = f"{int(changes or 0) + 1}-{current.digest}"
+        request = dg.RunRequest(run_key=f"{snapshot}-{cursor}", partition_key=snapshot)
+        return dg.SensorResult(run_requests=[request], cursor=cursor)
 
     return sensor
 
@@ -115,8 +119,9 @@ def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.Au
     """When a stage should run again: when its inputs have other bytes, or its own code or settings changed.
 
     A dependency that was materialized again with the same bytes requests nothing, so each step waits until its
-    upstream steps have shown what changed. Changed code requests only snapshots that were built before. Nothing is
-    requested while a dependency is missing or being made; the earlier snapshot of a warm start may be missing.
+    upstream steps have shown what changed. Changed code requests only snapshots that were built before; so does the
+    first look after automation is switched on, since what changed until then cannot be known: what did not is reused.
+    Nothing is requested while a dependency is missing or being made. An earlier snapshot is not followed.
 
     Returns:
         None for a stage that reads an earlier snapshot: the schedule runs it, otherwise every training would.
@@ -124,13 +129,14 @@ def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.Au
     if stage.from_earlier:
         return None
     changed = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    code = dg.AutomationCondition.code_version_changed() & ~dg.AutomationCondition.missing()
+    built = ~dg.AutomationCondition.missing()
+    code = dg.AutomationCondition.code_version_changed() & built
+    first_look = dg.AutomationCondition.initial_evaluation() & built
     any_change: dg.AutomationCondition = changed | code
     missing = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
     optional = [f"{dataset}/{name}" for name in stage.inputs if name not in stage.reads(config)]
-    optional += [f"{dataset}/{stage.name}"] if stage.warm else []
     return (
-        any_change.since_last_handled()  # type: ignore[reportAttributeAccessIssue]
+        (any_change.since_last_handled() | first_look)  # type: ignore[reportAttributeAccessIssue]
         & ~(missing.ignore(dg.AssetSelection.assets(*optional)) if optional else missing)
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()

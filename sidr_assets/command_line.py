@@ -16,6 +16,8 @@ from sidr_core.errors import ProfileError, SidrError
 from sidr_core.pipeline.profile import Profile
 
 _COMMANDS = ("dagster", "dg")
+#: How Dagster begins to say that it takes no `--partition-range` here.
+_OF_RANGES = ("Partition ranges with the CLI", "Invalid partition range", "--partition-range option")
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
 
 
@@ -47,7 +49,18 @@ def message(error: BaseException, profile: Profile | None) -> str | None:
     if isinstance(error, SidrError):
         return str(error)
     selection_errors = (dg.DagsterInvalidSubsetError, DagsterInvalidAssetSelectionError)
-    if profile is None or not (isinstance(error, selection_errors) or "'--partition' option" in str(error)):
+    if profile is None:
+        return None
+    if any(words in str(error) for words in _OF_RANGES):
+        return str(
+            ProfileError(
+                "a range of snapshots cannot be materialized by one command",
+                expected="one snapshot: `--partition` alone, since the next may start from it",
+                found=str(error).splitlines()[0].removeprefix("Failure condition: ").partition(".")[0],
+                fix="one command for each, in their order; or, in the UI (`make ui`), *Materialize all* with a range",
+            )
+        )
+    if not (isinstance(error, selection_errors) or "'--partition' option" in str(error)):
         return None
     snapshots = [(name, config.snapshots) for name, config in profile.datasets.items()]
     mistake = ProfileError(

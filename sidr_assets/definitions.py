@@ -26,8 +26,9 @@ def build_definitions(profile: Profile, stages: tuple[Stage, ...] = STAGES) -> d
         stages: the steps, in data flow order; each becomes one asset per dataset.
     """
     with warnings.catch_warnings():
-        # Code references and the mapping of the first snapshot are beta; Dagster's release is pinned.
+        # Code references are beta, checks per snapshot a preview; Dagster's release is pinned.
         warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
         assets = [
             stage_asset(profile, dataset, stage, partitions)
             for dataset, config in profile.datasets.items()

@@ -23,20 +23,6 @@ def snapshot_partitions(snapshots: Snapshots) -> dg.TimeWindowPartitionsDefiniti
     )
 
 
-def previous_snapshot() -> dg.TimeWindowPartitionMapping:
-    """Maps a snapshot to the one before it; the first one maps to none, without an error."""
-    return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
-
-
-def earlier_snapshots(snapshots: Snapshots, include_itself: bool) -> dg.TimeWindowPartitionMapping:
-    """Maps a snapshot to all before it, and to itself if `include_itself`; the first one has none, without an error."""
-    return dg.TimeWindowPartitionMapping(
-        start_offset=-len(snapshots.keys()),
-        end_offset=0 if include_itself else -1,
-        allow_nonexistent_upstream_partitions=True,
-    )
-
-
 def _month_after(snapshots: Snapshots, key: str) -> datetime:
     """First month that the window called `key` does not cover."""
     return datetime.fromtimestamp(snapshots.window(key).cutoff, UTC)

@@ -1,19 +1,26 @@
-"""The one adapter from a Stage to a Dagster asset: key `[dataset, stage]`, partitioned by snapshot."""
+"""The one adapter from a Stage to a Dagster asset: key `[dataset, stage]`, partitioned by snapshot.
 
+To Dagster, an asset depends on others of its own snapshot alone, so that a whole snapshot is one run, also in a
+backfill; what a stage reads of an earlier snapshot it finds in the store. A backfill asks for snapshots in their order,
+one run each, and a pool of the dataset has them run in it.
+"""
+
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
+from dagster_shared.record import replace
 
 from sidr_assets import launchers, metadata
 from sidr_assets.automation import follows_versions
-from sidr_assets.partitions import earlier_snapshots, previous_snapshot
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.profile import Profile, StageConfig
-from sidr_core.pipeline.run import Outcome
-from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.run import Outcome, check_failure
+from sidr_core.pipeline.stage import CheckSpec, Progress, Stage
 from sidr_core.pipeline.store import fingerprint
 from sidr_core.settings import DatasetConfig
 from sidr_core.settings.models import TRAINING_STAGES
@@ -46,54 +53,56 @@ def stage_asset(
     key = dg.AssetKey([dataset, stage.name])
     synthetic = any(source.kind == "sample" for source in single_sources(config.source))
     days, scheduled = config.operation.fresh_days, stage.name in SCHEDULED
+    # What starts warm runs one at a time, so that it finds the snapshot before it made.
+    pool = TRAINING_POOL if stage.name in TRAINING_STAGES else f"{dataset}_snapshots" if stage.warm else None
 
     @dg.asset(
         key=key,
         description=f"**Synthetic sample data.** {stage.description}" if synthetic else stage.description,
         group_name=dataset,
         partitions_def=partitions,
-        deps=_deps(config, dataset, stage),
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+        deps=[dg.AssetDep([dataset, name], partition_mapping=dg.IdentityPartitionMapping()) for name in stage.inputs],
         code_version=_code_version(config, dataset, stage),
         kinds=set(stage.kinds),
         owners=[OWNER],
-        pool=TRAINING_POOL if stage.name in TRAINING_STAGES else None,
+        pool=pool,
         automation_condition=follows_versions(config, dataset, stage),
         # What the schedule materializes stays fresh for `operation.fresh_days` after it last was.
         freshness_policy=dg.FreshnessPolicy.time_window(timedelta(days=days)) if days and scheduled else None,
         tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
         metadata=metadata.of_definition(profile, stage, synthetic),
         check_specs=[
-            dg.AssetCheckSpec(spec.name, asset=key, description=spec.description, blocking=spec.blocking)
+            dg.AssetCheckSpec(
+                spec.name,
+                asset=key,
+                description=spec.description,
+                blocking=spec.blocking,
+                partitions_def=partitions,
+                metadata={"fix": spec.fix},
+            )
             for spec in stage.checks
         ],
     )
-    def body(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def body(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         progress = Progress(context.log.info)
         try:
             outcome = launchers.run(context, profile, dataset, stage, progress)
         except SidrError as error:
             raise UserMistake(error) from None
         progress.say(_closing_line(outcome))
-        return dg.MaterializeResult(
+        for line in _warnings(stage, outcome):
+            context.log.warning(line)
+        yield dg.MaterializeResult(
             data_version=dg.DataVersion(outcome.artifact.digest),
             metadata=metadata.of_outcome(stage, outcome),
             check_results=_check_results(stage, outcome),
         )
+        # Dagster's own error about a blocking check names it and gives no reason.
+        if failure := check_failure(dataset, context.partition_key, stage, outcome.artifact):
+            raise UserMistake(failure)
 
     return body
-
-
-def _deps(config: DatasetConfig, dataset: str, stage: Stage) -> list[dg.AssetDep]:
-    """The stages that it reads, snapshot by snapshot; those that it may read of any earlier snapshot; and itself, of
-    the previous or any earlier snapshot, if it starts warm.
-    """
-    mappings: dict[str, dg.PartitionMapping] = dict.fromkeys(stage.inputs, dg.IdentityPartitionMapping())
-    if stage.warm:
-        mappings[stage.name] = previous_snapshot()
-    if stage.from_earlier:
-        for name in (*stage.from_earlier, *((stage.name,) if stage.warm else ())):
-            mappings[name] = earlier_snapshots(config.snapshots, include_itself=name in stage.inputs)
-    return [dg.AssetDep([dataset, name], partition_mapping=mapping) for name, mapping in mappings.items()]
 
 
 def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:
@@ -106,16 +115,38 @@ def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:
     return f"{stage.code_version}.{fingerprint(stage.name, stage.code_version, fields)[:8]}"
 
 
+class _SnapshotCheckResult(dg.AssetCheckResult):
+    """A check result of one snapshot. Dagster names its partition in a run that was asked for by key, not by range."""
+
+    def to_asset_check_evaluation(self, step_context: Any) -> dg.AssetCheckEvaluation:
+        return replace(super().to_asset_check_evaluation(step_context), partition=step_context.partition_key)
+
+
 def _check_results(stage: Stage, outcome: Outcome) -> list[dg.AssetCheckResult]:
-    blocking = {spec.name: spec.blocking for spec in stage.checks}
+    specs = {spec.name: spec for spec in stage.checks}
     return [
-        dg.AssetCheckResult(
+        _SnapshotCheckResult(
             check_name=check["name"],
             passed=check["passed"],
-            severity=dg.AssetCheckSeverity.ERROR if blocking[check["name"]] else dg.AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.ERROR if specs[check["name"]].blocking else dg.AssetCheckSeverity.WARN,
             description=check["detail"] or None,
+            metadata={} if check["passed"] else _advice(specs[check["name"]]),
         )
         for check in outcome.artifact.manifest["checks"]
+    ]
+
+
+def _advice(spec: CheckSpec) -> dict[str, str]:
+    return {"expected": spec.description, "fix": spec.fix}
+
+
+def _warnings(stage: Stage, outcome: Outcome) -> list[str]:
+    """A line for each check of severity WARN that failed: what was found, expected, and what to do."""
+    details = {check["name"]: check["detail"] for check in outcome.artifact.manifest["checks"] if not check["passed"]}
+    return [
+        f"check {spec.name} failed: {details[spec.name]}; expected: {spec.description} fix: {spec.fix}"
+        for spec in stage.checks
+        if not spec.blocking and spec.name in details
     ]
 
 

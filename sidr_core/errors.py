@@ -39,5 +39,9 @@ class SealedInput(SidrError):
     """A stage asked for a file that it has not declared (a test split, for one)."""
 
 
+class CheckFailed(SidrError):
+    """An output failed a blocking check: it is kept, but not published."""
+
+
 class StoreError(SidrError):
     """A published output is damaged."""

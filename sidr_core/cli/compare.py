@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from sidr_core.cli.published import tell_if_stale
 from sidr_core.errors import InputError
 from sidr_core.evaluation import compare as report
 from sidr_core.pipeline.profile import load_profile
@@ -35,6 +36,8 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
     for name in parsed:
         profile.dataset(name.dataset)
     entries = [report.read(store, name, snapshot, k) for name in parsed]
+    for dataset in dict.fromkeys(name.dataset for name in parsed):
+        tell_if_stale(profile, store, dataset, snapshot, "recommendations")
     comparison = report.table(entries, k, first.evaluation)
     if form == "csv":
         typer.echo(comparison.write_csv(), nl=False)

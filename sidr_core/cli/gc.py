@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 from sidr_core.pipeline import gc as garbage
+from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.status import open_store
 from sidr_core.render.terminal import console
 from sidr_core.render.text import printable
@@ -12,8 +14,12 @@ from sidr_core.render.text import printable
 _MAX_LISTED = 100
 
 
-def gc(yes: bool, deep: bool, cache: bool, days: float) -> None:
-    """List what can be deleted, with its size; with `yes` delete it. See :func:`sidr_core.pipeline.gc.find`."""
+def gc(yes: bool, deep: bool, cache: bool, days: float, unlisted: bool = False) -> None:
+    """List what can be deleted, with its size; with `yes` delete it. See :func:`sidr_core.pipeline.gc.find`.
+
+    Args:
+        unlisted: also what the profile does not list; see :func:`sidr_core.pipeline.gc.unlisted`.
+    """
     from rich.table import Table
 
     store = open_store()
@@ -24,7 +30,8 @@ def gc(yes: bool, deep: bool, cache: bool, days: float) -> None:
     for name in ("kind", "path", "why"):
         table.add_column(name, overflow="fold")
     table.add_column("MB", justify="right", no_wrap=True)
-    for removable in garbage.find(store, days, deep=deep, cache=cache):
+    retired = garbage.unlisted(store, _listed()) if unlisted else ()
+    for removable in chain(retired, garbage.find(store, days, deep=deep, cache=cache)):
         if yes and not garbage.drop(store, removable):
             skipped += 1
             continue
@@ -48,3 +55,9 @@ def gc(yes: bool, deep: bool, cache: bool, days: float) -> None:
     if skipped:
         lines.append(f"{skipped:,} left alone: a running stage needs them now")
     screen.print("\n".join(lines), markup=False)
+
+
+def _listed() -> dict[str, list[str]]:
+    """Each dataset of the profile with its snapshots."""
+    profile = load_profile()
+    return {name: profile.dataset(name).snapshots.keys() for name in profile}

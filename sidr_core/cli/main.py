@@ -55,11 +55,14 @@ def gc(
         bool, typer.Option("--cache", help="Also the caches: vectors, downloads, unpacked models.")
     ] = False,
     days: Annotated[float, typer.Option("--days", min=0, help="Keep unfinished work that is younger.")] = 7,
+    unlisted: Annotated[
+        bool, typer.Option("--unlisted", help="Also datasets and snapshots that the profile does not have.")
+    ] = False,
 ) -> None:
     """Delete what no snapshot refers to, old unfinished work, and leftovers of crashes. Never the ledger."""
     from sidr_core.cli import gc as command
 
-    command.gc(yes and not dry_run, deep, cache, days)
+    command.gc(yes and not dry_run, deep, cache, days, unlisted)
 
 
 @app.command()
@@ -76,7 +79,7 @@ def sql(
 @app.command()
 def recommend(
     user: Annotated[str | None, typer.Option("--user", "-u", help="A user of the snapshot.")] = None,
-    history: Annotated[str | None, typer.Option("--history", help="Item ids, oldest first: A,B,C.")] = None,
+    history: Annotated[str | None, typer.Option("--history", help='Item ids, oldest first: A,B,"C,D".')] = None,
     mode: Annotated[
         Literal["thinking", "direct"], typer.Option("--mode", "-m", help="With a thought, or without.")
     ] = "thinking",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sidr_core.errors import SidrError
 from sidr_core.evaluation import cases
-from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import newest_published, open_store
+from sidr_core.pipeline.profile import Profile, load_profile
+from sidr_core.pipeline.status import newest_published, open_store, staleness
 from sidr_core.pipeline.store import Artifact, Store
 from sidr_core.settings import DatasetConfig
 from sidr_core.tables import files as tables
@@ -32,6 +33,7 @@ class Published:
         profile, store = load_profile(), open_store()
         dataset = dataset or profile.default_dataset
         key = newest_published(profile, store, dataset, stage, snapshot)
+        tell_if_stale(profile, store, dataset, key, stage)
         return cls(store, profile.dataset(dataset), dataset, key)
 
     def artifact(self, stage: str) -> Artifact:
@@ -51,9 +53,20 @@ class Published:
         return f"{self.dataset}, snapshot {self.snapshot}{synthetic}: {what}"
 
 
+def tell_if_stale(profile: Profile, store: Store, dataset: str, snapshot: str, stage: str) -> None:
+    """Say on standard error that an output is not what the profile would make now, and why."""
+    if why := staleness(profile, store, dataset, snapshot, stage):
+        print(
+            f"note: {dataset}/{stage} of {snapshot} is not what profile {profile.name} would make now: {why}; "
+            "`sidr status` says all",
+            file=sys.stderr,
+        )
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str], where: str) -> SidrError:
     """The error for a name that does not exist; it suggests the nearest known ones."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = [f'"{other}"' if "," in other else other for other in near]  # as `--history` takes it
     return SidrError(
         f"there is no {kind} {name!r} in {where}",
         expected=f"one of {len(known):,}" + (f", such as {', '.join(sorted(known)[:3])}" if known else ""),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Container
+
 import polars as pl
 
 from sidr_core.cli.published import Published, unknown_name
@@ -31,7 +34,7 @@ def recommend(
             users = log.select(USER_ID).unique().collect()[USER_ID].to_list()
             raise unknown_name("user", user, users, f"the interactions of {where}")
     else:
-        items = [item.strip() for item in (history or "").split(",") if item.strip()]
+        items = history_items(history or "", sids)
         for item in items or [""]:
             if item not in sids:
                 raise unknown_name("item", item, list(sids), f"the catalogue of {where}")
@@ -61,3 +64,13 @@ def recommend(
         unclosed=thought is not None and not thought["closed"],
     )
     cases.show(case, published.titles())
+
+
+def history_items(history: str, known: Container[str]) -> list[str]:
+    """The item ids of `--history`: separated by commas; one that holds a comma stands in double quotes, or alone.
+
+    >>> history_items('A, "b,c"', {"A", "b,c"}), history_items("b,c", {"A", "b,c"})
+    (['A', 'b,c'], ['b,c'])
+    """
+    cells = [history] if history in known else next(csv.reader([history], skipinitialspace=True), [])
+    return [cell.strip() for cell in cells if cell.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sidr_core.cli.published import tell_if_stale
 from sidr_core.evaluation.pages import render
 from sidr_core.evaluation.summary import summary
 from sidr_core.pipeline.profile import load_profile
@@ -15,6 +16,7 @@ def show(dataset: str | None, snapshot: str | None, whole: bool) -> None:
     profile, store = load_profile(), open_store()
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "evaluation", snapshot)
+    tell_if_stale(profile, store, dataset, snapshot, "evaluation")
     artifact, lists = (store.require(dataset, snapshot, stage) for stage in ("evaluation", "recommendations"))
     evaluation, paired, slices = (
         tables.read(artifact.path(f"{name}.parquet")) for name in ("evaluation", "paired", "slices")

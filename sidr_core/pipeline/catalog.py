@@ -10,11 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.store import Artifact, Store, canonical_json
 from sidr_core.tables.atomic import replacing
+
+if TYPE_CHECKING:
+    import duckdb
 
 _ALL = "_all_snapshots"
 _MADE_FOR = "_made_for"
@@ -39,7 +44,9 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
 
     target = path(store)
     with FileLock(target.with_suffix(".lock")):
-        for leftover in target.parent.glob(f".{target.name}.*"):  # we hold the lock: its writer is dead
+        # We hold the lock, so their writer is dead. Ours leaves no WAL: one beside the catalog is of another program,
+        # and no reader could open the catalog with it.
+        for leftover in (*target.parent.glob(f".{target.name}.*"), target.with_name(f"{target.name}.wal")):
             leftover.unlink(missing_ok=True)
         if if_other and is_current(store):
             return
@@ -49,6 +56,24 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
                 connection.execute(statement)
             connection.execute(f"create view main.{_MADE_FOR} as select {_text(digest)} as digest")
             connection.execute("checkpoint")  # closing does it too, but silently if the disk is full
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """The catalog, read-only; where it is not of the current outputs and cannot be rewritten, one in memory.
+
+    Raises:
+        duckdb.Error: the files of an output cannot be read.
+    """
+    import duckdb
+
+    with suppress(OSError, duckdb.Error):  # a home that cannot be written
+        refresh(store, if_other=True)  # a run that was killed may have left an outdated one
+    if is_current(store):
+        return duckdb.connect(str(path(store)), read_only=True)
+    connection = duckdb.connect()
+    for statement in _view_statements(store):
+        connection.execute(statement)
+    return connection
 
 
 def files(store: Store, dataset: str, view: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""A full disk, reported as one error whichever library ran into it."""
+"""A full disk, a home that cannot be written, too little memory: each one error, whichever library ran into it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from pathlib import Path
 
 from sidr_core.errors import SidrError, StoreError
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+#: Messages of libraries that ran out of memory and raise no MemoryError (torch, DuckDB, Arrow).
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|cannot allocate memory|malloc of size \d+ failed", re.IGNORECASE
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Messages of libraries that raise no OSError with an errno (DuckDB, SQLite, Arrow, safetensors; NumPy).
 _MESSAGES = re.compile(
@@ -26,14 +31,20 @@ _FULL_BELOW_BYTES = 256 * 1024
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn a write that fails inside the block because the disk of `folder` is full into one clear error.
+    """Turn what the machine refuses inside the block into one clear error.
+
+    Args:
+        folder: the store, in the home.
 
     Raises:
-        StoreError: in place of an error that a full disk, a quota or a limit on file sizes caused.
+        StoreError: in place of an error that a full disk, a quota or a limit on file sizes, missing permission to write
+            to the home, or too little memory caused.
     """
     try:
         yield
     except Exception as error:
+        _explain_refused(error, folder.parent)
+        _explain_memory(error)
         cause = _cause(error, folder)
         if cause is None:
             raise
@@ -51,6 +62,35 @@ def explained(folder: Path) -> Iterator[None]:
             found=f"{text}{free_there}",
             fix="free space (`sidr gc` lists what can be deleted), raise the quota or `ulimit -f`, or set SIDR_HOME to "
             "a folder on another disk; then run again: nothing that was published has changed",
+        ) from error
+
+
+def _explain_refused(error: BaseException, home: Path) -> None:
+    """Raise StoreError if the system refused a write to a file of the home, or to a folder on the way to it."""
+    name = getattr(error, "filename", None)
+    if not isinstance(error, OSError) or error.errno not in _REFUSED or not isinstance(name, str):
+        return
+    path = Path(name).absolute()
+    if home in (path, *path.parents) or path in home.parents:
+        raise StoreError(
+            f"{path} cannot be written",
+            expected="a home that this user may write to",
+            found=str(error.strerror),
+            fix="change the owner or the mode of the folder, or set SIDR_HOME to one of your own; a home "
+            "that is only to be read takes `sidr show`, `sql`, `explain` and `status`",
+        ) from error
+
+
+def _explain_memory(error: BaseException) -> None:
+    """Raise StoreError if memory ran out."""
+    of_library = type(error).__module__.partition(".")[0] in (*_WRITERS, "builtins")
+    if isinstance(error, MemoryError) or (of_library and _NO_MEMORY.search(str(error))):
+        raise StoreError(
+            "this machine has too little memory for the stage",
+            expected="enough memory for one batch beside the model and the tables",
+            found=(str(error).strip() or type(error).__name__).splitlines()[0][:300],
+            fix="lower `micro_batch` of the training, `decoding.batch_size` or `encoder.batch_size`, which costs "
+            "time and nothing else; end other programs; or take a smaller base model. `sidr doctor` says what there is",
         ) from error
 
 

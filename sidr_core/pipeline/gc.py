@@ -15,7 +15,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from sidr_core.pipeline import host
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.store import Store
 
-Kind = Literal["output", "part", "unfinished", "temporary", "cache"]
+Kind = Literal["output", "part", "unfinished", "temporary", "cache", "snapshot"]
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 #: Names below `<stage>/` that belong to an output, besides its folder and its lock.
@@ -80,6 +80,18 @@ def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
             unvisited += [(name.rpartition("/")[2], fp) for name, fp in artifact.manifest.get("lineage", {}).items()]
             unvisited += [(name, fp) for name, fp in artifact.manifest.get("parts", ())]
     return keep
+
+
+def unlisted(store: Store, listed: Mapping[str, Sequence[str]]) -> Iterator[Removable]:
+    """What is current of datasets and snapshots that a profile does not have; the outputs go once nothing names them.
+
+    Args:
+        listed: dataset -> its snapshots.
+    """
+    for dataset, snapshot in sorted({(dataset, snapshot) for dataset, snapshot, _ in store.refs()}):
+        if snapshot not in listed.get(dataset, ()):
+            path = store.root / "refs" / dataset / snapshot
+            yield Removable("snapshot", path, size(path), "the profile does not have it")
 
 
 def find(store: Store, days: float, *, deep: bool = False, cache: bool = False) -> Iterator[Removable]:

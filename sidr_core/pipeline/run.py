@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sidr_core.errors import SidrError
+from sidr_core.errors import CheckFailed, SidrError
 from sidr_core.pipeline import catalog, disk, launch
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import Profile, StageConfig, home, load_profile, parse_profile
@@ -29,6 +29,11 @@ from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, Stage, StageInput, load_object
 from sidr_core.pipeline.store import Artifact, Store, fingerprint
 from sidr_core.settings.sources import single_sources
+
+_TAKEN = (
+    "{name} was current from profile {other} and is no more: datasets of one name share their place in a home; rename "
+    "one, or give each profile its own SIDR_HOME"
+)
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,11 @@ def run_stage(
 
     Raises:
         NotMaterialized: an upstream output is missing.
-        StoreError: the disk is full; earlier outputs are unchanged.
+        StoreError: the disk is full, the home cannot be written, or memory ran out; earlier outputs are unchanged.
         SidrError: wrong input; nothing is published.
     """
-    planned = plan(profile, dataset, snapshot, stage, store)
+    with disk.explained(store.root):
+        planned = plan(profile, dataset, snapshot, stage, store)
     fp = fingerprint(stage.name, stage.code_version, planned.key)
     planned.inputs.resume = store.resume_folder(stage.name, fp)
 
@@ -137,10 +143,18 @@ def run_stage(
             build,
             synthetic=planned.inputs.synthetic,
             say=progress.say,
-            extra={"lineage": planned.lineage, "started": planned.started},
+            extra={"lineage": planned.lineage, "started": planned.started, "profile": profile.name},
             finish=lambda: {"parts": planned.inputs.parts},
         )
+        before = store.current(dataset, snapshot, stage.name)
         _make_current(dataset, snapshot, stage, store, artifact, reused)
+    other = (
+        before.manifest.get("profile")
+        if before and store.ref(dataset, snapshot, stage.name) != before.fingerprint
+        else None
+    )
+    if other not in (None, profile.name):
+        progress.say(_TAKEN.format(name=f"{dataset}/{stage.name} of {snapshot}", other=other))
     return Outcome(artifact, reused, planned.started)
 
 
@@ -162,7 +176,7 @@ def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, sto
 
 
 def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artifact: Artifact, reused: bool) -> None:
-    if not blocked_by(stage, artifact):
+    if check_failure(dataset, snapshot, stage, artifact) is None:
         if store.ref(dataset, snapshot, stage.name) != artifact.fingerprint:
             store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
         catalog.refresh(store, if_other=reused)
@@ -204,10 +218,18 @@ def _leader(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: 
             launch.agree(None)
 
 
-def blocked_by(stage: Stage, artifact: Artifact) -> list[str]:
-    """Names of the blocking checks that an output failed; with any, it never becomes current."""
-    blocking = {spec.name for spec in stage.checks if spec.blocking}
-    return [check["name"] for check in artifact.manifest["checks"] if check["name"] in blocking and not check["passed"]]
+def check_failure(dataset: str, snapshot: str, stage: Stage, artifact: Artifact) -> CheckFailed | None:
+    """The error of an output that failed blocking checks, with their reasons; with one, it never becomes current."""
+    details = {check["name"]: check["detail"] for check in artifact.manifest["checks"] if not check["passed"]}
+    failed = [spec for spec in stage.checks if spec.blocking and spec.name in details]
+    if not failed:
+        return None
+    return CheckFailed(
+        f"{dataset}/{stage.name} of snapshot {snapshot} failed {', '.join(spec.name for spec in failed)}",
+        expected=" ".join(spec.description for spec in failed),
+        found="; ".join(details[spec.name] for spec in failed),
+        fix="; ".join(dict.fromkeys(spec.fix for spec in failed)),
+    )
 
 
 def _previous(

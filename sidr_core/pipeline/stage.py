@@ -31,11 +31,17 @@ CONTEXT_SECTIONS = ("dataset", "snapshot")
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """A check that a stage makes of its output; if a blocking one fails, downstream stages do not run."""
+    """A check that a stage makes of its output; if a blocking one fails, downstream stages do not run.
+
+    Args:
+        description: what is expected.
+        fix: what to do where it fails; the default is for what no input should lead to.
+    """
 
     name: str
     description: str
     blocking: bool = True
+    fix: str = "no data or settings should lead to this: please report it, with these lines"
 
 
 #: Made for every stage that names its tables, by `sidr_core.pipeline.schema_check`.

@@ -10,9 +10,9 @@ from typing import Any
 from sidr_core.errors import SidrError, StoreError
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import Profile, home
-from sidr_core.pipeline.run import plan
+from sidr_core.pipeline.run import Plan, check_failure, plan
 from sidr_core.pipeline.stage import Stage
-from sidr_core.pipeline.store import Artifact, Store
+from sidr_core.pipeline.store import Artifact, Store, fingerprint
 
 CURRENT, STALE, ABSENT = "current", "stale", "not published"
 
@@ -76,6 +76,23 @@ def states(profile: Profile, store: Store, dataset: str) -> Iterator[State]:
             yield State(dataset, snapshot, stage.name, state, why, artifact, seconds)
 
 
+def staleness(profile: Profile, store: Store, dataset: str, snapshot: str, stage: str) -> str | None:
+    """Why a published output is not what the profile would make now: of other settings, data or code, here or above.
+
+    Returns:
+        None where it is.
+    """
+    above, unsettled = {stage}, []
+    for one in reversed(STAGES):
+        if one.name in above:
+            above |= set(one.reads(profile.dataset(dataset)))
+    for one in (one for one in STAGES if one.name in above):
+        state, why, _ = _state(profile, store, dataset, snapshot, one, unsettled)
+        if state != CURRENT:
+            return f"{one.name} is {state}{f' ({why})' if why else ''}"
+    return None
+
+
 def _state(
     profile: Profile, store: Store, dataset: str, snapshot: str, stage: Stage, unsettled: list[str]
 ) -> tuple[str, str, Artifact | None]:
@@ -84,16 +101,26 @@ def _state(
     except StoreError as error:
         return STALE, error.what, None
     stale_inputs = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
-    if artifact is None:  # no plan: that could download the source files
+    if artifact is None and (stale_inputs or stage.sources):  # no plan: that could download the source files
         return ABSENT, f"needs {', '.join(stale_inputs)}" if stale_inputs else "", None
     try:
         planned = plan(profile, dataset, snapshot, stage, store)
     except SidrError as error:
-        return STALE, error.what, artifact
+        return (STALE if artifact else ABSENT), error.what, artifact
+    refused = _refused(store, dataset, snapshot, stage, planned)
+    if artifact is None:
+        return ABSENT, refused, None
     changes = differences(artifact.manifest, planned.key, stage.code_version)
     if not changes and stale_inputs:
         changes = [f"{name} is stale" for name in stale_inputs]
-    return (STALE if changes else CURRENT), "; ".join(changes), artifact
+    return (STALE if changes else CURRENT), "; ".join([*changes, *filter(None, [refused])]), artifact
+
+
+def _refused(store: Store, dataset: str, snapshot: str, stage: Stage, planned: Plan) -> str:
+    """What the output of these inputs and settings was not published for; "" if it was, or was never built."""
+    built = store.open(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
+    failure = check_failure(dataset, snapshot, stage, built) if built else None
+    return f"{failure.what}: {failure.found}; fix: {failure.fix}" if failure else ""
 
 
 def differences(manifest: Mapping[str, Any], key: Mapping[str, Any], code_version: str) -> list[str]:

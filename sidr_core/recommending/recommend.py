@@ -301,6 +301,8 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
 
 def _note(source: StageInput, meta: Mapping[str, Any]) -> str | None:
     """What is to be known of a model before it is tested: RL that helped nothing, a baseline that learnt nothing."""
+    if "not_trained" in meta:
+        return f"kept its start: {meta['not_trained']}"
     first, best = (source.metrics.get(f"{name} eval_ndcg@10") for name in ("first", "best"))
     if meta.get("stage") == "grpo" and best is not None and first == best:
         return "kept its start"

@@ -24,6 +24,8 @@ from sidr_core.reviews.quarantine import quotable
 
 _BATCH = 100_000
 _BYTE_ORDER_MARK = "\ufeff"
+#: Stands for a separator of several characters.
+_DELIMITER = "\x1f"
 #: What a record may take before it is held to have no end, which bounds what is kept of a file.
 RECORD_LINES = 1000
 _RECORD_CHARS = 1 << 20
@@ -36,7 +38,7 @@ class CsvForm:
     """How a CSV is written.
 
     Args:
-        separator: what stands between two cells, one character.
+        separator: what stands between two cells.
         width: cells of a record.
         header: whether its first line names the columns.
     """
@@ -44,6 +46,26 @@ class CsvForm:
     separator: str
     width: int
     header: bool
+
+    @property
+    def delimiter(self) -> str:
+        """The separator in :meth:`text`: one character, as readers of CSV ask for."""
+        return self.separator if len(self.separator) == 1 else _DELIMITER
+
+    def text(self, line: str) -> str:
+        """The line with the one-character separator."""
+        if self.delimiter == self.separator:
+            return line
+        return line.replace(_DELIMITER, " ").replace(self.separator, _DELIMITER)
+
+
+def cells_of(line: str, separator: str) -> list[str]:
+    """The cells of a line, without blanks around them; none where it cannot be read."""
+    form = CsvForm(separator, 0, header=False)
+    try:
+        return [cell.strip() for cell in next(csv.reader([form.text(line)], delimiter=form.delimiter), [])]
+    except csv.Error:
+        return []
 
 
 def csv_batches(
@@ -61,7 +83,7 @@ def csv_batches(
         DamagedFile: after the last record, if the gzip stream ends too early or is corrupt.
     """
     schema = {"line": pl.Int64, "fault": pl.String, "raw": pl.String} | dict.fromkeys(columns, pl.String)
-    lines = _Lines(path, progress)
+    lines = _Lines(path, form, progress)
     if form.header:
         lines.skip_header()
     rows: list[tuple[int | str | None, ...]] = []
@@ -129,14 +151,14 @@ def _records(lines: list[str], first: int, form: CsvForm, columns: Mapping[str, 
 def _record(lines: _Lines, first: int, form: CsvForm) -> tuple[list[str], str | None, str] | None:
     """Cells, fault and text of the record that begins at line `first`; None for a blank line."""
     try:
-        cells = next(csv.reader(lines, delimiter=form.separator, strict=True), [])
+        cells = next(csv.reader(lines, delimiter=form.delimiter, strict=True), [])
         fault = "wrong_columns" if cells and len(cells) != form.width else None
     except csv.Error:
         cells, fault = [], "wrong_columns"
     if fault and len(lines.taken) > 1:
         lines.put_back_all_but_one()
         cells = []
-    if fault and (understood := _with_loose_quotes(lines.taken[0][1], form)):
+    if fault and (understood := _with_loose_quotes(form.text(lines.taken[0][1]), form)):
         cells, fault = understood, None
     # A byte order mark that is not the file's first is no part of a name: two files were joined.
     marked = "bad_encoding" if cells and cells[0].startswith(_BYTE_ORDER_MARK) else None
@@ -152,10 +174,11 @@ def _with_loose_quotes(text: str, form: CsvForm) -> list[str]:
     A quote closes a cell where a separator or the end follows; none are given unless that makes a record's number of
     cells, or where a cell begins with two quotes, of which one is astray.
     """
-    end = rf"(?:{re.escape(form.separator)}|\Z)"
+    separator = re.escape(form.delimiter)
+    end = rf"(?:{separator}|\Z)"
     cell = re.compile(
         rf"""(?:"(?!"(?!"|\x20*{end}))((?:[^"]|""|"(?!"|\x20*{end}))*)"\x20*"""
-        rf"""|([^"\r{re.escape(form.separator)}][^\r{re.escape(form.separator)}]*)?)"""
+        rf"""|([^"\r{separator}][^\r{separator}]*)?)"""
         rf"(?={end})"
     )
     cells: list[str] = []
@@ -170,7 +193,8 @@ def _with_loose_quotes(text: str, form: CsvForm) -> list[str]:
 class _Lines:
     """The lines of a file for a CSV reader, which can be put back; `taken` are those of the record at hand."""
 
-    def __init__(self, path: Path, progress: Progress | None) -> None:
+    def __init__(self, path: Path, form: CsvForm, progress: Progress | None) -> None:
+        self._form = form
         self._blocks: Iterator[Block] = self._until_damage(blocks(path, progress))
         self._damage: DamagedFile | None = None
         self._of_block: Iterator[tuple[int, str, str | None]] = iter(())
@@ -237,7 +261,7 @@ class _Lines:
         line = self._put_back.popleft() if was_put_back else self._fresh()
         self.taken.append(line)
         self._chars += len(line[1])
-        return line[1] + "\n"
+        return self._form.text(line[1]) + "\n"
 
     def put_back_all_but_one(self) -> None:
         """Only the first line belongs to the record at hand."""

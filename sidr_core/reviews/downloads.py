@@ -3,7 +3,8 @@
 An attempt that may pass (no connection, a body that is cut off or stops coming, 429 and 5xx) is repeated by the
 project's one retry layer (`sidr_core.remote.retry`); whatever came is resumed, in the next attempt or the next
 run, if the server can tell that the file is still the same. A server that breaks off again and again is asked as long
-as each round of attempts brings more. A file is in the cache under its own name only when whole.
+as each round of attempts brings more. A file is in the cache under its own name only when whole. An answer that has
+no end, or is longer than there is room for, is given up and what came of it deleted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 #: An attempt ends when so many seconds bring fewer than so many bytes, be it a server that is silent or one that drips.
 STALL_SECONDS = 60.0
 STALL_BYTES = 64 << 10
+#: Bytes that a file of unknown length may have, and that are left free on the disk.
+LARGEST = 64 << 30
+SPARE = 1 << 30
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -188,11 +193,15 @@ class _Copy:
                     self._version.write_text(version)
             length = response.headers.get("Content-Length", "")
             total = done + int(length) if length.isdecimal() else 0
+            most = self._most(done, total)
             recent = 0
             with self._part.open("ab") as out:
                 async for piece in response.aiter_raw():
-                    out.write(piece)
                     done, recent = done + len(piece), recent + len(piece)
+                    if done > most:
+                        self.forget()
+                        raise _Refused(f"more than {most:,} bytes without an end; what came is deleted")
+                    out.write(piece)
                     self._progress.tick(done, max(total, done + 1), "bytes")
                     if recent >= STALL_BYTES:
                         limit.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
@@ -202,6 +211,14 @@ class _Copy:
         if not done:
             self.forget()
             raise _Refused("0 bytes")
+
+    def _most(self, done: int, total: int) -> int:
+        """Bytes that the whole file may have, of which `done` are there; `total` is what the server says, or 0."""
+        room = done + shutil.disk_usage(self._part.parent).free - SPARE
+        if total > room:
+            self.forget()
+            raise _Refused(f"{total:,} bytes, and room for {max(room, 0):,} below SIDR_HOME ({SPARE:,} stay free)")
+        return total or min(LARGEST, room)
 
     def _is_whole(self, response: httpx2.Response, done: int) -> bool:
         """Whether nothing is missing, as after a run that was killed between its last byte and the end."""

@@ -34,7 +34,8 @@ def resolve(patterns: Iterable[str], what: str, suffixes: tuple[str, ...] = ()) 
         matches = [download(location)] if _is_url(location) else _local(location, what, suffixes)
         if checksum:
             _verify(matches, checksum, what, pattern)
-        paths += [path for path in matches if path not in paths]
+        paths += matches
+    paths = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]  # named in several ways, read once
     # Names are part of the output, so no folder of this machine may show in them; files of one name
     # (train/x.csv, test/x.csv) are told apart by the last folder, or by number.
     for name in (lambda i: paths[i].name, lambda i: f"{paths[i].parent.name}/{paths[i].name}"):
@@ -104,20 +105,63 @@ def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
     is_folder = bool(suffixes) and path.is_dir()
     if not is_folder and (path.exists() or not glob.has_magic(pattern)):
         return [_present(path, what)]
-    matches = path.rglob("*") if is_folder else map(Path, glob.glob(str(path), recursive=True))
-    files = sorted(match for match in matches if match.is_file())
-    if is_folder:  # what writers leave beside data (`_SUCCESS`, `.crc`) is no data
-        files = [file for file in files if file.name.endswith(suffixes) and not file.name.startswith((".", "_"))]
+    files, hidden = _matches(path, suffixes if is_folder else ())
     if not files:
         nothing = f"none below {Path.cwd() if not path.is_absolute() else path.anchor}"
         entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) if is_folder else nothing
+        passed_over = f"; {len(hidden)} in names that begin with . or _" if hidden else ""
         raise InputError(
             f"{what}: the folder {path} holds no table" if is_folder else f"{what}: no file matches {pattern!r}",
             expected=f"files that end in {', '.join(suffixes)}" if is_folder else "at least one file",
-            found=entries or "an empty folder",
+            found=(entries or "an empty folder") + passed_over,
             fix="correct the path in the profile's `source`, or put the files there",
         )
+    _require_no_log(files, what)
     return [_present(file, what) for file in files]
+
+
+def _matches(pattern: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """Files that a glob matches, or those below a folder that end in a suffix; and the hidden ones among them.
+
+    Hidden is what begins with . or _ where the pattern does not spell it out: what writers, notebooks and desktops
+    leave beside data (`_SUCCESS`, `_temporary`, `.ipynb_checkpoints`).
+    """
+    spelt = len(pattern.parts)
+    if not suffixes:
+        spelt = next(place for place, part in enumerate(pattern.parts) if glob.has_magic(part))
+    matches = pattern.rglob("*") if suffixes else map(Path, glob.glob(str(pattern), recursive=True))
+    files = sorted(match for match in matches if match.is_file() and match.name.endswith(suffixes or ("",)))
+    hidden = {file for file in files if any(part.startswith((".", "_")) for part in file.parts[spelt:])}
+    return [file for file in files if file not in hidden], sorted(hidden)
+
+
+def passed_over(patterns: Iterable[str], suffixes: tuple[str, ...] = ()) -> list[Path]:
+    """Files that folders and globs would name, were they not hidden; see :func:`_matches`."""
+    paths = [Path(_split_checksum(pattern, "")[0]).expanduser() for pattern in patterns if not _is_url(pattern)]
+    hidden: list[Path] = []
+    for path in paths:
+        is_folder = bool(suffixes) and path.is_dir()
+        if is_folder or (not path.exists() and glob.has_magic(str(path))):
+            hidden += _matches(path, suffixes if is_folder else ())[1]
+    return hidden
+
+
+#: What lies in the folder of a table that keeps a log of its files, some of which no longer count -> its name.
+_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi", "metadata/*.metadata.json": "Apache Iceberg"}
+
+
+def _require_no_log(files: Iterable[Path], what: str) -> None:
+    """Raise InputError for files of a table whose log says which of them count: to read all would double rows."""
+    for folder in dict.fromkeys(parent for file in files for parent in file.parents):
+        for log, kind in _LOGS.items():
+            if mark := next(folder.glob(log), None):
+                raise InputError(
+                    f"{what}: {folder} is a {kind} table",
+                    expected="files that all count",
+                    found=f"{mark}: the table's log may have removed some of the files that lie there",
+                    fix="export the table to one Parquet file (of Delta: `deltalake.DeltaTable(folder).to_pandas()"
+                    ".to_parquet(file)`), or name the files that its log holds live, each by its path",
+                )
 
 
 def _present(path: Path, what: str) -> Path:

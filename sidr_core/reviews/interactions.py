@@ -23,6 +23,7 @@ import pyarrow as pa
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.reviews.counting import all_counted, known_items, unknown_items
 from sidr_core.reviews.domains import prefix_of
 from sidr_core.reviews.quarantine import counts_table
 from sidr_core.reviews.samples import Log, Samples
@@ -45,6 +46,12 @@ CREATE TABLE people AS
 CREATE TABLE log AS
     SELECT row, user, item, rating, timestamp FROM reviews JOIN things USING (item_id) JOIN people USING (user_id)
     WHERE timestamp >= $since AND ($min_rating IS NULL OR rating >= $min_rating)
+"""
+_FILTERED = """
+SELECT count(*) FILTER (timestamp < $since) AS "before `filters.since`",
+       count(*) FILTER (timestamp >= $since AND NOT coalesce($min_rating IS NULL OR rating >= $min_rating, false))
+           AS "below `filters.min_rating` or unrated"
+FROM reviews SEMI JOIN things USING (item_id)
 """
 _FIRST_OF_EACH = " QUALIFY row_number() OVER (PARTITION BY user, item ORDER BY timestamp, row) = 1"
 _CORE_ROUND = """
@@ -76,9 +83,10 @@ WHERE split <> 'test' AND NOT list_bool_or(list_transform($prefixes, lambda pref
 
 @dataclass(frozen=True)
 class _Made:
-    """What was written: rows of each split, numbers for the card, and the outcome of the checks."""
+    """What was written: rows of each split, where every review went, numbers for the card, and the checks."""
 
     sizes: dict[str, int]
+    fates: dict[str, int]
     metrics: dict[str, Any]
     checks: tuple[Check, ...]
 
@@ -98,13 +106,19 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             f"FROM read_parquet({reviews}, file_row_number = true)"
         )
         db.execute(f"CREATE VIEW catalogue AS SELECT * EXCLUDE (synthetic) FROM read_parquet({catalogue})")
+        total = _one(db, "SELECT count(*) FROM reviews")
         make = _published if _one(db, "SELECT count(split) FROM reviews") else _timed
-        made = make(db, config, out_dir, inputs.synthetic, progress)
+        made = make(db, config, out_dir, inputs, progress)
+    counted = all_counted("reviews", total, made.fates)
+    progress.say(counted.detail)
     progress.say(", ".join(f"{name} {size:,}" for name, size in made.sizes.items()) + " rows")
     metrics = {**made.metrics, **{f"{name}_rows": size for name, size in made.sizes.items()}}
     note = "Synthetic data, made by the built-in generator.\n\n" if inputs.synthetic else ""
-    card = note + counts_table(("measure", "value"), metrics)
-    return Report(metrics=metrics, checks=made.checks, markdown={"Dataset": card})
+    markdown = {
+        "Dataset": note + counts_table(("measure", "value"), metrics),
+        "Where every review went": counts_table(("reviews", "count"), {"read": total} | made.fates),
+    }
+    return Report(metrics=metrics, checks=(*made.checks, counted), markdown=markdown)
 
 
 def _run(db: duckdb.DuckDBPyConnection, script: str, **values: Any) -> None:
@@ -141,9 +155,15 @@ def _require_rows(sizes: Mapping[str, int], source: str) -> None:
 
 
 def _timed(
-    db: duckdb.DuckDBPyConnection, config: DatasetConfig, out_dir: Path, synthetic: bool, progress: Progress
+    db: duckdb.DuckDBPyConnection, config: DatasetConfig, out_dir: Path, inputs: Inputs, progress: Progress
 ) -> _Made:
-    rounds = _k_core(db, config.filters, progress)
+    filters, synthetic = config.filters, inputs.synthetic
+    unknown = unknown_items(db)
+    reviews = _one(db, "SELECT count(*) FROM reviews")
+    known = known_items(db, unknown, reviews, filters.max_unknown_item_share, inputs["raw_items"].metrics)
+    if not known.passed:
+        progress.say(known.detail)
+    fates, rounds = _k_core(db, filters, unknown, progress)
     _run(db, _TIMED)
     total = _one(db, "SELECT count(*) FROM interactions WHERE position >= 1")
     train, valid, _ = config.split.ratios
@@ -165,19 +185,30 @@ def _timed(
         write(samples.tables(chunks), out_dir / f"{name}.parquet", contracts.Samples)
     in_core = "(SELECT catalogue.* FROM catalogue SEMI JOIN (FROM things SEMI JOIN log USING (item)) USING (item_id))"
     _write_items(db, in_core, out_dir / "items.parquet", synthetic)
-    metrics = {**_timed_metrics(log, samples, parts), "k_core_rounds": rounds}
-    return _Made(sizes, metrics, _timed_checks(log, samples, parts, config.filters.k_core))
+    metrics = {**_timed_metrics(log, samples, parts), "k_core_rounds": rounds, "unknown_items": sum(unknown.values())}
+    return _Made(sizes, fates, metrics, (*_timed_checks(log, samples, parts, filters.k_core), known))
 
 
-def _k_core(db: duckdb.DuckDBPyConnection, filters: Filters, progress: Progress) -> int:
-    """Make `log`: the filtered reviews in which users and items have at least k each. Returns the rounds.
+def _k_core(
+    db: duckdb.DuckDBPyConnection, filters: Filters, unknown: Mapping[str, int], progress: Progress
+) -> tuple[dict[str, int], int]:
+    """Make `log`: the filtered reviews in which users and items have at least k each.
 
     Users and items are counted and dropped together until nothing is dropped any more (docs/method.md, "Data").
+
+    Returns:
+        Where every review went, and the rounds.
     """
     repeats = "" if filters.keep_repeats else _FIRST_OF_EACH
     since = int(datetime.strptime(filters.since, "%Y-%m").replace(tzinfo=UTC).timestamp()) if filters.since else 0
     _run(db, _NUMBERED + repeats, since=since, min_rating=filters.min_rating)
+    left_out = {f"of unknown items{f' ({form} differ)' if form else ''}": n for form, n in unknown.items()}
+    left_out |= frame(db, _FILTERED, {"since": since, "min_rating": filters.min_rating}).row(0, named=True)
     filtered, rounds, before = _counts(db, "log", "user", "item"), 0, -1
+    candidates = _one(db, "SELECT count(*) FROM log")
+    if repeats:
+        total = _one(db, "SELECT count(*) FROM reviews")
+        left_out["repeats of a user and an item"] = total - sum(left_out.values()) - candidates
     while (size := _one(db, "SELECT count(*) FROM log")) not in (before, 0):
         before = size
         _run(db, _CORE_ROUND, k=filters.k_core)
@@ -187,12 +218,14 @@ def _k_core(db: duckdb.DuckDBPyConnection, filters: Filters, progress: Progress)
             f"the {filters.k_core}-core is empty",
             expected=f"users and items with at least {filters.k_core} reviews each",
             found=f"{_counts(db, 'reviews')} read; {filtered} with an accepted item and within the filters; "
-            f"none left after {rounds} rounds",
+            f"none left after {rounds} rounds"
+            + "".join(f"; {n:,} reviews {reason}" for reason, n in left_out.items() if n),
             fix="lower `filters.k_core`, widen `filters.since` / `filters.min_rating`, choose a later snapshot, "
             "or check that reviews and items belong together",
         )
-    progress.say(f"{filters.k_core}-core after {rounds} rounds: {_counts(db, 'log', 'user', 'item')}")
-    return rounds
+    core = f"{filters.k_core}-core"
+    progress.say(f"{core} after {rounds} rounds: {_counts(db, 'log', 'user', 'item')}")
+    return {f"in the {core}": size} | left_out | {f"outside the {core}": candidates - size}, rounds
 
 
 def _write_log(db: duckdb.DuckDBPyConnection, path: Path, synthetic: bool) -> Log:
@@ -270,7 +303,7 @@ def _timed_metrics(log: Log, samples: Samples, places: Mapping[str, np.ndarray])
 
 
 def _published(
-    db: duckdb.DuckDBPyConnection, config: DatasetConfig, out_dir: Path, synthetic: bool, progress: Progress
+    db: duckdb.DuckDBPyConnection, config: DatasetConfig, out_dir: Path, inputs: Inputs, progress: Progress
 ) -> _Made:
     _require_known_items(db)
     _run(db, _PUBLISHED, max_history=config.split.max_history)
@@ -289,10 +322,13 @@ def _published(
         "SELECT user_id, target_item_id AS item_id, rating, target_timestamp AS timestamp, position, "
         "$synthetic AS synthetic FROM samples ORDER BY user_id, position"
     )
-    write(batches(db, query, {"synthetic": synthetic}), out_dir / "interactions.parquet", contracts.Interactions)
-    _write_items(db, "catalogue", out_dir / "items.parquet", synthetic)
+    written = batches(db, query, {"synthetic": inputs.synthetic})
+    write(written, out_dir / "interactions.parquet", contracts.Interactions)
+    _write_items(db, "catalogue", out_dir / "items.parquet", inputs.synthetic)
     metrics = {**frame(db, _PUBLISHED_METRICS).row(0, named=True), "k_core_rounds": 0}
-    return _Made(sizes, metrics, _published_checks(db))
+    fates = {f"in {name}": size for name, size in sizes.items()}
+    fates["of domains outside `split.train_only`"] = _one(db, "SELECT count(*) FROM samples WHERE split = 'none'")
+    return _Made(sizes, fates, metrics, _published_checks(db))
 
 
 def _require_known_items(db: duckdb.DuckDBPyConnection) -> None:
@@ -326,6 +362,7 @@ def _published_checks(db: duckdb.DuckDBPyConnection) -> tuple[Check, ...]:
         Check("split_order", True, fixed + "carry no time"),
         Check("splits_disjoint", twice == 0, f"{twice:,} (user, position) occur twice"),
         Check("train_only_past", shared == 0, f"{shared:,} test rows in train; time {fixed}carry none"),
+        Check("known_items", True, "each item of the published rows has a record"),
     )
 
 

@@ -20,6 +20,7 @@ from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.render.grid import markdown_table
 from sidr_core.reviews import text
+from sidr_core.reviews.counting import all_counted
 from sidr_core.reviews.quarantine import QUARANTINE_SCHEMA, counts_table, listed, reason_counts, require_clean
 from sidr_core.reviews.sources import reader_of
 from sidr_core.reviews.sources.item_records import ItemRecords
@@ -29,9 +30,6 @@ from sidr_core.tables.sql import frame
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Filters, Source
-
-#: Reasons that are a rule's verdict on a sound record, not damage.
-POLICY = ("title_missing", "title_html", "title_too_long", "duplicate_item")
 
 _FIELDS = ("title", "description", "brand", "category")
 _OUTCOMES = {
@@ -63,6 +61,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     read = parsed(inputs, source, filters, progress)
     first = next(iter(read.refused.rows(named=True)), None)
     require_clean("items", reason_counts(read.refused), read.lines, filters.max_quarantine_share, first)
+    if filters.items_without_text == "auto" and _keeps(read.records, filters):
+        unusable = len(read.records) - read.records["unusable"].null_count()
+        progress.say(
+            f"{unusable:,} of {len(read.records):,} records have no usable title: as most have none, they are kept "
+            "under what else is known of them (`filters.items_without_text`)"
+        )
     records, refused, outcomes = _chosen(read, filters)
     counts = reason_counts(refused)
     if records.is_empty():
@@ -77,26 +81,30 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     records = records.with_columns(pl.lit(inputs.synthetic).alias("synthetic"))
     tables.write(records, out_dir / "raw_items.parquet", RawItems)
     tables.write(refused, out_dir / "quarantine.parquet", Quarantine)
-    values = {
-        rule: {field: int(read.metrics.get(f"cleaned_{field}_{rule}", 0)) for field in _FIELDS} for rule in text.RULES
-    }
-    cleaned = {rule: fields for rule, fields in values.items() if any(fields.values())}
+    cleaned = _by_rule(read.metrics)
     metrics = {
         "lines": read.lines,
         "rows": len(records),
         "quarantined": len(refused),
+        "trimmed_ids": int(read.metrics.get("trimmed_ids", 0)),
         "described_share": round((records["description"] != "").mean(), 4),  # type: ignore[call-overload]
         **{f"refused_{reason}": count for reason, count in counts.items()},
         **{f"cleaned_{rule}": sum(fields.values()) for rule, fields in cleaned.items()},
         **outcomes,
     }
     unique = records["item_id"].n_unique()
-    check = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records")
+    fates = {"accepted": len(records)} | {f"refused ({reason})": count for reason, count in counts.items()}
+    counted = all_counted("records", read.lines, fates)
+    progress.say(counted.detail)
+    if trimmed := metrics["trimmed_ids"]:
+        progress.say(f"{trimmed:,} records have ids with blanks around them, which were cut off")
+    checks = Check("unique_items", unique == len(records), f"{unique:,} ids in {len(records):,} records"), counted
     markdown = {
+        "Where every record went": counts_table(("records", "count"), {"read": read.lines} | fates),
         "Refused records": counts_table(("reason", "records"), counts),
         "Cleaning": _cleaning(cleaned, outcomes),
     }
-    return Report(metrics=metrics, checks=(check,), markdown=markdown)
+    return Report(metrics=metrics, checks=checks, markdown=markdown)
 
 
 def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> ItemRecords:
@@ -143,25 +151,33 @@ def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress
 def _chosen(read: ItemRecords, filters: Filters) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
     """Records that stay, records that are refused with their reason, and what became of titles."""
     records, refused, outcomes = read.records, read.refused.select(list(QUARANTINE_SCHEMA)), {}
+    keeps = _keeps(records, filters)
     if "published_sid" not in records.columns:
         records = records.with_columns(pl.lit(None, dtype=pl.String).alias("published_sid"))
         too_long = pl.col("unusable").is_null() & (pl.col("title_words") > filters.max_title_words)
-        if filters.items_without_text == "drop":
+        if not keeps:
             records, refused = _refuse(records, refused, pl.col("unusable"))
             records, refused = _refuse(records, refused, pl.when(too_long).then(pl.lit("title_too_long")))
         # A usable record goes before an earlier one of the same item without a usable title.
         records = records.with_row_index("place").sort(pl.col("unusable").is_not_null(), "place")
     repeated = pl.when(~pl.col("item_id").is_first_distinct()).then(pl.lit("duplicate_item"))
     records, refused = _refuse(records, refused, repeated)
-    if "unusable" in records.columns and filters.items_without_text == "keep":
+    if "unusable" in records.columns and keeps:
         records, outcomes = _titled(records.sort("place"), filters.max_title_words)
     return records, refused, outcomes
 
 
+def _keeps(records: pl.DataFrame, filters: Filters) -> bool:
+    """Whether items without a usable title stay (`filters.items_without_text`)."""
+    if filters.items_without_text != "auto":
+        return filters.items_without_text == "keep"
+    return "unusable" in records.columns and 2 * (len(records) - records["unusable"].null_count()) > len(records)
+
+
 def _titled(records: pl.DataFrame, words: int) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Every record with a title of at most `words` words: its own, or one from what else is known."""
+    """Every record with a title of at most `words` words: its own, even a short one, or one from what else is known."""
     other = pl.coalesce(pl.col(name).replace("", None) for name in ("description", "brand", "category"))
-    usable = pl.col("unusable").is_null()
+    usable = pl.col("unusable").is_null() | (pl.col("unusable") == "title_too_short")
     marked = records.with_columns(
         pl.when(usable).then("title").otherwise(pl.coalesce(other, pl.format("Item {}", "item_id"))).alias("uncut"),
         (~usable & other.is_not_null()).alias("titles_from_text"),
@@ -176,6 +192,12 @@ def _refuse(records: pl.DataFrame, refused: pl.DataFrame, reason: pl.Expr) -> tu
     marked = records.with_columns(reason.alias("reason"))
     gone = marked.filter(pl.col("reason").is_not_null()).select(list(QUARANTINE_SCHEMA))
     return marked.filter(pl.col("reason").is_null()).drop("reason"), pl.concat([refused, gone])
+
+
+def _by_rule(metrics: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Rule -> field -> how many values it changed, of the sources' `cleaned_<field>_<rule>`."""
+    counts = {rule: {field: metrics.get(f"cleaned_{field}_{rule}", 0) for field in _FIELDS} for rule in text.RULES}
+    return {rule: fields for rule, fields in counts.items() if any(fields.values())}
 
 
 def _cleaning(cleaned: Mapping[str, Mapping[str, int]], outcomes: Mapping[str, int]) -> str:

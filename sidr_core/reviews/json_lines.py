@@ -76,6 +76,7 @@ def json_judge(layout: ReviewLayout) -> Callable[[Block], Judged]:
             pl.DataFrame([*columns, digests(accepted, "time", texts)]),
             pl.DataFrame([refused["line"], refused["reason"], pl.Series("text", raw, dtype=pl.String)]),
             len(verdicts),
+            accepted.filter("trimmed").height,
         )
 
     return judged

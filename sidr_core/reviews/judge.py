@@ -50,20 +50,29 @@ class Judged:
             every record counts), of published rows also split and history_item_ids.
         refused: line, reason, text (cut).
         lines: records read; blank lines are none.
+        trimmed: accepted records of which an id had blanks around it.
     """
 
     accepted: pl.DataFrame
     refused: pl.DataFrame
     lines: int
+    trimmed: int = 0
 
 
 def judge(rows: pl.DataFrame, unit: Unit, *, needs_rating: bool) -> pl.DataFrame:
-    """The rows (:data:`TYPED`) with `timestamp` in whole seconds, and `reason` null exactly where one is a review."""
+    """The rows (:data:`TYPED`) with a verdict: `reason` is null exactly where one is a review.
+
+    Ids are without the blanks around them, which columns of a fixed width add (`trimmed`: whether there were any);
+    `timestamp` is in whole seconds, a fraction is cut off.
+    """
     # Few, large expressions: on blocks of some thousand rows each evaluation costs more than its work.
     seconds = pl.col("time") / UNITS[unit][1]
+    ids = pl.col("user_id", "item_id")
     return rows.with_columns(
         pl.coalesce("reason", _reason(unit, needs_rating)).alias("reason"),
         seconds.floor().cast(pl.Int64, strict=False).alias("timestamp"),
+        pl.any_horizontal(ids.str.strip_chars() != ids).alias("trimmed"),
+        ids.str.strip_chars(),
     )
 
 
@@ -73,7 +82,7 @@ def _reason(unit: Unit, needs_rating: bool) -> pl.Expr:
     needed = [*ids, pl.col("time"), *([pl.col("rating")] if needs_rating else [])]
     _, parts, least = UNITS[unit]
     time = pl.col("time")
-    is_date = time.is_between(least, LATEST * parts) & (time == time.floor())
+    is_date = time.is_between(least, LATEST * parts)
     of_other_unit = [
         pl.when(time.is_between(max(first, 1), LATEST * scale)).then(pl.lit(f"time_in_{name}"))
         for other, (name, scale, first) in UNITS.items()

@@ -6,7 +6,6 @@ reads, so files that keep only those are good for both; any key of one release a
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
@@ -17,8 +16,9 @@ from pathlib import Path
 
 from sidr_core.errors import InputError
 from sidr_core.reviews import text
-from sidr_core.reviews.csv_rows import CsvForm
-from sidr_core.reviews.lines import DamagedFile, blocks
+from sidr_core.reviews.csv_rows import CsvForm, cells_of
+from sidr_core.reviews.formats import named_format
+from sidr_core.reviews.lines import DamagedFile, blocks, pieces
 
 # How many non-blank lines are looked at (CSV columns need more than JSON keys), read in pieces of so many bytes.
 _RECORDS, _LINES, _HEAD_BYTES = 20, 80, 256 << 10
@@ -66,6 +66,9 @@ BELONGS = {
     TABLE_CSV: "`kind: tables`, with a map of its columns",
 }
 
+#: What may stand between the cells of a CSV.
+_SEPARATORS = (",", "\t", "::", "|", ";")
+
 # Layout, keys that a record has, and keys of which the file must show one (none: no such need). The
 # first that fits wins, so the more telling ones come first.
 _JSON: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
@@ -90,7 +93,7 @@ _RATING_NAMES = frozenset({"rating", "overall", "score", "stars"})
 _TIME_NAMES = frozenset({"timestamp", "time", "unixreviewtime", "unixtime"})
 _ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|[+-]?\.[0-9]+")
-_NAME = re.compile(r"[^\W\d][\w .:/#()-]{0,63}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([ T].*)?")
 _DAMAGED = re.compile("[\0\ufffd\ufeff]")  # what no id holds: such lines tell nothing about the others
 _SID_LINE = re.compile(r"(<[a-z]_\d+>)+\t")
 _ITEM_JSON = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
@@ -101,16 +104,22 @@ class Detected:
     """What a file looks like: the name of a layout, or in words what it holds.
 
     Args:
-        columns: of a table with a header, else empty.
+        columns: of a table with a header, else empty; a column without a name is "".
         form: of a CSV.
+        advice: what to do about a file that is not read as it is.
     """
 
     name: str
     columns: tuple[str, ...] = ()
     form: CsvForm | None = None
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name} with the columns {', '.join(self.columns)}" if self.columns else self.name
+        if not self.columns:
+            return self.name
+        names = [name[:40] if name.isprintable() else repr(name[:40]) for name in self.columns[:20]]
+        more = f" and {len(self.columns) - 20} more" if len(self.columns) > 20 else ""
+        return f"{self.name} with the columns {', '.join(name or '(no name)' for name in names)}{more}"
 
 
 def head(path: Path) -> list[str]:
@@ -129,14 +138,19 @@ def head(path: Path) -> list[str]:
 
 def detect(path: Path) -> Detected:
     """What the file at `path` is, by its beginning."""
-    with path.open("rb") as handle:
-        if handle.read(4) == b"PAR1":
-            import pyarrow.parquet as pq
+    try:
+        beginning = next(pieces(path, 512), b"")
+    except DamagedFile:
+        beginning = b""
+    if beginning.startswith(b"PAR1"):
+        import pyarrow.parquet as pq
 
-            try:
-                return Detected(PARQUET, tuple(pq.read_schema(path).names))
-            except (OSError, ValueError):
-                return Detected("a damaged Parquet file")
+        try:
+            return Detected(PARQUET, tuple(pq.read_schema(path).names))
+        except (OSError, ValueError):
+            return Detected("a damaged Parquet file")
+    if other := named_format(path, beginning):
+        return Detected(other[0], advice=other[1])
     return identify(head(path))
 
 
@@ -161,7 +175,11 @@ def identify(lines: Iterable[str]) -> Detected:
     if records:
         syntax = "Python-dict lines" if python else "JSON objects"
         return Detected(f"{syntax} with the keys {', '.join(sorted(sets[0])[:8]) or '(none)'}")
-    return _csv_layout(some) or Detected(f"a first line that begins with {some[0].strip()[:60]!r}")
+    if table := _csv_layout(some):
+        return table
+    first = some[0].strip()[:60]
+    is_text = first.isprintable() and 10 * first.count("\ufffd") < len(first)
+    return Detected(f"a first line that begins with {first!r}" if is_text else "bytes that are no text")
 
 
 def _keys(line: str) -> tuple[frozenset[str], bool] | None:
@@ -186,43 +204,57 @@ def _json_layout(records: Sequence[frozenset[str]]) -> str | None:
     return None
 
 
-def cells_of(line: str, separator: str = ",") -> list[str]:
-    """The cells of a header, without blanks around them; none where it cannot be read."""
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
-    except csv.Error:
-        return []
-
-
 def _csv_layout(lines: Sequence[str]) -> Detected | None:
-    header = cells_of(lines[0])
+    header = cells_of(lines[0], ",")
     if header[:2] == ["user_id", "history_item_title"]:
         return Detected(MINIONEREC, tuple(header), CsvForm(",", len(header), header=True))
     if header == ["user_id", "parent_asin", "rating", "timestamp", "history"]:
         return Detected(BENCHMARK_HISTORY)
-    undamaged = map(cells_of, filterfalse(_DAMAGED.search, lines))
-    rows = [cells for cells in undamaged if len(cells) == 4 and _NUMBER.fullmatch(cells[3])]
-    if len(header) == 4 and rows:
-        named = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
-        has_header = not (_NUMBER.fullmatch(header[2]) or _NUMBER.fullmatch(header[3]))
-        if not has_header:
-            return Detected(_order(None, rows), (), CsvForm(",", 4, header=False))
-        if named[2] in _RATING_NAMES and named[3] in _TIME_NAMES:
-            return Detected(_order(named, rows), tuple(header), CsvForm(",", 4, header=True))
-    if len(header) != 4 and 4 * sum(_NUMBER.fullmatch(cells[2]) is not None for cells in rows) > len(lines):
-        return Detected(_order(None, rows), (), CsvForm(",", 4, header=False))  # behind a damaged first line
-    return _table(lines)
+    ratings = (_ratings(lines, separator) for separator in _SEPARATORS)
+    return next(filter(None, ratings), None) or _table(lines)
+
+
+def _ratings(lines: Sequence[str], separator: str) -> Detected | None:
+    """Four columns of which the last is a time, with or without a header."""
+    header = cells_of(lines[0], separator)
+    undamaged = (cells_of(line, separator) for line in filterfalse(_DAMAGED.search, lines))
+    rows = [cells for cells in undamaged if len(cells) == 4 and (_is_number(cells[3]) or _DATE.fullmatch(cells[3]))]
+    if not rows:
+        return None
+    without_header = CsvForm(separator, 4, header=False)
+    if len(header) != 4:  # damaged: what follows tells
+        enough = 4 * sum(_is_number(cells[2]) for cells in rows) > len(lines)
+        return Detected(_order(None, rows), (), without_header) if enough else None
+    if _is_number(header[2]) or _is_number(header[3]) or _DATE.fullmatch(header[3]):
+        return Detected(_order(None, rows), (), without_header)
+    named = [re.sub(r"[\W_]", "", name.casefold().partition(":")[0]) for name in header]
+    if separator == ";" or named[2] not in _RATING_NAMES or named[3] not in _TIME_NAMES:
+        return None
+    return Detected(_order(named, rows), tuple(header), CsvForm(separator, 4, header=True))
 
 
 def _table(lines: Sequence[str]) -> Detected | None:
-    """A header of distinct names over rows of as many cells."""
-    separator = max(",;\t", key=lines[0].count)
-    header, *rows = (cells_of(line, separator) for line in lines)
-    names = all(_NAME.fullmatch(cell) and not _NUMBER.fullmatch(cell) for cell in header)
-    if len(header) < 2 or not names or len(set(header)) < len(header):
+    """A header over rows of as many cells; whatever the columns are called."""
+    tables = []
+    for separator in _SEPARATORS:
+        header, *rows = (cells_of(line, separator) for line in lines)
+        matching = sum(len(row) == len(header) for row in rows)
+        if len(header) > 1 and (not rows or matching or '"' in "".join(lines[1:])):
+            tables.append((matching, len(header), separator, header))
+    if not tables or _DAMAGED.search(lines[0]):
         return None
-    fits = not rows or any(len(row) == len(header) for row in rows) or '"' in "".join(lines[1:])
-    return Detected(TABLE_CSV, tuple(header), CsvForm(separator, len(header), header=True)) if fits else None
+    _, width, separator, header = max(tables, key=lambda table: table[:2])
+    if all(not name or _is_number(name) for name in header):
+        advice = (
+            "write a first line with the names of the columns, or map them by their numbers "
+            "(`review_columns: {user_id: '1', item_id: '2', timestamp: '4'}`)"
+        )
+        return Detected("a CSV without a header", tuple(header), CsvForm(separator, width, header=False), advice)
+    return Detected(TABLE_CSV, tuple(header), CsvForm(separator, width, header=True))
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell) is not None
 
 
 def _order(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
@@ -255,6 +287,6 @@ def require(path: Path, detected: Detected, accepted: Collection[str], role: str
         what, fix = f"{path} holds no records", "fetch the file again"
     else:
         what = f"{path} is of another layout than `{role}` of this source"
-        fix = f"name the right file under `source.{role}`, or the right `source.kind`"
+        fix = detected.advice or f"name the right file under `source.{role}`, or the right `source.kind`"
         fix += f"; this file belongs to {BELONGS[detected.name]}" if detected.name in BELONGS else ""
     raise InputError(what, expected=" or ".join(dict.fromkeys(accepted)), found=str(detected), fix=fix)

@@ -78,7 +78,7 @@ def blocks(
     """
     first, carry = 1, b""
     damage: list[DamagedFile] = []
-    for piece in _until_damage(_pieces(path, min(chunk, max_line), progress), damage):
+    for piece in _until_damage(pieces(path, min(chunk, max_line), progress), damage):
         if len(carry) > max_line and b"\n" not in piece:
             continue  # more of a line of which enough is known: to join it again and again would take long
         complete, newline, carry = (carry + piece).rpartition(b"\n")
@@ -116,8 +116,8 @@ def _whole_lines(first: int, data: bytes, max_line: int) -> Iterator[Block]:
         yield Block(first, data)
 
 
-def _pieces(path: Path, size: int, progress: Progress | None) -> Iterator[bytes]:
-    """The file's bytes, unpacked if it is gzip (told by its first bytes), at most `size` at a time."""
+def pieces(path: Path, size: int, progress: Progress | None = None) -> Iterator[bytes]:
+    """The file's bytes, unpacked if it is gzip (by its first bytes), at most `size` at a time. Raises DamagedFile."""
     total = path.stat().st_size
     with path.open("rb") as raw:
         packed = raw.read(2) == _GZIP
@@ -191,17 +191,17 @@ def read_whole(path: Path) -> bytes:
     Raises:
         DamagedFile: it is damaged. InputError: it holds more than `MAX_WHOLE` bytes.
     """
-    pieces: list[bytes] = []
-    for piece in _pieces(path, CHUNK, None):
-        pieces.append(piece)
-        if sum(map(len, pieces)) > MAX_WHOLE:
+    parts: list[bytes] = []
+    for piece in pieces(path, CHUNK):
+        parts.append(piece)
+        if sum(map(len, parts)) > MAX_WHOLE:
             raise InputError(
                 f"{path} is too large to be read at once",
                 expected=f"at most {MAX_WHOLE:,} bytes when unpacked",
                 found="more",
                 fix="name the published file; it is some megabytes large",
             )
-    return b"".join(pieces)
+    return b"".join(parts)
 
 
 def numbered_lines(path: Path, progress: Progress | None = None) -> Iterator[tuple[int, str, str | None]]:

@@ -18,6 +18,17 @@ QUARANTINE_SCHEMA = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "
 #: The same within one file.
 REFUSED_SCHEMA = {name: QUARANTINE_SCHEMA[name] for name in ("line", "reason", "text")}
 
+#: What to do where most refused records have one reason.
+_ADVICE = {
+    "bad_encoding": "save the file as UTF-8 (`iconv -f LATIN1 -t UTF-8 old > new`)",
+    "rating_out_of_range": "ratings are read from 0 to 5: set `source.rating_scale` (`tables`, `ratings_csv`), or "
+    "leave them out (`review_columns: {rating: null}` of `tables`)",
+    "wrong_type": "times are read as unix times or ISO 8601 dates (2018-06-01T09:30:00Z), ratings as numbers: write "
+    "the columns so, or map others",
+    "bad_time": "times are read from 1970 to 2100, in one unit per file: mend the column, or map another",
+    "wrong_columns": "each line needs as many cells as the first one: quote cells that hold the separator",
+}
+
 
 def quotable(raw: str) -> str:
     """The raw text as far as it is kept; lone surrogates, which cannot be written, become `?`."""
@@ -58,7 +69,8 @@ def require_clean(
             expected=f"at most {allowed:.2%} (`filters.max_quarantine_share`)",
             found=f"{listed(counts)}; first in {first['file']}, line {first['line']} "
             f"({first['reason']}): {first['text'][:120]!r}",
-            fix="mend the file, or raise `filters.max_quarantine_share` if these lines may go",
+            fix=_ADVICE.get(next(iter(counts)), "mend the file")
+            + "; or raise `filters.max_quarantine_share` if these lines may go",
         )
     return share
 

@@ -7,7 +7,7 @@ copies Parquet row groups with their ids still encoded, so that it costs little 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.reviews.counting import all_counted
 from sidr_core.reviews.quarantine import counts_table, require_clean
 from sidr_core.reviews.records import ENCODING, ReviewParts
 from sidr_core.reviews.sources import reader_of
@@ -30,7 +31,7 @@ from sidr_core.tables.files import iso_date
 from sidr_core.tables.sql import batches, connect, frame, quoted, write
 
 if TYPE_CHECKING:
-    from sidr_core.settings import DatasetConfig, Source
+    from sidr_core.settings import DatasetConfig, Filters, Source
 
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _SCHEMA = pa.schema(
@@ -82,8 +83,8 @@ def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress
         reasons = frame(db, "SELECT reason, count(*) AS n FROM refused GROUP BY reason ORDER BY n DESC, reason")
         counts: dict[str, int] = dict(reasons.iter_rows())
         examples = frame(db, "SELECT file, line, reason, text FROM refused LIMIT 1").rows(named=True)
-        allowed = filters.max_quarantine_share
-        share = require_clean("reviews", counts, parts.lines, allowed, next(iter(examples), None))
+        first = next(iter(examples), None)
+        share = require_clean("reviews", counts, parts.lines, filters.max_quarantine_share, first)
         refused = batches(db, "SELECT file, line, reason, text FROM refused")
         write(refused, out_dir / "quarantine.parquet", Quarantine)
         repeats = _repeats(db, parts)
@@ -91,33 +92,60 @@ def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress
     passed = _copy(parts, dropped, window.cutoff, inputs.synthetic, out_dir / "raw_reviews.parquet")
     if passed.rows == 0:
         raise _empty(parts, window.key, window.cutoff)
+    return _report(parts, passed, sum(map(len, repeats)), counts, share, filters, progress)
+
+
+def _report(
+    parts: ReviewParts,
+    passed: _Counts,
+    duplicates: int,
+    refused: Mapping[str, int],
+    share: float,
+    filters: Filters,
+    progress: Progress,
+) -> Report:
+    """Where every line went, in numbers, checks and pages; `refused` is by reason, `share` that of all lines."""
     damaged = {part.name: part.damage for part in parts.parts if part.damage}
     for name, damage in damaged.items():
         progress.say(f"{name} is damaged ({damage}): used as far as it goes, as `filters.allow_truncated` says")
-    metrics = {
-        "lines": parts.lines,
+    fates = {
+        "accepted": passed.rows,
+        "exact duplicates of an earlier line": passed.repeats,
+        "later than the snapshot": passed.later,
+    } | {f"refused ({reason})": count for reason, count in refused.items()}
+    counted = all_counted("lines", parts.lines, fates)
+    progress.say(counted.detail)
+    if trimmed := sum(part.trimmed_ids for part in parts.parts):
+        progress.say(f"{trimmed:,} lines have ids with blanks around them, which were cut off")
+    quarantined, lines = sum(refused.values()), parts.lines
+    metrics: dict[str, int | float | str] = {
+        "lines": lines,
         "rows": passed.rows,
         "later_than_snapshot": passed.later,
-        "exact_duplicates": sum(map(len, repeats)) if filters.keep_duplicates else passed.repeats,
-        "quarantined": sum(counts.values()),
+        "exact_duplicates": duplicates if filters.keep_duplicates else passed.repeats,
+        "trimmed_ids": trimmed,
+        "quarantined": quarantined,
         "quarantine_share": round(share, 6),
         "damaged_files": len(damaged),
-        **{f"refused_{reason}": count for reason, count in counts.items()},
-        **(
-            {"first_date": iso_date(passed.first), "last_date": iso_date(passed.last)}
-            if passed.first is not None
-            else {}
-        ),
+        **{f"refused_{reason}": count for reason, count in refused.items()},
     }
-    check = Check(
-        "quarantine_share",
-        share <= allowed,
-        f"{sum(counts.values()):,} of {parts.lines:,} refused, {allowed:.2%} allowed",
+    if passed.first is not None:
+        metrics |= {"first_date": iso_date(passed.first), "last_date": iso_date(passed.last)}
+    allowed, most = filters.max_quarantine_share, filters.max_duplicate_share
+    repeated = f"{passed.repeats:,} of {lines:,} lines equal an earlier one in user, item, rating, time and text"
+    if passed.repeats:
+        repeated += " and were left out; where each is a purchase of its own, set `filters.keep_duplicates: true`"
+    checks = (
+        Check("quarantine_share", share <= allowed, f"{quarantined:,} of {lines:,} refused, {allowed:.2%} allowed"),
+        counted,
+        Check("duplicate_share", passed.repeats <= most * lines, f"{repeated}; {most:.0%} allowed"),
     )
-    markdown = {"Refused lines": counts_table(("reason", "records"), counts)}
-    if damaged:
-        markdown["Damaged files"] = counts_table(("file", "damage"), damaged)
-    return Report(metrics=metrics, checks=(check,), markdown=markdown)
+    markdown = {
+        "Where every line went": counts_table(("lines", "count"), {"read": lines} | fates),
+        "Refused lines": counts_table(("reason", "records"), refused),
+    }
+    markdown |= {"Damaged files": counts_table(("file", "damage"), damaged)} if damaged else {}
+    return Report(metrics=metrics, checks=checks, markdown=markdown)
 
 
 def _union(parts: ReviewParts, name: str, columns: str = "*") -> str:

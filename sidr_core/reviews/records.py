@@ -73,6 +73,11 @@ class ReviewPart:
         """Why the file could not be read to its end; "" if it was whole."""
         return self.artifact.manifest["metrics"].get("damage", "")
 
+    @property
+    def trimmed_ids(self) -> int:
+        """Accepted records of which an id had blanks around it."""
+        return self.artifact.manifest["metrics"].get("trimmed_ids", 0)
+
 
 @dataclass(frozen=True)
 class ReviewParts:
@@ -139,19 +144,20 @@ SELECT line FROM numbered WHERE n > 1 ORDER BY line
 
 
 def _write(batches: Iterable[Judged], folder: Path) -> dict[str, Any]:
-    """Write the files of a part; returns the number of lines."""
-    lines = 0
+    """Write the files of a part; returns its numbers of lines and of records with trimmed ids."""
+    lines = trimmed = 0
     records, refused = _Writer(folder / "records.parquet", RECORDS), _Writer(folder / "quarantine.parquet", REFUSED)
     with records, refused:
         for batch in batches:
             records.add(batch.accepted)
             refused.add(batch.refused)
             lines += batch.lines
+            trimmed += batch.trimmed
     with connect(folder) as db:
         repeats = frame(db, _REPEATS, {"path": str(folder / "records.parquet")})
     with _Writer(folder / "repeats.parquet", REPEATS) as writer:
         writer.add(repeats)
-    return {"lines": lines}
+    return {"lines": lines, "trimmed_ids": trimmed}
 
 
 class _Writer:

@@ -23,7 +23,7 @@ RULES = {
     "blocks": "scripts, style sheets and comments removed",
     "tags": "HTML tags removed",
     "entities": "HTML entities unescaped",
-    "quotes": 'surrounding quotes and a stray "/>" removed',
+    "quotes": 'a pair of surrounding quotes or a stray "/>" removed',
 }
 
 # Each alternative stops at the next angle bracket and never goes back: linear on hostile input too.
@@ -60,12 +60,19 @@ def looks_like_markup(title: str) -> bool:
 
 
 def clean_title(title: str, changed: set[str] | None = None) -> str:
-    """Entities unescaped, blanks collapsed, surrounding blanks, quotes and a stray `" />` removed."""
+    """Entities unescaped, blanks collapsed; a stray `" />` at the end and a pair of quotes around the whole removed.
+
+    Deviation from MiniOneRec, which cuts quotes at either end: `19"` is a size and `'Til Dawn` a name.
+    """
     flat = _collapse(_cut(title, changed), changed)
     bare = flat.removesuffix("/>")
-    plain = _unescape(bare, changed)
-    final = " ".join(plain.split()).strip(" \"'")
-    _note(changed, "quotes", bare != flat or final != " ".join(plain.split()))
+    plain = " ".join(_unescape(bare, changed).split())
+    final, quote = plain, plain[:1]
+    if len(plain) > 1 and quote in ('"', "'") and plain.endswith(quote) and quote not in plain[1:-1]:
+        final = plain[1:-1].strip()
+    elif bare != flat:
+        final = plain.removesuffix('"').rstrip()
+    _note(changed, "quotes", bare != flat or final != plain)
     return final
 
 

@@ -27,6 +27,7 @@ from sidr_core.settings.sources import (
     TablesSource,
 )
 from sidr_core.settings.training import (
+    OF_A_TINY_MODEL,
     Activation,
     BaseModelConfig,
     Grpo,
@@ -131,6 +132,17 @@ class DatasetConfig(Section):
     """The baseline SASRec."""
     tiger: Tiger = Tiger()
     """The baseline TIGER."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_a_tiny_model(cls, raw: object) -> object:
+        """Sections of training that the profile leaves out follow the base model."""
+        if not isinstance(raw, dict):
+            return raw
+        base = raw.get("base_model", {})
+        if not isinstance(base, dict) or base.get("kind", "tiny") != "tiny":
+            return raw
+        return {**OF_A_TINY_MODEL, **raw}
 
     @model_validator(mode="after")
     def _members(self) -> DatasetConfig:

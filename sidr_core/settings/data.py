@@ -101,11 +101,15 @@ class Filters(Section):
     """
     max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
     """Share of unreadable records above which the stage fails."""
+    max_duplicate_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of lines left out as exact duplicates above which the check `duplicate_share` warns."""
+    max_unknown_item_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of reviews whose item is not in the catalogue above which the check `known_items` warns."""
     allow_truncated: bool = False
     """Whether a gzip file that ends too early is used as far as it goes."""
-    items_without_text: Literal["drop", "keep"] = "drop"
+    items_without_text: Literal["auto", "drop", "keep"] = "auto"
     """`drop` refuses items without a usable title, as the paper does; `keep` takes them with whatever text they have,
-    or a placeholder.
+    or a placeholder; `auto` drops them unless they are most of the catalogue.
     """
 
 

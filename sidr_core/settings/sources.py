@@ -5,9 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from sidr_core.settings.base import Section
+
+#: A column of a file; a number is the place of one in a file without a header.
+_ColumnName = Annotated[str, Field(coerce_numbers_to_str=True)] | None
+
+
+def _is_scale(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError(f"expected the lowest and the highest rating, found {value}")
+    return value
+
+
+_Scale = Annotated[tuple[float, float], AfterValidator(_is_scale)]
 
 
 class SampleSource(Section):
@@ -84,6 +96,8 @@ class RatingsCsvSource(Section):
     """Files of ratings: paths, globs or URLs."""
     items: tuple[str, ...] = ()
     """Metadata of any Amazon layout, for titles; may be empty (see `filters.items_without_text`)."""
+    rating_scale: _Scale = (0, 5)
+    """Lowest and highest rating of these files; what is given is brought to 0 … 5 in proportion."""
     order: Literal["auto", "user_item", "item_user"] = "auto"
     """Of the first two columns; `auto` tells it from a header or from the shape of the ids, and is an error where it
     cannot.
@@ -100,14 +114,27 @@ class TablesSource(Section):
     """Files of interactions: paths, globs or URLs."""
     items: tuple[str, ...] = ()
     """Files of items, likewise; may be empty."""
-    review_columns: dict[Literal["user_id", "item_id", "timestamp", "rating"], str] = Field(default_factory=dict)
+    review_columns: dict[Literal["user_id", "item_id", "timestamp", "rating"], _ColumnName] = Field(
+        default_factory=dict
+    )
     """Our name of a column -> yours, for `user_id`, `item_id`, `timestamp` and optionally `rating`. A column that is
-    not named here is looked for under our name.
+    not named here is looked for under our name; null leaves an optional one out. In a CSV without a header the names
+    are numbers, from 1.
     """
-    item_columns: dict[Literal["item_id", "title", "description", "brand", "category"], str] = Field(
+    rating_scale: _Scale = (0, 5)
+    """Lowest and highest rating of these files; what is given is brought to 0 … 5 in proportion."""
+    item_columns: dict[Literal["item_id", "title", "description", "brand", "category"], _ColumnName] = Field(
         default_factory=dict
     )
     """Likewise for `item_id`, `title` and optionally `description`, `brand`, `category`."""
+
+    @field_validator("review_columns", "item_columns")
+    @classmethod
+    def _needed(cls, value: dict[str, str | None]) -> dict[str, str | None]:
+        needed = [name for name in ("user_id", "item_id", "timestamp", "title") if value.get(name, "") is None]
+        if needed:
+            raise ValueError(f"`{needed[0]}: null`: expected the name of a column, as {needed[0]} is needed")
+        return value
 
 
 class MiniOneRecSource(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -221,6 +221,25 @@ class Activation(Training):
         return known_tasks(value)
 
 
+#: Sections that suit a model built from configuration, which is small and starts from nothing, where the profile leaves
+#: them out whole; all other defaults are the paper's.
+OF_A_TINY_MODEL: dict[str, dict[str, Any]] = {
+    "sft": {"epochs": 4.0, "learning_rate": 2e-3, "batch_size": 32, "micro_batch": 32},
+    "activation": {"epochs": 2.0, "learning_rate": 1.5e-3, "batch_size": 32, "micro_batch": 32, "replay": 0.5},
+    "grpo": {
+        "steps": 20,
+        "prompts_per_step": 32,
+        "generations": 8,
+        "micro_batch": 128,
+        "learning_rate": 1e-4,
+        "max_thought_tokens": 192,
+        "rollouts": "constrained",
+        "reward": "rank",
+    },
+    "decoding": {"max_thought_tokens": 192},
+}
+
+
 class Vllm(Section):
     """vLLM as the engine of free rollouts, as TRL drives it; vLLM has to be installed."""
 
@@ -254,9 +273,9 @@ class Grpo(Section):
     preflight: int = Field(default=64, ge=0)
     """Prompts that are tried before training; 0 tries none."""
     preflight_same: float = Field(default=0.9, gt=0, le=1)
-    """Share of the tried groups without variance above which training is refused."""
+    """Share of the tried groups without variance above which nothing is trained."""
     preflight_cut: float = Field(default=0.2, gt=0, le=1)
-    """Share of the tried thoughts cut off at `max_thought_tokens` above which training is refused."""
+    """Share of the tried thoughts cut off at `max_thought_tokens` above which nothing is trained."""
     prompts_per_step: int = Field(default=256, ge=1)
     """Prompts per optimizer step."""
     generations: int = Field(default=16, ge=2)

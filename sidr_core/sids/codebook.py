@@ -387,11 +387,7 @@ def _collapse_check(coded: _Coded) -> Check:
     if not faults:
         largest = quality.prefix_counts(coded.judged).max()
         return Check("no_collapse", True, f"every level is used widely and no prefix holds more than {largest} items")
-    fix = (
-        "look for items that share one text (a placeholder, an empty title), which no codes can tell apart; otherwise "
-        "set `quantizer.kind: balanced_kmeans`, or raise `quantizer.size`"
-    )
-    return Check("no_collapse", False, f"{'; '.join(faults)}. Do: {fix}")
+    return Check("no_collapse", False, "; ".join(faults))
 
 
 def _sids_last_check(coded: _Coded, metrics: Metrics) -> Check:

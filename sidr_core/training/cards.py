@@ -174,6 +174,7 @@ def model_card(meta: Mapping[str, Any], log: pl.DataFrame, valid: Sequence[Figur
         "",
         "## Training",
         "",
+        *([f"**Not trained, this is its start: {meta['not_trained']}**", ""] if "not_trained" in meta else []),
         "![curves](curves.png)",
         "",
         "Every record is in `training_log.parquet`.",

@@ -59,9 +59,11 @@ CURVES = (
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Stage-2 checkpoint and train rows -> checkpoint rewarded for thoughts that lead to the item.
 
+    Where the trial before the start shows that nothing can be learned (`grpo.preflight`), nothing is trained: the
+    checkpoint is its start, and its card and every table say so.
+
     Raises:
-        SidrError: the trial before the start shows that nothing can be learned (`grpo.preflight`), the training
-            does not fit into memory, or vLLM is asked for and not installed.
+        SidrError: the training does not fit into memory, or vLLM is asked for and not installed.
     """
     settings = config.grpo
     _refuse_missing_engine(settings)
@@ -71,19 +73,23 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     rollouts = Rollouts(_in_order(rows, settings), codebook, loaded, settings)
     selectors = _selectors(valid, codebook, loaded, config) if settings.select_rows else []
     measure = _measure(selectors) if selectors else None
-    with resume_dir(inputs, out_dir, progress) as (folder, point):
-        if point is None and settings.preflight:
-            preflight(loaded.model, rollouts, settings, progress)
-        model = parameters.prepare(loaded.model, settings, own_token_ids(loaded.tokenizer))
-        estimated = memory.announce(model, settings, rollouts.longest(), progress)
-        log = _train(model, loaded, rollouts, settings, measure, progress, folder, point)
     meta = {
         "stage": "grpo",
         "base": loaded.meta["base"],
         "recipe": settings.model_dump(mode="json"),
         **cards.provenance(inputs),
     }
-    model = parameters.finish(model)
+    with resume_dir(inputs, out_dir, progress) as (folder, point):
+        trial = preflight(loaded.model, rollouts, settings, progress) if point is None and settings.preflight else None
+        if trial is not None:
+            progress.say(f"not trained, the checkpoint is its start. {trial}")
+            meta["not_trained"] = f"{trial.what}: {trial.found}"
+            model, estimated, log = loaded.model, {}, _start(loaded.model, measure)
+        else:
+            model = parameters.prepare(loaded.model, settings, own_token_ids(loaded.tokenizer))
+            estimated = memory.announce(model, settings, rollouts.longest(), progress)
+            log = _train(model, loaded, rollouts, settings, measure, progress, folder, point)
+            model = parameters.finish(model)
     trained = cards.Trained(model, log, cards.valid_figures(selectors, model, settings.seed), estimated)
     return cards.finish(out_dir, trained, loaded.tokenizer, codebook, meta, inputs.synthetic, CURVES)
 
@@ -119,6 +125,12 @@ def _selectors(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config:
     max_tokens = config.decoding.max_thought_tokens
     common = {"rows": settings.select_rows, "max_thought_tokens": max_tokens, "seed": settings.seed}
     return [Selector(valid, codebook, loaded.renderer, mode=mode, **common) for mode in modes]
+
+
+def _start(model: Any, measure: Any) -> pl.DataFrame:
+    """The log of no training: what the start is worth."""
+    metrics = measure(model) if measure else {}
+    return cards.log_table([{"step": 0, **{f"eval_{name}": value for name, value in metrics.items()}}])
 
 
 def _measure(selectors: list[Selector]) -> Any:
@@ -236,11 +248,12 @@ def earned(completions: list[str], earned: list[float | None], **_: Any) -> list
     return earned
 
 
-def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress) -> None:
-    """Roll out the first prompts once, and refuse a training that could not learn from such rollouts.
+def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress) -> SidrError | None:
+    """Roll out the first prompts once.
 
-    Raises:
-        SidrError: too many groups without variance, or too many thoughts cut off.
+    Returns:
+        Why a training could not learn from such rollouts, too many groups without variance or too many thoughts cut
+        off, and what to change; None where it could.
     """
     rows = np.repeat(np.arange(min(settings.preflight, len(rollouts.users))), settings.generations).tolist()
     rollouts.take(model, rows, settings.seed)
@@ -248,7 +261,7 @@ def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress
     cut = float(np.mean([not rollout.closed for rollout in rollouts.rollouts]))
     progress.say(f"trial of {len(rollouts.same)} prompts: {same:.0%} without variance, {cut:.0%} of thoughts cut off")
     if same > settings.preflight_same:
-        raise SidrError(
+        return SidrError(
             "GRPO would learn next to nothing",
             expected=f"at most {settings.preflight_same:.0%} of groups whose rollouts all earn the same "
             "(`grpo.preflight_same`)",
@@ -257,12 +270,13 @@ def preflight(model: Any, rollouts: Rollouts, settings: Grpo, progress: Progress
             "rollouts, or `step_rule`), or train the activation longer",
         )
     if cut > settings.preflight_cut:
-        raise SidrError(
+        return SidrError(
             "GRPO would score thoughts that were cut off",
             expected=f"at most {settings.preflight_cut:.0%} of thoughts without a closing tag (`grpo.preflight_cut`)",
             found=f"{cut:.0%} at {settings.max_thought_tokens} tokens",
             fix="raise `grpo.max_thought_tokens`, lower `grpo.temperature`, or train the activation longer",
         )
+    return None
 
 
 class RolloutStatistics(TrainerCallback):

@@ -24,7 +24,10 @@ NUMBERS = Stage(
     code_version="1",
     description="The numbers below quantizer.size.",
     kinds=("parquet",),
-    checks=(CheckSpec("enough", "There are at least three."), CheckSpec("many", "Over a hundred.", blocking=False)),
+    checks=(
+        CheckSpec("enough", "There are at least three.", fix="raise the size"),
+        CheckSpec("many", "Over a hundred.", blocking=False),
+    ),
 )
 TOTAL = Stage(
     name="total",

@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests_with_backfill_policies
+from dagster._core.definitions.events import AssetKeyPartitionKey
 from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
 
 from sidr_assets.definitions import build_definitions
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.store import Store
 
+MONTHS = ("2018-12", "2018-10", "2018-11")
 TOYS_NUMBERS, TOYS_TOTAL = dg.AssetKey(["toys", "numbers"]), dg.AssetKey(["toys", "total"])
 
 
@@ -104,25 +108,52 @@ def test_warm_stage_reads_its_previous_snapshot(toys: Toys) -> None:
     assert read == ["6", "12"]  # 0 + 1 + 2 + 3, and once more on top of the previous
 
 
-def test_first_snapshot_needs_no_earlier_one() -> None:
-    graph = build_definitions(fake_profile(), STAGES).resolve_asset_graph()
-    partitions = graph.get(TOYS_TOTAL).partitions_def
-    assert partitions is not None
-    mapping = graph.get_partition_mapping(TOYS_TOTAL, TOYS_TOTAL)
-    for key, earlier in (("2018-10", []), ("2018-11", ["2018-10"]), ("2018-12", ["2018-11"])):
-        mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
-            partitions.subset_with_partition_keys([key]), partitions, partitions
-        )
-        assert list(mapped.partitions_subset.get_partition_keys()) == earlier
-        assert not list(mapped.required_but_nonexistent_subset.get_partition_keys())
-
-
 def test_failed_blocking_check_stops_what_lies_below(toys: Toys) -> None:
     result = toys.run(fake_profile(quantizer={"size": 2}))
     assert not result.success
     assert TOYS_TOTAL not in events(result)
     outcome = {e.check_name: (e.passed, e.severity, e.description) for e in result.get_asset_check_evaluations()}
     assert outcome["enough"] == (False, dg.AssetCheckSeverity.ERROR, "2 numbers")
+
+
+def test_a_failed_blocking_check_says_why_and_what_to_do(toys: Toys) -> None:
+    result = toys.run(fake_profile(quantizer={"size": 2}))
+    failure = result.failure_data_for_node("toys__numbers")
+    assert failure is not None and failure.error is not None
+    assert failure.error.to_string().strip().splitlines() == [
+        "toys/numbers of snapshot 2018-10 failed enough",
+        "  expected: There are at least three.",
+        "  found:    2 numbers",
+        "  fix:      raise the size",
+    ]
+    (evaluation,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "enough")
+    assert evaluation.metadata["fix"].value == "raise the size"
+
+
+@pytest.mark.parametrize("by", ["key", "range"])
+def test_check_results_belong_to_their_snapshot(toys: Toys, by: str) -> None:
+    tags = {"dagster/asset_partition_range_start": "2018-11", "dagster/asset_partition_range_end": "2018-11"}
+    job = build_definitions(fake_profile(), STAGES).resolve_implicit_global_asset_job_def()
+    where: dict[str, Any] = {"partition_key": "2018-11"} if by == "key" else {"tags": tags}
+    toys.run(fake_profile(quantizer={"size": 2}))
+    assert job.execute_in_process(instance=toys.instance, **where).success
+    key, history = dg.AssetCheckKey(TOYS_NUMBERS, "enough"), toys.instance.event_log_storage
+    records = history.get_asset_check_execution_history(key, limit=9)
+    statuses = {record.partition: record.status.value for record in records}
+    assert statuses == {"2018-10": "FAILED", "2018-11": "SUCCEEDED"}
+
+
+def test_a_backfill_is_a_run_per_snapshot_in_their_order() -> None:
+    graph = build_definitions(fake_profile(), STAGES).resolve_asset_graph()
+    for key in graph.materializable_asset_keys:
+        assert key not in graph.get(key).parent_keys
+        mappings = (graph.get_partition_mapping(key, parent) for parent in graph.get(key).parent_keys)
+        assert all(isinstance(mapping, dg.IdentityPartitionMapping) for mapping in mappings)
+    asked = [AssetKeyPartitionKey(key, month) for key in graph.materializable_asset_keys for month in MONTHS]
+    with dg.DagsterInstance.ephemeral() as instance:
+        requests = build_run_requests_with_backfill_policies(asked, graph, instance)
+    assert [request.tags["dagster/asset_partition_range_start"] for request in requests] == sorted(MONTHS)
+    assert all(len(request.asset_selection or ()) == len(STAGES) for request in requests)
 
 
 def test_output_that_failed_a_blocking_check_does_not_become_current(toys: Toys) -> None:

@@ -98,6 +98,34 @@ def test_each_change_is_asked_for_once(watched: Watched, instance, change) -> No
     assert watched.skipped(instance).startswith("nothing new")
 
 
+def test_a_hidden_file_below_a_folder_is_none(tmp_path: Path, instance) -> None:
+    watched = Watched(tmp_path, reviews=[f"{tmp_path}/reviews"])
+    watched.look(instance)
+    write(tmp_path / "reviews" / ".ipynb_checkpoints" / "a.json", "x")
+    write(tmp_path / "reviews" / "_temporary" / "part-0.json", "x")
+    assert watched.skipped(instance).startswith("nothing new")
+
+
+def test_a_change_back_to_files_seen_before_is_asked_for(watched: Watched, instance) -> None:
+    watched.look(instance)
+    keys = set()
+    for text in ("two", "one", "two", "one"):
+        write(watched.folder / "reviews" / "a.json", text, LONG_AGO if text == "one" else LONG_AGO + 1)
+        keys.add(watched.asked(instance).run_key)  # a key that was seen before would start no run
+    assert len(keys) == 4
+
+
+def test_a_file_dated_in_the_future_is_not_waited_for(watched: Watched, instance) -> None:
+    watched.look(instance)
+    write(watched.folder / "reviews" / "b.json", "two", time.time() + 86_400)
+    assert watched.asked(instance).partition_key == "2018-12"
+
+
+def test_the_cursor_of_an_earlier_version_is_read(watched: Watched, instance) -> None:
+    watched.cursor = automation.source_files(watched.profile.dataset("toys")).digest
+    assert watched.skipped(instance).startswith("nothing new")
+
+
 def test_a_file_outside_the_patterns_is_none(watched: Watched, instance) -> None:
     watched.look(instance)
     write(watched.folder / "reviews" / "notes.txt", "x")
@@ -206,11 +234,24 @@ class Followed:
             for snapshot in result.get_requested_partitions(key)
         }
 
+    def look(self) -> None:
+        """The first look, which asks for all that was built before, and the one after it."""
+        self.asked()
+        assert self.asked() == set()
+
 
 @pytest.fixture
 def followed(instance, monkeypatch, tmp_path) -> Followed:
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "home"))
     return Followed(instance)
+
+
+def test_the_first_look_asks_for_what_was_built_before(followed: Followed) -> None:
+    followed.run()
+    other = fake_profile(quantizer={"size": 5})  # changed before automation was switched on
+    assert followed.asked(other) >= {("numbers", "2018-10")}
+    followed.run(profile=other)
+    assert followed.asked(other) == set()
 
 
 def test_nothing_is_asked_at_first_nor_after_a_whole_run(followed: Followed) -> None:
@@ -237,7 +278,7 @@ def test_equal_bytes_ask_for_nothing_and_other_bytes_for_the_children_alone(foll
 
 def test_a_code_bump_asks_for_its_stage_where_it_was_built(followed: Followed) -> None:
     followed.run()
-    followed.asked()
+    followed.look()
     bumped = (NUMBERS, replace(TOTAL, code_version="2"), COUNT)
     assert followed.asked(stages=bumped) == {("total", "2018-10")}
     followed.run(stages=bumped, select="total")
@@ -246,18 +287,8 @@ def test_a_code_bump_asks_for_its_stage_where_it_was_built(followed: Followed) -
 
 def test_a_changed_setting_is_a_code_bump_of_its_reader(followed: Followed) -> None:
     followed.run()
-    followed.asked()
+    followed.look()
     assert followed.asked(fake_profile(evaluation={"seed": 43})) == {("total", "2018-10")}
-
-
-def test_a_changed_snapshot_asks_for_the_warm_start_after_it(followed: Followed) -> None:
-    followed.run("2018-10")
-    followed.run("2018-11")
-    followed.asked()
-    other = fake_profile(quantizer={"size": 5})
-    followed.run("2018-10", other, select="numbers")
-    followed.run("2018-10", other, select="total")
-    assert followed.asked(other) >= {("total", "2018-11"), ("count", "2018-10")}
 
 
 def test_a_new_snapshot_needs_all_it_reads_but_no_earlier_one(followed: Followed) -> None:

@@ -1,4 +1,4 @@
-"""The schedule of a dataset, what freshness it promises, and what an earlier snapshot is to Dagster."""
+"""The schedule of a dataset and what freshness it promises."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,10 +7,8 @@ import pytest
 from fake_stages import fake_profile
 
 from sidr_assets.definitions import build_definitions
-from sidr_assets.partitions import earlier_snapshots, snapshot_partitions
 from sidr_assets.schedules import DEFAULT_CRON, STAGES, reevaluation_schedule
 from sidr_core.errors import ProfileError
-from sidr_core.pipeline.graph import stage_named
 
 
 def tick(when: str):
@@ -65,30 +63,3 @@ def test_operation_is_part_of_no_code_version_and_shows_freshness() -> None:
         assert plain.get(key).freshness_policy is None
         expected = dg.FreshnessPolicy.time_window(timedelta(days=8)) if key.path[1] in STAGES else None
         assert operated.get(key).freshness_policy == expected
-
-
-def test_earlier_snapshots_are_all_before_and_itself_where_both_are_read() -> None:
-    snapshots = fake_profile().dataset("toys").snapshots
-    partitions = snapshot_partitions(snapshots)
-
-    def read(key: str, own: bool) -> list[str]:
-        mapped = earlier_snapshots(snapshots, own).get_upstream_mapped_partitions_result_for_partitions(
-            partitions.subset_with_partition_keys([key]), partitions, partitions
-        )
-        assert not list(mapped.required_but_nonexistent_subset.get_partition_keys())
-        return sorted(mapped.partitions_subset.get_partition_keys())
-
-    assert read("2018-10", False) == []
-    assert read("2018-12", False) == ["2018-10", "2018-11"]
-    assert read("2018-11", True) == ["2018-10", "2018-11"]
-
-
-def test_dagster_knows_what_is_read_of_earlier_snapshots() -> None:
-    graph = build_definitions(fake_profile()).resolve_asset_graph()
-    stage, key = stage_named("reevaluation"), dg.AssetKey(["toys", "reevaluation"])
-    expected = {*stage.inputs, *stage.from_earlier, stage.name}
-    assert {parent.path[1] for parent in graph.get(key).parent_keys} == expected
-    offsets = {name: graph.get_partition_mapping(key, dg.AssetKey(["toys", name])) for name in expected}
-    assert {name: mapping.end_offset for name, mapping in offsets.items()} == {
-        name: 0 if name in stage.inputs else -1 for name in expected
-    }

@@ -124,6 +124,13 @@ def test_no_snapshot_named_is_one_clear_message(command_line: CommandLine) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("names", ["2018-08...2018-09", "2018-08..2018-09"])
+def test_a_range_of_snapshots_is_one_clear_message(command_line: CommandLine, names: str) -> None:
+    done = command_line(EXPLICIT + f"--select 'games/*' --partition-range {names}")
+    assert done.returncode != 0
+    assert "--partition" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_unknown_profile_key_is_one_clear_message(command_line: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "typo.yaml").write_text(PROFILE.replace("snapshots:", "filtres: {}\n    snapshots:", 1))
     done = command_line(EXPLICIT + "--select 'games/*' --partition 2018-08", SIDR_PROFILE=str(tmp_path / "typo.yaml"))

@@ -3,6 +3,9 @@
 Nothing here depends on how fast the machine is: each step waits for what it needs to see.
 """
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
@@ -97,3 +100,37 @@ def test_a_script_ends_a_running_run(api: WebApi) -> None:
     api.terminate(run)
     assert api.wait(run) == "CANCELED", api.errors(run)
     assert Store(home() / "store").current("toys", SNAPSHOT, "baseline_gru4rec") is None
+
+
+_FOREIGN = """<!doctype html><title>another site</title><script>
+const ui = "ADDRESS", told = [];
+const change = "mutation { startSensor(sensorSelector: {repositoryName: \\"__repository__\\", " +
+  "repositoryLocationName: \\"sidr_assets\\", sensorName: \\"toys_automation\\"}) { __typename } }";
+const image = new Image();
+image.onload = image.onerror = () => told.push("image");
+image.src = ui + "/graphql?query=" + encodeURIComponent(change);
+fetch(ui + "/report_asset_materialization/toys/evaluation?partition=2020-01&metadata=" +
+  encodeURIComponent('{"hr": 0.99}'), {method: "POST", mode: "no-cors"}).finally(() => told.push("report"));
+fetch(ui + "/graphql", {method: "POST", mode: "no-cors", body: JSON.stringify({query: change})})
+  .finally(() => told.push("post"));
+const socket = new WebSocket(ui.replace("http", "ws") + "/graphql", "graphql-ws");
+socket.onopen = () => { window.opened = true; told.push("socket"); };
+socket.onerror = () => told.push("socket");
+</script>"""
+_SENSOR = """{ sensorOrError(sensorSelector: {repositoryName: "__repository__", repositoryLocationName: "sidr_assets",
+  sensorName: "toys_automation"}) { ... on Sensor { sensorState { status } } } }"""
+
+
+def test_a_page_of_another_site_changes_nothing(served: str, api: WebApi, chromium: str, tmp_path: Path) -> None:
+    """The browser has the cookie of the UI, which was open in it; the page lies at another port of this machine."""
+    (tmp_path / "index.html").write_text(_FOREIGN.replace("ADDRESS", served))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with walk.walking(served, "toys", chromium) as person, ThreadingHTTPServer(("127.0.0.1", 0), handler) as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        person.page.goto(served)
+        person.page.goto(f"http://127.0.0.1:{foreign.server_port}/index.html")
+        person.page.wait_for_function("() => new Set(told).size == 4")
+        assert person.page.evaluate("() => window.opened") is None
+        foreign.shutdown()
+    assert api.ask(_SENSOR)["sensorOrError"]["sensorState"]["status"] == "STOPPED"
+    assert api.metadata(EVALUATION, "2020-01") == {}

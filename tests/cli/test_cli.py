@@ -11,6 +11,7 @@ import pytest
 
 from builders import small_world
 from builders.small_world import SNAPSHOT
+from sidr_core.cli.recommend import history_items
 from sidr_core.evaluation import cases
 from sidr_core.pipeline.gc import size as size_of
 from sidr_core.pipeline.graph import STAGES
@@ -128,6 +129,18 @@ def test_status_of_an_empty_store(world, sidr, monkeypatch, tmp_path):
 # -- gc ------------------------------------------------------------------------------------------
 
 
+def test_gc_retires_what_the_profile_does_not_have(world, sidr):
+    fp = world.store.ref("toys", SNAPSHOT, "evaluation")
+    for dataset, snapshot in (("gone", SNAPSHOT), ("toys", "1999-01")):
+        world.store.set_ref(dataset, snapshot, "evaluation", fp)
+    assert "nothing to delete" in sidr("gc")[1]
+    assert "2 snapshot" in sidr("gc", "--unlisted")[1]
+    assert len({ref[:2] for ref in world.store.refs()}) == 3
+    assert "deleted: 2 snapshot" in sidr("gc", "--unlisted", "--yes")[1]
+    assert {ref[:2] for ref in world.store.refs()} == {("toys", SNAPSHOT)}
+    assert world.store.ref("toys", SNAPSHOT, "evaluation") == fp
+
+
 def test_gc_lists_first_and_deletes_on_yes(world, sidr):
     store = world.store
     before = [(one.stage, one.state) for one in states(world.profile, world.store, "toys")]
@@ -224,6 +237,14 @@ def test_recommend_direct_has_no_thought_and_the_length_asked_for(world, sidr):
     assert [line[0] for line in places(out)] == [str(n) for n in range(1, 10)]
     history = out.split("History")[1].split("place")[0]
     assert [word for word in history.split() if word.startswith("A")] == ["A02", "A03", "A04", "A05", "A06", "A07"]
+
+
+def test_an_id_with_a_comma_can_be_named():
+    known = {"A", "a,b", 'x"y'}
+    assert history_items("a,b", known) == ["a,b"]
+    assert history_items('A,"a,b", A', known) == ["A", "a,b", "A"]
+    assert history_items('x"y', known) == ['x"y']
+    assert history_items(" , ", known) == []
 
 
 def test_recommend_refuses_what_it_cannot_serve(world, sidr):

@@ -8,7 +8,12 @@ import pytest
 from builders.small_world import SNAPSHOT
 from sidr_core.cli.status import Refresh, duration, refresh
 from sidr_core.corpus.estimate import corpus_usd
-from sidr_core.pipeline.status import ABSENT, CURRENT, STALE, State, states
+from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.profile import parse_profile
+from sidr_core.pipeline.report import Check, Report
+from sidr_core.pipeline.run import plan, run_stage
+from sidr_core.pipeline.stage import Progress
+from sidr_core.pipeline.status import ABSENT, CURRENT, STALE, State, staleness, states
 
 
 def state(stage, state, seconds):
@@ -68,3 +73,48 @@ def test_status_as_json(world, sidr):
 def test_durations():
     durations = [duration(seconds) for seconds in (0.04, 119.0, 120.0, 7199.0, 7200.0)]
     assert durations == ["0.0 s", "119.0 s", "2 min", "120 min", "2.0 h"]
+
+
+def of_other_settings(world, **sections):
+    return parse_profile("other", {"datasets": {"toys": {**world.profile.raw["datasets"]["toys"], **sections}}})
+
+
+def test_an_output_that_failed_its_check_says_why_and_what_to_do(world):
+    """Once beside one that stays current, and once alone."""
+    other = of_other_settings(world, evaluation={"ks": [1, 3, 5], "bootstrap": 300})
+    stage = stage_named("evaluation")
+    key = plan(other, "toys", SNAPSHOT, stage, world.store).key
+    failed = Check("complete", False, "3 rows are missing")
+    world.store.obtain(stage.name, stage.code_version, key, lambda folder: Report(checks=(failed,)))
+    ref = world.store.root / "refs" / "toys" / SNAPSHOT / "evaluation.json"
+    for expected in (STALE, ABSENT):
+        (found,) = (one for one in states(other, world.store, "toys") if one.stage == "evaluation")
+        assert found.state == expected
+        assert "toys/evaluation of snapshot 2020-02 failed complete: 3 rows are missing; fix: " in found.why
+        ref.unlink(missing_ok=True)
+
+
+def test_staleness_names_the_first_cause_above(world):
+    assert staleness(world.profile, world.store, "toys", SNAPSHOT, "leaderboard") is None
+    other = of_other_settings(world, filters={"k_core": 3})
+    why = staleness(other, world.store, "toys", SNAPSHOT, "evaluation")
+    assert why is not None and why.startswith("raw_reviews is stale (filters.k_core: 5 -> 3")
+    below = of_other_settings(world, evaluation={"ks": [1, 3, 5], "bootstrap": 300})
+    assert staleness(below, world.store, "toys", SNAPSHOT, "recommendations") is None
+
+
+def test_show_says_when_its_numbers_are_of_other_settings(world, sidr, monkeypatch):
+    assert "is not what profile" not in sidr("show")[2]
+    monkeypatch.setattr("sidr_core.cli.show.load_profile", lambda: of_other_settings(world, filters={"k_core": 3}))
+    code, out, err = sidr("show")
+    assert code == 0 and "item_item/direct" in out
+    assert "note: toys/evaluation of 2020-02 is not what profile other would make now: raw_reviews is stale" in err
+
+
+def test_a_profile_that_takes_the_place_of_another_says_so(world):
+    other = of_other_settings(world, evaluation={"ks": [1, 3, 5], "bootstrap": 300})
+    said: list[str] = []
+    for _ in range(2):
+        run_stage(other, "toys", SNAPSHOT, stage_named("evaluation"), world.store, Progress(said.append))
+    (told,) = (line for line in said if "SIDR_HOME" in line)
+    assert told.startswith("toys/evaluation of 2020-02 was current from profile test and is no more")

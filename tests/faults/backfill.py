@@ -118,7 +118,7 @@ def _backfilled(api: WebApi, backfill: str, started: float) -> Backfilled:
     runs = {}
     for run in api.ask(_RUNS, id=backfill)["runsOrError"]["results"]:
         tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-        runs[tags["dagster/partition"]] = (run["runId"], run["status"])
+        runs[tags["dagster/asset_partition_range_start"]] = (run["runId"], run["status"])
     return Backfilled(backfill, runs, status, seconds)
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidr_core.metrics.ranking import RANKED, column, gains, per_row
@@ -129,6 +129,7 @@ def test_row_order_does_not_matter():
     assert per_row(table, rows, SHARED, KS).equals(per_row(shuffled, rows.reverse(), SHARED, KS))
 
 
+@settings(deadline=None)
 @given(
     before=st.integers(0, 6),
     size=st.integers(1, 4),

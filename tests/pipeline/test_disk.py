@@ -1,4 +1,4 @@
-"""A full disk is reported as one; nothing else is."""
+"""A full disk, a refused write and too little memory are reported as such; nothing else is."""
 
 import errno
 import os
@@ -94,3 +94,31 @@ def test_the_disk_that_is_full_is_named(tmp_path: Path) -> None:
         pytest.skip("no second file system here")
     found = raised(error, tmp_path)
     assert isinstance(found, StoreError) and "/dev/shm" in found.what
+
+
+def test_a_home_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    store = tmp_path / "home" / "store"
+    for path in (store / "raw_items" / "x", tmp_path / "home" / "cache", tmp_path):
+        for number in (errno.EACCES, errno.EROFS):
+            found = raised(OSError(number, os.strerror(number), str(path)), store)
+            assert isinstance(found, StoreError) and found.what == f"{path} cannot be written"
+            assert "SIDR_HOME" in found.fix
+    elsewhere = PermissionError(errno.EACCES, "Permission denied", "/data/reviews.csv")
+    assert raised(elsewhere, store) is elsewhere  # a source file that may not be read
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 12.0 GiB for an array"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to allocate"
+        ),
+        duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate data of size 1 GiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_says_what_to_lower(error: Exception, tmp_path: Path) -> None:
+    found = raised(error, tmp_path)
+    assert isinstance(found, StoreError) and "micro_batch" in found.fix
+    assert "llocat" in found.found

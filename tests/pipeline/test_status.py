@@ -28,7 +28,7 @@ def test_a_changed_field_is_named_and_all_below_is_stale(world):
     changed = config.model_copy(update={"grpo": config.grpo.model_copy(update={"learning_rate": 1e-6})})
     by_name = by_stage(world, replace(world.profile, datasets={"toys": changed}))
     assert by_name["grpo_checkpoint"].state == STALE
-    assert by_name["grpo_checkpoint"].why == "grpo.learning_rate: 5e-07 -> 1e-06"
+    assert by_name["grpo_checkpoint"].why == f"grpo.learning_rate: {config.grpo.learning_rate} -> 1e-06"
     assert (by_name["recommendations"].state, by_name["recommendations"].why) == (STALE, "grpo_checkpoint is stale")
     assert (by_name["evaluation"].state, by_name["evaluation"].why) == (STALE, "recommendations is stale")
     others = {name for name, state in by_name.items() if state.state == CURRENT}

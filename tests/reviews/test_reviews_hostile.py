@@ -215,10 +215,11 @@ def server(tmp_path, monkeypatch):
 
 
 class Cutting:
-    """Serves a file; ends an answer after `most` bytes, gives `status` instead, and knows ranges at its end."""
+    """Serves a file; ends an answer after `most` bytes, gives `status` instead, may hide its length; knows ranges."""
 
     def __init__(self):
         self.body, self.etag, self.most, self.status, self.ranges = os.urandom(3_000_000), '"v"', None, None, []
+        self.length = True
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -233,7 +234,8 @@ class Cutting:
                 for name, value in (("ETag", outer.etag), ("Content-Range", f"bytes {place}")):
                     if status in (200, 206, 416):
                         self.send_header(name, value)
-                self.send_header("Content-Length", str(len(rest)))
+                if outer.length:
+                    self.send_header("Content-Length", str(len(rest)))
                 self.end_headers()
                 self.wfile.write(rest[: outer.most])
                 self.close_connection = True
@@ -274,6 +276,22 @@ def test_a_whole_part_is_not_fetched_again(server, tmp_path):
     assert downloads.download(server.url).read_bytes() == server.body
     assert server.ranges == [None, f"bytes={len(server.body)}-"]
     assert not part.exists() and not version.exists()
+
+
+def test_an_endless_answer_is_given_up(server, monkeypatch):
+    """Of unknown length, and more than may come: nothing stays on the disk."""
+    monkeypatch.setattr(downloads, "LARGEST", 1_000_000)
+    server.length = False
+    with pytest.raises(InputError, match="1,000,000 bytes without an end"):
+        downloads.download(server.url)
+    assert len(server.ranges) == 1
+    assert [path.suffix for path in downloads.home().glob("cache/downloads/*")] == [".lock"]
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server, monkeypatch):
+    monkeypatch.setattr(downloads, "SPARE", 1 << 60)
+    with pytest.raises(InputError, match="3,000,000 bytes, and room for 0"):
+        downloads.download(server.url)
 
 
 @pytest.mark.parametrize("change", ["version", "length"])

@@ -12,6 +12,7 @@ from sidr_core.reviews import text
 
 LENIENT = {"filters": {"max_quarantine_share": 1.0}}
 KEEP = {"filters": {"items_without_text": "keep"}}
+DROP = {"filters": {"items_without_text": "drop"}}
 COLUMNS = ("item_id", "title", "description", "brand", "category")
 
 
@@ -53,10 +54,10 @@ def test_items_are_cleaned_and_refused_by_rule(tmp_path):
         4: "title_too_long",
         5: "duplicate_item",
         6: "title_missing",
-        8: "title_missing",
+        8: "title_too_short",
     }
     assert rows(out, "quarantine").filter(line=5)["text"].item() == lines[4]
-    assert checks(out) == {"unique_items": True}
+    assert checks(out) == {"unique_items": True, "every_line_counted": True}
 
 
 def test_cleaning_is_reported_by_rule_and_field(tmp_path):
@@ -144,7 +145,16 @@ def test_bad_item_lines_count_and_rules_do_not(tmp_path):
     with pytest.raises(InputError, match="too many items"):
         bench(tmp_path / "b", [*good, *bad]).run("raw_items")
     with pytest.raises(InputError, match="no item is left"):
-        bench(tmp_path / "c", [item("I1", "<span id")]).run("raw_items")
+        bench(tmp_path / "c", [item("I1", "<span id")], **DROP).run("raw_items")
+
+
+@pytest.mark.parametrize(("usable", "kept"), [(2, ["I0", "I1"]), (1, ["I0", "I1", "I2"])])
+def test_items_without_a_title_stay_where_they_are_most(tmp_path, usable, kept):
+    """By default; two of four go, as the paper has it, two of three stay."""
+    items = [item(f"I{n}") for n in range(usable)] + [item(f"I{n}", "<span id") for n in range(usable, usable + 2)]
+    out = bench(tmp_path, items).run("raw_items")
+    assert rows(out, "raw_items")["item_id"].to_list() == kept
+    assert out.manifest["metrics"].get("refused_title_html", 0) == (2 if usable == 2 else 0)
 
 
 def test_truncated_metadata_is_used_only_if_allowed(tmp_path):
@@ -171,7 +181,7 @@ def test_2014_metadata_is_read_as_python_writes_it(tmp_path):
     ]
     out = metadata(tmp_path, "amazon_2014", lines)
     assert rows(out, "raw_items").select("item_id", "title", "category").rows() == [
-        ("I1", "Don't \"stop", ""),
+        ("I1", 'Don\'t "stop"', ""),
         ("I2", "Tab here", "Music > Rock"),
         ("I3", "Étude \\ ♫", ""),
         ("I4", "JSON too", ""),
@@ -257,9 +267,9 @@ def test_items_without_metadata_are_those_of_the_reviews(tmp_path, kind):
     }
     source = {"kind": kind, **found[kind]}
     with pytest.raises(InputError, match="no item metadata") as caught:
-        Bench(tmp_path / "drop", source).run("raw_items")
+        Bench(tmp_path / "drop", source, **DROP).run("raw_items")
     assert "items_without_text" in str(caught.value)
-    out = Bench(tmp_path / "keep", source, **KEEP).run("raw_items")
+    out = Bench(tmp_path / "keep", source).run("raw_items")
     got = rows(out, "raw_items").select("item_id", "title", "file").rows()
     assert got == [("I1", "Item I1", "reviews"), ("I2", "Item I2", "reviews")]
     assert out.manifest["metrics"]["titles_placeholder"] == 2

@@ -44,7 +44,7 @@ TIMES = [
     (float(NOON), None),
     (0, None),
     (-1, "bad_time"),
-    (NOON + 0.5, "bad_time"),
+    (NOON + 0.5, None),
     (4_102_444_801, "bad_time"),
     (99_999_999_999, "bad_time"),
     (NOON * 1000, "time_in_milliseconds"),
@@ -71,7 +71,7 @@ def test_times_in_seconds(time, expected):
         (NOON, "time_in_seconds"),
         (NOON * 1_000_000, "time_in_microseconds"),
         (4_102_444_800_001, "bad_time"),
-        (NOON * 1000 + 0.5, "bad_time"),
+        (NOON * 1000 + 0.5, None),
         (-1, "bad_time"),
     ],
 )
@@ -207,7 +207,7 @@ def test_the_lax_parser_agrees_where_the_strict_one_accepts(text):
     accepted, _, _ = judged(json_judge(IN_2018), text)
     if accepted:
         fields = read_json(text, IN_2018)
-        assert fields[:2] == accepted[0][1:3]
+        assert tuple(map(str.strip, fields[:2])) == accepted[0][1:3]
         assert fields[2:4] == (accepted[0][3], accepted[0][4])
 
 
@@ -237,7 +237,7 @@ def judged_csv(folder, *lines, items_first=False, header=False):
     path.write_bytes(b"\n".join(text.encode(errors="surrogatepass") for text in lines))
     places = {"user_id": int(items_first), "item_id": int(not items_first), "rating": 2, "timestamp": 3}
     table = Table(path, CsvForm(",", 4, header), {name: name for name in places}, places)
-    pieces = list(judged_reviews(table, Progress(lambda _: None), ratings_csv=True))
+    pieces = list(judged_reviews(table, (0, 5), Progress(lambda _: None), ratings_csv=True))
     accepted = [row[:5] for piece in pieces for row in piece.accepted.rows()]
     refused = {line: reason for piece in pieces for line, reason, _ in piece.refused.iter_rows()}
     return accepted, refused, sum(piece.lines for piece in pieces)
@@ -262,11 +262,12 @@ def test_ratings_with_a_header_and_items_first(tmp_path):
     assert refused == {2: "wrong_type"}
 
 
+LINES_ALONE = [text for text, reason in CSV if '"' not in text and reason != "rating_out_of_range"]
 UNQUOTED = st.text(max_size=8).filter(lambda text: not set(text) & set('\n"'))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([text for text, _ in CSV if '"' not in text]) | UNQUOTED, min_size=1))
+@given(st.lists(st.sampled_from(LINES_ALONE) | UNQUOTED, min_size=1))
 def test_ratings_are_judged_alike_at_once_and_line_by_line(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("ratings")
     quoted = f'"V","J","1","{NOON}"'  # one quote in a block, and its lines are read one by one

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from builders.stage import Folder, StageInputs, stage_config
 from sidr_core.errors import InputError, ProfileError
 from sidr_core.metrics.lists import gini
+from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Quantizer
 from sidr_core.settings.data import Refit
@@ -677,7 +678,8 @@ def test_the_check_of_a_collapse_says_what_to_do(tmp_path):
     report, _ = make(world(tmp_path / "w", named(np.ones((60, 8), dtype=np.float32))), tmp_path / "1", size=8)
     check = next(c for c in report.checks if c.name == "no_collapse")
     assert "100% of the items have code <a_0>, above 50%" in check.detail
-    assert "items that share one text" in check.detail and "quantizer.kind: balanced_kmeans" in check.detail
+    (spec,) = (spec for spec in stage_named("sid_codebook").checks if spec.name == "no_collapse")
+    assert "items that share one text" in spec.fix and "quantizer.kind: balanced_kmeans" in spec.fix
 
 
 def test_one_item_is_no_catalogue(tmp_path):

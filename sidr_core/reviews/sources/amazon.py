@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     AmazonSource = Amazon2014Source | Amazon2018Source | Amazon2023Source
 
 #: Raise it when the same file should be parsed to other records.
-PARSER_VERSION = "2"
+PARSER_VERSION = "3"
 
 
 @dataclass(frozen=True)

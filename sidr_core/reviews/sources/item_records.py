@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters
 
 #: Raise it when the same file should parse to other records.
-PARSER_VERSION = "3"
+PARSER_VERSION = "4"
 
 RECORDS = pa.schema(
     [
         ("line", pa.int64()),
         *[(name, pa.string()) for name in ("item_id", "title", "description", "brand", "category", "text")],
         ("title_words", pa.int64()),
-        ("unusable", pa.string()),  # why the title is no name: `title_missing`, `title_html`; else null
+        ("unusable", pa.string()),  # why the title is no name: title_missing, title_too_short, title_html; else null
     ]
 )
 _BATCH = 20_000
@@ -70,6 +70,7 @@ class ItemLayout:
         item: the first that is present and not null wins.
         description: the texts of all are joined.
         brand, category: the first that gives text wins.
+        shortest_title: characters of a title that is a name; Amazon's releases need two (docs/method.md, "Data").
     """
 
     item: tuple[str, ...]
@@ -77,6 +78,7 @@ class ItemLayout:
     description: tuple[str, ...]
     brand: tuple[str, ...]
     category: tuple[str, ...]
+    shortest_title: int = 2
 
 
 _ASIN = ItemLayout(("asin",), "title", ("description",), ("brand",), ("category", "categories"))
@@ -134,7 +136,7 @@ class ItemWriter:
         self._rows: list[tuple[Any, ...]] = []
         self._bad: list[tuple[int, str, str]] = []
         self._cleaner = Cleaner()
-        self.lines = 0
+        self.lines = self.trimmed_ids = 0
         self.damage = ""  # why the file could not be read to its end
 
     def __enter__(self) -> ItemWriter:
@@ -150,10 +152,12 @@ class ItemWriter:
         item_id, title = next(iter(_values(record, layout.item)), None), record.get(layout.title)
         if reason := _refusal(item_id, title):
             return self.refuse(line, reason, raw)
-        title = title or ""
+        padded_id, title = str(item_id), title or ""
+        item_id = padded_id.strip()
+        self.trimmed_ids += padded_id != item_id
         name, unusable = self._cleaner.title(title), None
-        if len(name) <= 1:
-            unusable = "title_missing"
+        if len(name) < layout.shortest_title:
+            unusable = "title_missing" if not name else "title_too_short"
         elif text.looks_like_markup(title[: text.MAX_FIELD]):
             unusable = "title_html"
         description = self._cleaner.joined("description", _values(record, layout.description))
@@ -170,9 +174,8 @@ class ItemWriter:
 
     def report(self) -> Report:
         """Lines read, why the file ended early ("" if it did not), and what cleaning changed."""
-        return Report(
-            metrics={"lines": self.lines, "damage": self.damage, **dict(sorted(self._cleaner.counts.items()))}
-        )
+        numbers = {"lines": self.lines, "trimmed_ids": self.trimmed_ids}
+        return Report(metrics={**numbers, "damage": self.damage, **dict(sorted(self._cleaner.counts.items()))})
 
     def _count(self) -> None:
         self.lines += 1

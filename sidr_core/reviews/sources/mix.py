@@ -101,7 +101,7 @@ def _prefixed(inputs: Inputs, domain: str, part: ReviewPart) -> ReviewPart:
         with pq.ParquetWriter(folder / "records.parquet", schema, **ENCODING) as writer:
             for number in range(file.num_row_groups):
                 writer.write_table(_with_prefix(domain, file.read_row_group(number)).cast(schema))
-        return Report(metrics={"lines": part.lines} | ({"damage": part.damage} if part.damage else {}))
+        return Report(metrics=part.artifact.manifest["metrics"])
 
     key = {"member": domain, "part": part.artifact.digest}
     return ReviewPart(f"{domain}/{part.name}", inputs.part("mixed_reviews", MIX_VERSION, key, build))

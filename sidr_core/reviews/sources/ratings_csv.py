@@ -6,6 +6,7 @@ both are told per file. Metadata is optional and may be of any Amazon release.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters, RatingsCsvSource
 
 #: Raise it when the same file should be parsed to other records.
-PARSER_VERSION = "3"
+PARSER_VERSION = "4"
 
 _COLUMNS = {
     "user_item": ("user_id", "item_id", "rating", "timestamp"),
@@ -53,8 +54,8 @@ def reviews(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress
         columns = {name: name for name in ("user_id", "item_id", "rating", "timestamp")}
         places = {name: _COLUMNS[order].index(name) for name in columns}
         table = Table(path, detected.form, columns, places)
-        parse = lambda named, table=table: judged_reviews(table, named, ratings_csv=True)  # noqa: E731
-        key = {"format": "csv", "order": order}
+        parse = partial(judged_reviews, table, source.rating_scale, ratings_csv=True)
+        key = {"format": "csv", "order": order, "scale": source.rating_scale}
         parts.append(stored_part(inputs, name, path, PARSER_VERSION, key, parse, filters, progress))
     return ReviewParts(tuple(parts))
 

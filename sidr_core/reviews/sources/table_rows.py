@@ -8,7 +8,7 @@ timestamps; a date without an offset is UTC.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,10 @@ _BATCH = 100_000
 _TABLES = (layouts.PARQUET, layouts.TABLE_CSV, *layouts.RATINGS_LAYOUTS)
 #: Smallest plausible median time, 1973: below are dates like 20180601, or counters.
 _LEAST_TIME = 10**8
+_TIME_FORMS = (
+    "unix times in seconds, milliseconds or microseconds, with or without a fraction; ISO 8601 dates and times "
+    "(2018-06-01, 2018-06-01T09:30:00+02:00); Parquet dates and timestamps"
+)
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,32 @@ def table_of(path: Path, mapped: Mapping[str, str], optional: tuple[str, ...], r
         InputError: the file is no table with a header, or a mapped column is not in it.
     """
     detected = layouts.detect(path)
-    header = detected.columns
-    if detected.name not in _TABLES or not header:
+    header, form = detected.columns, detected.form
+    if form and not set(mapped.values()) & set(header) and all(map(str.isdecimal, mapped.values())):
+        # Columns by their numbers: there is no header.
+        header = tuple(str(number) for number in range(1, form.width + 1))
+        form = replace(form, header=False)
+    elif detected.name not in _TABLES or not header:
         layouts.require(path, detected, (layouts.PARQUET, layouts.TABLE_CSV), role)
-    if missing := [theirs for theirs in mapped.values() if theirs not in header]:
-        raise InputError(
-            f"{path} has no column {missing[0]!r}",
-            expected=", ".join(f"{theirs} (as {ours})" for ours, theirs in mapped.items()),
-            found=str(detected),
-            fix=f"map our names to this file's columns under `source.{role.removesuffix('s')}_columns`; "
-            f"this file looks like {layouts.BELONGS[detected.name]}",
-        )
-    columns = dict(mapped) | {name: name for name in optional if name in header}
-    return Table(path, detected.form, columns, {ours: header.index(theirs) for ours, theirs in columns.items()})
+    setting = f"`source.{role.removesuffix('s')}_columns`"
+    for theirs in mapped.values():
+        if not theirs or theirs not in header:
+            raise InputError(
+                f"{path} has no column {theirs!r}",
+                expected=", ".join(f"{theirs} (as {ours})" for ours, theirs in mapped.items()),
+                found=str(detected),
+                fix=f"map our names to this file's columns under {setting}; if its first line is no header, by their "
+                f"numbers ('1', '2', …); this file looks like {layouts.BELONGS.get(detected.name, 'a table')}",
+            )
+        if header.count(theirs) > 1:
+            raise InputError(
+                f"{path} has {header.count(theirs)} columns {theirs!r}",
+                expected="one column of each name that is mapped",
+                found=str(detected),
+                fix=f"rename one of them in the file, or map another under {setting}",
+            )
+    columns = dict(mapped) | {name: name for name in optional if header.count(name) == 1}
+    return Table(path, form, columns, {ours: header.index(theirs) for ours, theirs in columns.items()})
 
 
 def batches(table: Table, progress: Progress | None = None) -> Iterator[pl.DataFrame]:
@@ -128,54 +145,87 @@ def _wrong_type(table: Table, name: str, expected: str, kind: object) -> InputEr
     )
 
 
-def judged_reviews(table: Table, progress: Progress, *, ratings_csv: bool = False) -> Iterator[Judged]:
+def judged_reviews(
+    table: Table, scale: tuple[float, float], progress: Progress, *, ratings_csv: bool = False
+) -> Iterator[Judged]:
     """The reviews of a table.
 
     Args:
+        scale: lowest and highest rating, which become 0 and 5.
         ratings_csv: whether it has nothing but the four columns: then a rating is needed, and a refused line is
             quoted as it stands.
 
     Raises:
-        InputError: a column is of a type that cannot be read, or times are no times; see :func:`batches`.
+        InputError: a column is of a type or in a form that cannot be read; see :func:`batches`.
     """
     unit: Unit | None = None
-    for batch in batches(table, progress):
-        require_ids(table, batch, ("user_id", "item_id"))
-        rating = batch["rating"] if "rating" in batch.columns else pl.repeat(None, len(batch), eager=True)
-        if rating.dtype.is_nested():
-            raise _wrong_type(table, "rating", "numbers", rating.dtype)
+    for place, batch in enumerate(batches(table, progress)):
         number, date = _times(table, batch)
-        unit = unit or _unit(table.path, number)
-        rows = batch.select(
-            "line",
-            pl.col("user_id", "item_id").cast(pl.String),
-            _filled(rating).alias("raw_rating"),
-            _filled(batch["timestamp"]).alias("raw_time"),
-            pl.coalesce(number, date * UNITS[unit or "s"][1]).alias("time"),
-            "fault",
-            "raw",
-        ).with_columns(pl.col("raw_rating").cast(pl.Float64, strict=False).alias("rating"))
-        unread = (pl.col("raw_rating").is_not_null() & pl.col("rating").is_null()) | (
-            pl.col("raw_time").is_not_null() & pl.col("time").is_null()
-        )
-        reason = pl.coalesce("fault", pl.when(unread).then(pl.lit("wrong_type"))).alias("reason")
-        verdicts = judge(rows.with_columns(reason), unit or "s", needs_rating=ratings_csv)
+        unit = unit or _unit(table, number)
+        rows = _typed(table, batch, pl.coalesce(number, date * UNITS[unit or "s"][1]), scale)
+        if place == 0:
+            _require_readable(table, rows, scale)
+        verdicts = judge(rows, unit or "s", needs_rating=ratings_csv)
         accepted = verdicts.filter(pl.col("reason").is_null())
         mapped = pl.concat_str("user_id", "item_id", "raw_rating", "raw_time", separator=",", ignore_nulls=True)
         text = pl.when(pl.lit(ratings_csv) | pl.col("fault").is_not_null()).then("raw").otherwise(mapped)
         yield Judged(
-            accepted.select(
-                "line",
-                "user_id",
-                "item_id",
-                "rating",
-                "timestamp",
-                digests(accepted, "time" if ratings_csv else "timestamp"),
-            ),
+            accepted.select("line", "user_id", "item_id", "rating", "timestamp", digests(accepted, "time")),
             verdicts.filter(pl.col("reason").is_not_null()).select(
                 "line", "reason", text.str.slice(0, TEXT_LIMIT).alias("text")
             ),
             len(rows),
+            accepted.filter("trimmed").height,
+        )
+
+
+def _typed(table: Table, batch: pl.DataFrame, time: pl.Expr, scale: tuple[float, float]) -> pl.DataFrame:
+    """The rows as the judge reads them, with `fault`, `raw`, `raw_rating` and `raw_time`. Raises InputError."""
+    require_ids(table, batch, ("user_id", "item_id"))
+    ratings = batch["rating"] if "rating" in batch.columns else pl.repeat(None, len(batch), eager=True)
+    if ratings.dtype.is_nested():
+        raise _wrong_type(table, "rating", "numbers", ratings.dtype)
+    rating = pl.col("raw_rating").cast(pl.Float64, strict=False)
+    if scale != (0, 5):
+        rating = (rating - scale[0]) * 5 / (scale[1] - scale[0])
+    rows = batch.select(
+        "line",
+        pl.col("user_id", "item_id").cast(pl.String),
+        _filled(ratings).alias("raw_rating"),
+        _filled(batch["timestamp"]).alias("raw_time"),
+        time.alias("time"),
+        "fault",
+        "raw",
+    ).with_columns(rating.alias("rating"))
+    unread = (pl.col("raw_rating").is_not_null() & pl.col("rating").is_null()) | (
+        pl.col("raw_time").is_not_null() & pl.col("time").is_null()
+    )
+    return rows.with_columns(pl.coalesce("fault", pl.when(unread).then(pl.lit("wrong_type"))).alias("reason"))
+
+
+def _require_readable(table: Table, rows: pl.DataFrame, scale: tuple[float, float]) -> None:
+    """Raise InputError where a file's first rows hold no time or rating that can be read, or another scale."""
+    for name, raw, typed, forms in (
+        ("timestamp", "raw_time", "time", _TIME_FORMS),
+        ("rating", "raw_rating", "rating", "numbers; `rating: null` in the map leaves the column out"),
+    ):
+        given = rows.filter(pl.col(raw).is_not_null())
+        if len(given) and given[typed].null_count() == len(given):
+            raise InputError(
+                f"{table.path}: column {table.columns[name]!r} cannot be read as {name}",
+                expected=forms,
+                found=f"values such as {given[raw][0][:60]!r}",
+                fix="write the column in one of these forms, or correct the map of columns in the profile",
+            )
+    rated = rows.drop_nulls("rating").drop_nans("rating")
+    outside = rated.filter(~pl.col("rating").is_between(0, 5))
+    if 2 * len(outside) > len(rated):
+        raise InputError(
+            f"{table.path}: the ratings in column {table.columns['rating']!r} are of another scale",
+            expected=f"ratings from {scale[0]:g} to {scale[1]:g} (`source.rating_scale`)",
+            found=f"{len(outside):,} of the first {len(rated):,} outside, such as {outside['raw_rating'][0]}",
+            fix="set `source.rating_scale` to the lowest and the highest rating, such as [1, 10]; or leave ratings "
+            "out (`review_columns: {rating: null}` of `tables`)",
         )
 
 
@@ -189,11 +239,12 @@ def _times(table: Table, batch: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     time = batch["timestamp"]
     none = pl.repeat(None, len(time), dtype=pl.Float64, eager=True)
     if time.dtype.is_temporal() and time.dtype in (pl.Date, pl.Datetime):
-        return none, (time.cast(pl.Datetime("us")).dt.epoch("us") // 10**6).cast(pl.Float64)
+        moments = time.cast(pl.Datetime("us")) if time.dtype == pl.Date else time
+        return none, moments.dt.epoch("us") / 10**6
     if time.dtype.is_numeric():
         return time.cast(pl.Float64), none
     if time.dtype not in (pl.String, pl.Null):
-        raise _wrong_type(table, "timestamp", "unix times, ISO dates or timestamps", time.dtype)
+        raise _wrong_type(table, "timestamp", _TIME_FORMS, time.dtype)
     text = time.cast(pl.String).str.strip_chars()
     number = text.cast(pl.Float64, strict=False)
     if number.null_count() == text.null_count():
@@ -208,10 +259,10 @@ def _date(text: str) -> float | None:
         date = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() // 1
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
-def _unit(path: Path, numbers: pl.Series) -> Unit | None:
+def _unit(table: Table, numbers: pl.Series) -> Unit | None:
     """The unit of a file's unix times: that of the median of those that can be one; None where there are none."""
     numbers = numbers.drop_nulls()
     plausible = numbers.filter(numbers.is_between(_LEAST_TIME, 10**17, closed="left"))
@@ -220,9 +271,10 @@ def _unit(path: Path, numbers: pl.Series) -> Unit | None:
         return None
     if median is None:
         raise InputError(
-            f"{path}: the times are no unix times in seconds, milliseconds or microseconds",
-            expected="numbers from 1973 on in one of these units, or ISO dates (2018-06-01)",
+            f"{table.path}: the numbers in column {table.columns['timestamp']!r} are no unix times in seconds, "
+            "milliseconds or microseconds",
+            expected=f"times from 1973 on: {_TIME_FORMS}",
             found=f"numbers such as {numbers[0]:.0f}",
-            fix="write the times in one of these forms",
+            fix="write the times in one of these forms, or map another column as `timestamp`",
         )
     return next(unit for unit in reversed(UNITS) if UNITS[unit][2] <= median)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from sidr_core.pipeline.digest import digest
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.reviews.files import resolve
+from sidr_core.reviews.files import passed_over, resolve
 from sidr_core.reviews.lines import DamagedFile
 from sidr_core.reviews.records import ReviewParts, stored_part
 from sidr_core.reviews.sources.item_records import ItemLayout, ItemRecords, ItemWriter, load_items, stored_items
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters, TablesSource
 
 #: Raise it when the same file should parse to other reviews.
-PARSER_VERSION = "3"
+PARSER_VERSION = "4"
 
-_ITEM = ItemLayout(("item_id",), "title", ("description",), ("brand",), ("category",))
+_ITEM = ItemLayout(("item_id",), "title", ("description",), ("brand",), ("category",), shortest_title=1)
 _REVIEW_NEEDS, _REVIEW_MAY = ("user_id", "item_id", "timestamp"), ("rating",)
 _ITEM_NEEDS, _ITEM_MAY = ("item_id", "title"), ("description", "brand", "category")
 
@@ -44,10 +45,11 @@ def reviews(inputs: Inputs, source: TablesSource, filters: Filters, progress: Pr
         InputError: no table, a mapped column is missing or of a type that cannot be read, or times are no times.
     """
     parts = []
+    _name_passed_over(source.reviews, progress)
     for name, path in review_files(source).items():
         table = _mapped(path, source.review_columns, _REVIEW_NEEDS, _REVIEW_MAY, "reviews")
-        key = {"layout": "tables", "columns": table.columns}
-        parse = lambda named, table=table: judged_reviews(table, named)  # noqa: E731
+        key = {"layout": "tables", "columns": table.columns, "scale": source.rating_scale}
+        parse = partial(judged_reviews, table, source.rating_scale)
         parts.append(stored_part(inputs, name, path, PARSER_VERSION, key, parse, filters, progress))
     return ReviewParts(tuple(parts))
 
@@ -55,6 +57,7 @@ def reviews(inputs: Inputs, source: TablesSource, filters: Filters, progress: Pr
 def items(inputs: Inputs, source: TablesSource, filters: Filters, progress: Progress) -> ItemRecords:
     """Records of the item tables. Raises InputError like :func:`reviews`."""
     parts = {}
+    _name_passed_over(source.items, progress)
     for name, path in item_files(source).items():
         table = _mapped(path, source.item_columns, _ITEM_NEEDS, _ITEM_MAY, "items")
         parts[name] = stored_items(
@@ -65,10 +68,16 @@ def items(inputs: Inputs, source: TablesSource, filters: Filters, progress: Prog
     return load_items(parts, filters)
 
 
+def _name_passed_over(patterns: Iterable[str], progress: Progress) -> None:
+    if hidden := passed_over(patterns, SUFFIXES):
+        names = ", ".join(str(path) for path in hidden[:3]) + (", …" if len(hidden) > 3 else "")
+        progress.say(f"not read, as names that begin with . or _ hold no data (files: {len(hidden):,}): {names}")
+
+
 def _mapped(
-    path: Path, given: Mapping[Any, str], needed: tuple[str, ...], optional: tuple[str, ...], role: str
+    path: Path, given: Mapping[Any, str | None], needed: tuple[str, ...], optional: tuple[str, ...], role: str
 ) -> Table:
-    mapped = {name: name for name in needed} | dict(given)
+    mapped = {name: name for name in needed} | {ours: theirs for ours, theirs in given.items() if theirs is not None}
     return table_of(path, mapped, tuple(name for name in optional if name not in given), role)
 
 

@@ -1,0 +1,84 @@
+"""Files that are no text: named for what they are, with what to do about them."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+_UNPACK = "unpack it: `{}`; gzip is read as it is"
+_EXPORT = "export it to Parquet or CSV, for example with `{}`"
+_TO_UTF8 = "save it as UTF-8: `iconv -f {} -t UTF-8 {{name}} > new file`, or `CSV UTF-8` where a spreadsheet asks"
+_TO_CSV = "save the sheet as `CSV UTF-8`, or `pandas.read_excel(…).to_parquet(…)`"
+_PYTHON = "load it where you trust it and export it to Parquet; nothing is unpickled here"
+
+#: The bytes with which a file begins -> what it is, and what to do.
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "gzip within gzip", "unpack it once: `gunzip {name}`"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK.format("zstd -d {name}")),
+    (b"BZh", "a bzip2 file", _UNPACK.format("bunzip2 {name}")),
+    (b"\xfd7zXZ\0", "an xz file", _UNPACK.format("unxz {name}")),
+    (b"\x04\x22\x4d\x18", "an lz4 file", _UNPACK.format("lz4 -d {name}")),
+    (b"\xff\x06\0\0sNaPpY", "a snappy file", _UNPACK.format("snzip -d {name}")),
+    (b"\x1f\x9d", "a compress (.Z) file", _UNPACK.format("uncompress {name}")),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK.format("7z x {name}")),
+    (b"Rar!", "a RAR archive", _UNPACK.format("unrar x {name}")),
+    (b"\xd0\xcf\x11\xe0", "an Excel (.xls) file", _TO_CSV),
+    (b"SQLite format 3\0", "an SQLite database", _EXPORT.format("sqlite3 -header -csv {name} 'SELECT …'")),
+    (b"ORC", "an ORC file", _EXPORT.format("pandas.read_orc(…).to_parquet(…)")),
+    (b"Obj\x01", "an Avro file", _EXPORT.format("polars.read_avro(…).write_parquet(…)")),
+    (b"ARROW1", "an Arrow (Feather) file", _EXPORT.format("pandas.read_feather(…).to_parquet(…)")),
+    (b"\x89HDF", "an HDF5 file", _EXPORT.format("pandas.read_hdf(…).to_parquet(…)")),
+    (b"%PDF", "a PDF file", "ask for the data as a table"),
+    (b"\xff\xfe\0\0", "UTF-32 text", _TO_UTF8.format("UTF-32")),
+    (b"\xff\xfe", "UTF-16 text", _TO_UTF8.format("UTF-16")),
+    (b"\xfe\xff", "UTF-16 text", _TO_UTF8.format("UTF-16")),
+)
+_BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+_PICKLE = re.compile(rb"\x80[\x02-\x05][\x95c\]}(]")
+_HTML = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
+_JSON_ARRAY = re.compile(rb"\s*\[\s*\{")
+
+
+def named_format(path: Path, beginning: bytes) -> tuple[str, str] | None:
+    """What a file is that is not read here, and what to do about it; None where it may be text.
+
+    Args:
+        beginning: its first bytes, some 500, unpacked where it is gzip.
+    """
+    name, advice = "", ""
+    if beginning.startswith(b"PK\x03\x04"):
+        name, advice = _zipped(path)
+    elif beginning[257:262] == b"ustar":
+        name, advice = "a tar archive", "unpack it: `tar -xf {name}`"
+    elif _PICKLE.match(beginning):
+        name, advice = "a Python pickle", _PYTHON
+    elif _HTML.match(beginning):
+        name, advice = "a web page (HTML)", "fetch the file itself: a login, an error or a preview came in its place"
+    elif _JSON_ARRAY.match(beginning):
+        name, advice = "one JSON array", "write one object per line: `jq -c '.[]' {name} > new file`"
+    for signature, kind, fix in _SIGNATURES:
+        if not name and beginning.startswith(signature) and (signature != b"BZh" or _BZIP2.match(beginning)):
+            name, advice = kind, fix
+    if not name and (form := _utf16(beginning)):
+        name, advice = "UTF-16 text", _TO_UTF8.format(form)
+    return (name, advice.replace("{name}", path.name)) if name else None
+
+
+def _zipped(path: Path) -> tuple[str, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        names = []
+    if any(name.startswith("xl/") for name in names):
+        return "an Excel (.xlsx) file", _TO_CSV
+    if "content.xml" in names:
+        return "an OpenDocument file", _TO_CSV
+    return "a zip archive", _UNPACK.format("unzip {name}")
+
+
+def _utf16(beginning: bytes) -> str:
+    """The form of UTF-16 without a byte order mark in which Latin text would be: every other byte is null."""
+    halves = {"UTF-16LE": beginning[1::2], "UTF-16BE": beginning[0::2]}
+    return next((form for form, half in halves.items() if len(half) > 3 and half.count(0) > 0.7 * len(half)), "")
