@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.render.grid import markdown_table
-from sidr_core.settings import DatasetConfig
+from sidr_core.settings import DatasetConfig, StoreSection
 from sidr_core.tables.docs import Table, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,12 +35,13 @@ path, type, default, what it may be, and what it does. Lengths are in tokens, ba
 unless a line says otherwise. A field without a default has to be given; an unknown one is an error that names the
 nearest known. Changing a field rebuilds the stages that read its section, and what lies below them.
 
-A profile itself has `datasets` (name -> fields below), `default_dataset` (a name; the first one without it) and
-`description`. A dataset may say `extends: <dataset>` and override single fields. In a path, `${NAME:-default}` is taken
+A profile itself has `datasets` (name -> fields below), `default_dataset` (a name; the first one without it),
+`description` and [`store`](#store). A dataset may say `extends: <dataset>` and override single fields. In a path, `${NAME:-default}` is taken
 from the environment. Editors that know JSON schemas complete and check a profile that begins with
 `# yaml-language-server: $schema=schema.json` (`profiles/schema.json`).
 """
 
+_COLUMNS = ("field", "type", "default", "allowed", "meaning")
 _BOUNDS = (("ge", "≥ {}"), ("gt", "> {}"), ("le", "≤ {}"), ("lt", "< {}"), ("min_length", "at least {}"))
 _TYPES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
 
@@ -70,7 +71,8 @@ def _table_section(table: Table) -> str:
 
 def settings_page() -> str:
     """docs/settings.md."""
-    parts = [SETTINGS_HEAD]
+    parts = [SETTINGS_HEAD, f"## store\n\n{_about(StoreSection)} Read by no stage.\n"]
+    parts.append(markdown_table(_COLUMNS, _rows("store", StoreSection), "l") + "\n")
     for name, field in DatasetConfig.model_fields.items():
         sections = _sections(field.annotation)
         read_as = {name, "snapshot"} if name == "snapshots" else {name}
@@ -82,7 +84,7 @@ def settings_page() -> str:
                 (kind,) = get_args(model.model_fields["kind"].annotation)
                 parts.append(f"### {name}: `kind: {kind}`\n\n{_about(model)}\n")
             rows = _rows(name, model, named=len(sections) > 1)
-            parts.append(markdown_table(("field", "type", "default", "allowed", "meaning"), rows, "l") + "\n")
+            parts.append(markdown_table(_COLUMNS, rows, "l") + "\n")
     return "\n".join(parts)
 
 
@@ -168,6 +170,7 @@ def profile_schema() -> str:
         "properties": {
             "description": {"type": "string"},
             "default_dataset": {"type": "string"},
+            "store": _loosened(StoreSection.model_json_schema()),
             "datasets": {
                 "type": "object",
                 "minProperties": 1,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidr_core.errors import NotMaterialized, SidrError, StoreError
 from sidr_core.pipeline import catalog
-from sidr_core.pipeline.status import open_store
+from sidr_core.pipeline.place import open_store
 from sidr_core.render.terminal import console
 from sidr_core.render.text import printable
 from sidr_core.tables.sql import quoted
@@ -39,7 +39,7 @@ def sql(query: str, form: str) -> None:
         raise SidrError("the query is not text", expected="UTF-8", found=ascii(query)[:200], fix="write it in UTF-8")
     store = open_store()
     path = catalog.path(store)
-    if not path.is_file():
+    if not path.is_file() and not store.refs():
         raise NotMaterialized(
             "nothing is published yet, so there is no catalog",
             expected=f"a catalog at {path}",

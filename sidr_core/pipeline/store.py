@@ -110,6 +110,14 @@ class Artifact:
             self._verified.add(name)
         return path
 
+    def is_here(self, name: str) -> bool:
+        """Whether a file of the manifest can be opened without fetching it from elsewhere."""
+        return True
+
+    def schema_only(self, name: str) -> Path:
+        """Path of a Parquet file of which the schema alone is needed; its rows are not checked."""
+        return self.folder / name
+
     def verified_folder(self) -> Path:
         """The folder, after checking every file in it and that it contains no other file."""
         for name in self.files:
@@ -155,6 +163,11 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
+
+    @property
+    def home(self) -> Path:
+        """The working folder, which has the catalog and the caches."""
+        return self.root.parent
 
     @property
     def place(self) -> str:
@@ -393,7 +406,7 @@ class Store:
         """Make `fp` the current output of a stage for a snapshot; the caller holds it."""
         from filelock import FileLock
 
-        path = self.root / _ref_name(dataset, snapshot, stage)
+        path = self.root / ref_name(dataset, snapshot, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not path.is_symlink():  # damage: a file cannot be renamed over it
             shutil.rmtree(path)
@@ -404,7 +417,7 @@ class Store:
 
     def ref(self, dataset: str, snapshot: str, stage: str) -> str | None:
         """The current fingerprint, or None."""
-        return _named_fingerprint(self._read(_ref_name(dataset, snapshot, stage)))
+        return _named_fingerprint(self._read(ref_name(dataset, snapshot, stage)))
 
     def _read(self, name: str) -> str | None:
         """The text of a ref or a manifest, by its name below the store; None if there is none, "" for no text."""
@@ -427,7 +440,7 @@ class Store:
         Raises:
             StoreError: there is one, but its ref or its manifest is damaged or missing.
         """
-        name = _ref_name(dataset, snapshot, stage)
+        name = ref_name(dataset, snapshot, stage)
         while (text := self._read(name)) is not None:
             fp = _named_fingerprint(text)
             artifact = self.open(stage, fp) if fp else None
@@ -457,6 +470,10 @@ class Store:
             )
         return artifact
 
+    def exists(self, stage: str, fp: str) -> bool:
+        """Whether anything is left of an output, sound or not."""
+        return os.path.lexists(self.root / stage / fp)
+
     def refs(self) -> list[tuple[str, str, str]]:
         """All (dataset, snapshot, stage) that have a current output."""
         base = self.root / "refs"
@@ -466,7 +483,8 @@ class Store:
         return any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
 
 
-def _ref_name(dataset: str, snapshot: str, stage: str) -> str:
+def ref_name(dataset: str, snapshot: str, stage: str) -> str:
+    """Name of the ref of a stage for a snapshot, below the store."""
     return f"refs/{dataset}/{snapshot}/{stage}.json"
 
 
