@@ -36,9 +36,9 @@ unless a line says otherwise. A field without a default has to be given; an unkn
 nearest known. Changing a field rebuilds the stages that read its section, and what lies below them.
 
 A profile itself has `datasets` (name -> fields below), `default_dataset` (a name; the first one without it),
-`description` and [`store`](#store). A dataset may say `extends: <dataset>` and override single fields. In a path, `${NAME:-default}` is taken
-from the environment. Editors that know JSON schemas complete and check a profile that begins with
-`# yaml-language-server: $schema=schema.json` (`profiles/schema.json`).
+`description` and [`store`](#store). A dataset may say `extends: <dataset>` and override single fields. In a path,
+`${NAME:-default}` is taken from the environment. Editors that know JSON schemas complete and check a profile that
+begins with `# yaml-language-server: $schema=schema.json` (`profiles/schema.json`).
 """
 
 _COLUMNS = ("field", "type", "default", "allowed", "meaning")

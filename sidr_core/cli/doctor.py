@@ -74,7 +74,7 @@ def all_checks() -> Iterator[Finding]:
     else:
         yield Finding("profile", OK, f"{profile.name}: {', '.join(profile)}")
         yield from check_profile(profile, spent)
-    yield from _store()
+        yield from check_place(profile)
 
 
 # -- the profile -----------------------------------------------------------------------------
@@ -191,10 +191,11 @@ def check_ledger() -> tuple[Finding, Cost | None]:
     """Whether the ledger is sound, and what was spent (None if it cannot be read); it is not created here."""
     from sidr_core.remote.ledger import Cost, Ledger, ledger_path
 
-    if not ledger_path().is_file():
-        return Finding("ledger", OK, "none yet: no paid server was called"), Cost(0, 0)
     try:
-        ledger = Ledger(ledger_path())
+        path = ledger_path()
+        if isinstance(path, Path) and not path.is_file():
+            return Finding("ledger", OK, "none yet: no paid server was called"), Cost(0, 0)
+        ledger = Ledger(path)
         ledger.verify()
     except SidrError as error:
         return _failed("ledger", error), None
@@ -203,10 +204,10 @@ def check_ledger() -> tuple[Finding, Cost | None]:
     return Finding("ledger", OK, f"sound; {total.usd:,.4f} USD and {total.tokens:,} tokens so far"), total
 
 
-def _store() -> Iterator[Finding]:
-    """The checks of the store; of a bucket first whether it can hold one."""
+def check_place(profile: Profile) -> Iterator[Finding]:
+    """The checks of the store that the profile or the environment names; of a bucket first whether it can hold one."""
     try:
-        store = open_store()
+        store = open_store(profile)
         if isinstance(store, BucketStore):
             store.bucket.probe()
             yield Finding("bucket", OK, f"{store.place} answers and honours conditional writes")

@@ -184,6 +184,8 @@ class Bucket:
         """Delete objects; one that is gone already counts as deleted."""
         import obstore
 
+        if not names:
+            return
         with self._explained("delete objects"):
             try:
                 obstore.delete(self._objects, names)

@@ -15,15 +15,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidr_core.errors import StoreError
 from sidr_core.pipeline.bucket import Bucket, Stat
+from sidr_core.pipeline.resume_mirror import ResumeMirror
 from sidr_core.pipeline.store import (
     MANIFEST,
     Artifact,
@@ -36,11 +38,15 @@ from sidr_core.pipeline.store import (
     sha256_file,
 )
 
+if TYPE_CHECKING:
+    from sidr_core.pipeline.report import Report
+
 #: Object beside a writer's files which says that one of them has other bytes than the manifest says.
 DAMAGED = "DAMAGED"
 #: Folder of resume points beside the writers' folders, which are named by hex digits.
 RESUME = "resume"
 _WRITER = "writer"
+_HEX = re.compile(r"[0-9a-f]{16,64}")
 #: Bytes that hold the schema of most Parquet files.
 _FOOTER_BYTES = 64 * 1024
 
@@ -188,9 +194,32 @@ class BucketStore(Store):
         with contextlib.suppress(StoreError):  # a reader that may not write
             self.bucket.create(f"{_prefix(artifact.manifest)}{DAMAGED}", b"")
 
-    def _build(self, *arguments: Any) -> Artifact:
+    def _build(
+        self,
+        stage: str,
+        fp: str,
+        code_version: str,
+        key: Mapping[str, Any],
+        build: Callable[[Path], Report | None],
+        synthetic: bool | Callable[[], bool],
+        say: Callable[[str], None] | None,
+        extra: Mapping[str, Any] | None,
+        finish: Callable[[], Mapping[str, Any]] | None,
+    ) -> Artifact:
         self.trust()  # before the work, not after it
-        return super()._build(*arguments)
+        mirror = ResumeMirror(self.bucket, f"{stage}/{fp}/{RESUME}/", self.resume_folder(stage, fp), say)
+        mirror.fetch()
+
+        def followed(folder: Path) -> Report | None:
+            with mirror.following():
+                return build(folder)
+
+        return super()._build(stage, fp, code_version, key, followed, synthetic, say, extra, finish)
+
+    def _drop_resume(self, stage: str, fp: str) -> None:
+        super()._drop_resume(stage, fp)
+        with contextlib.suppress(StoreError):  # the garbage collector finds them
+            self.bucket.delete([one.name for one in self.bucket.list(f"{stage}/{fp}/{RESUME}/")])
 
     def _publish(self, tmp: Path, final: Path, manifest: dict[str, Any], say: Callable[[str], None] | None) -> Artifact:
         """Upload the files under a prefix of our own, then claim the output; of two writers the first wins."""
@@ -323,7 +352,12 @@ class BucketStore(Store):
 def _manifest(text: str | None, stage: str, fp: str) -> dict[str, Any] | None:
     """The manifest in a text, if it is that of this output as a bucket has it."""
     manifest = sealed_manifest(text, stage, fp)
-    return manifest if manifest is not None and isinstance(manifest.get(_WRITER), str) else None
+    if manifest is None or not _HEX.fullmatch(str(manifest.get(_WRITER))):
+        return None
+    # Whoever may write to the bucket can seal a manifest: its names must not lead out of the cache.
+    files = manifest["files"].items()
+    clean = all(_HEX.fullmatch(entry["sha256"]) and not {"", ".", ".."} & set(name.split("/")) for name, entry in files)
+    return manifest if clean else None
 
 
 def _prefix(manifest: dict[str, Any]) -> str:

@@ -167,9 +167,14 @@ def _outside_outputs(store: Store, cache: bool) -> Iterator[Removable]:
 
 
 def is_busy(store: Store) -> bool:
-    """Whether any process is writing an output."""
-    locks = (path for path in store.root.glob("*/.*.lock") if _FINGERPRINT.fullmatch(path.name[1:-5]))
-    return any(_is_written(store, path.parent.name, path.name[1:-5]) for path in locks)
+    """Whether any process of this machine is writing an output, into this store or another one of the home."""
+    stores = [store, Store(store.home / "store"), *map(Store, (store.home / "cache").glob("bucket-*"))]
+    locks = ((one, path) for one in stores for path in one.root.glob("*/.*.lock"))
+    return any(
+        _is_written(one, path.parent.name, path.name[1:-5])
+        for one, path in locks
+        if _FINGERPRINT.fullmatch(path.name[1:-5])
+    )
 
 
 def size(path: Path) -> int:

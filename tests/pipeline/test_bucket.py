@@ -16,13 +16,14 @@ pytest.importorskip("obstore", reason="the extra `bucket` is not installed: pip 
 from builders.s3_server import KEY, SECRET, S3Server
 from sidr_core.errors import StoreError
 from sidr_core.pipeline import bucket as bucket_module
-from sidr_core.pipeline import catalog
+from sidr_core.pipeline import catalog, resume_mirror
 from sidr_core.pipeline import gc as garbage
 from sidr_core.pipeline.bucket import Bucket
 from sidr_core.pipeline.bucket_store import BucketStore
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.report import Report
-from sidr_core.pipeline.store import MANIFEST
+from sidr_core.pipeline.resume_mirror import MARK
+from sidr_core.pipeline.store import MANIFEST, sealed_text, sha256_file
 
 URL = "s3://shared/team/a"
 
@@ -308,6 +309,91 @@ def test_a_damaged_manifest_is_replaced(server, host):
     artifact, reused = host("b").obtain("s", "1", {}, write("text"))
     assert not reused and artifact.manifest["metrics"] == {"n": 1}
     assert host("c").obtain("s", "1", {}, refuse)[1]
+
+
+# -- resume points ---------------------------------------------------------------------------
+
+
+def point(store, step, weights):
+    """A whole resume point of the only output, as a training writes it; gives its folder."""
+    folder = store.resume_folder("s", store_fingerprint(store))
+    made = folder / f"checkpoint-{step}"
+    made.mkdir(parents=True)
+    (made / "weights").write_text(weights)
+    (folder / "best-1.safetensors").write_text("best")
+    digests = {name: sha256_file(made / name) for name in ("weights", "../best-1.safetensors")}
+    (made / MARK).write_text(json.dumps(digests))
+    return made
+
+
+def dies(store, server, *points):
+    """A training that leaves resume points and dies; each is in the bucket before the next is written."""
+
+    def build(folder):
+        for step, weights in points:
+            made = point(store, step, weights)
+            wait_for(lambda made=made: any(name.endswith(f"{made.name}/{MARK}") for name in server.objects))
+        raise RuntimeError("the node is gone")
+
+    with pytest.raises(RuntimeError, match="the node is gone"):
+        store.obtain("s", "1", {}, build)
+
+
+def wait_for(condition):
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_another_host_goes_on_from_the_newest_resume_point(server, host, monkeypatch):
+    monkeypatch.setattr(resume_mirror, "_POLL_SECONDS", 0.01)
+    dies(host("a"), server, (10, "ten"), (20, "twenty"))
+    wait_for(lambda: not any("checkpoint-10" in name for name in server.objects))
+    there, seen = host("b"), {}
+
+    def build(folder):
+        resumed = there.resume_folder("s", store_fingerprint(there))
+        seen.update({path.name: path.read_text() for path in resumed.rglob("*") if path.is_file()})
+        write("done")(folder)
+
+    there.obtain("s", "1", {}, build)
+    assert (seen["weights"], seen["best-1.safetensors"]) == ("twenty", "best")
+    assert names(server) == ["s/MANIFEST.json", "s/empty.txt", "s/out.txt"]  # they go with the publication
+
+
+def test_a_point_whose_mark_leads_elsewhere_is_not_fetched(server, host, tmp_path):
+    store = host("b")
+    store.trust()
+    prefix = f"team/a/s/{store_fingerprint(store)}/resume/checkpoint-7/"
+    server.objects[f"{prefix}x"] = (b"evil", time.time())
+    server.objects[f"{prefix}{MARK}"] = (json.dumps({"../../../../../x": "0" * 64}).encode(), time.time())
+    store.obtain("s", "1", {}, write("done"))
+    assert [path for path in tmp_path.rglob("x")] == []
+
+
+def test_a_training_goes_on_where_its_points_cannot_be_copied(server, host, monkeypatch):
+    monkeypatch.setattr(resume_mirror, "_POLL_SECONDS", 0.01)
+    store, said = host("a"), []
+
+    def build(folder):
+        server.breaks = lambda method, name: "/resume/" in name and method == "PUT"
+        point(store, 10, "ten")
+        wait_for(lambda: said)
+        write("done")(folder)
+
+    store.obtain("s", "1", {}, build, say=said.append)
+    assert "checkpoint-10 is not in s3://shared/team/a" in said[0]
+    assert host("b").obtain("s", "1", {}, refuse)[1]
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "a/../../escaped", "a//b"])
+def test_a_manifest_whose_names_lead_elsewhere_counts_as_none(server, host, name):
+    made, _ = host("a").obtain("s", "1", {}, write("x"))
+    manifest = {**made.manifest, "files": {name: made.manifest["files"]["out.txt"]}}
+    (key,) = [key for key in server.objects if key.endswith(MANIFEST)]
+    server.objects[key] = (sealed_text(manifest).encode(), time.time())
+    assert host("b").open("s", made.fingerprint) is None
 
 
 # -- garbage ---------------------------------------------------------------------------------
