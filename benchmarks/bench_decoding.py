@@ -394,14 +394,16 @@ def differences(args: argparse.Namespace) -> None:
     """How far the two scorings' lists differ on valid rows of the default dataset's newest snapshot."""
     from sidr_core.corpus.prompts import next_item
     from sidr_core.models import checkpoint
+    from sidr_core.pipeline.place import open_store
     from sidr_core.pipeline.profile import load_profile
-    from sidr_core.pipeline.status import newest_published, open_store
+    from sidr_core.pipeline.status import newest_published
     from sidr_core.recommending.rows import history_sids
     from sidr_core.tables import files as tables
     from sidr_core.tables.columns import DIRECT, ITEM_ID, SID, TARGET
     from sidr_core.tables.samples import subset
 
-    profile, store = load_profile(), open_store()
+    profile = load_profile()
+    store = open_store(profile)
     dataset = profile.default_dataset
     snapshot = newest_published(profile, store, dataset, args.checkpoint, None)
     loaded = checkpoint.load(store.require(dataset, snapshot, args.checkpoint).verified_folder(), args.device)

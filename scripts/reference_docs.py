@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.render.grid import markdown_table
-from sidr_core.settings import DatasetConfig
+from sidr_core.settings import DatasetConfig, StoreSection
 from sidr_core.tables.docs import Table, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,11 +35,11 @@ path, type, default, what it may be, and what it does. Lengths are in tokens, ba
 unless a line says otherwise. A field without a default has to be given; an unknown one is an error that names the
 nearest known. Changing a field rebuilds the stages that read its section, and what lies below them.
 
-A profile itself has `datasets` (name -> fields below), `default_dataset` (a name; the first one without it) and
-`description`. In a path, `${NAME:-default}` is taken from the environment. A dataset may say `extends: <dataset>`: it
-then has all fields of that one but those that it gives itself, section by section and field by field. A list is
-replaced whole. A section with another `kind` (`source`, `quantizer`, `teacher`, `base_model`) is replaced whole too, so
-that no file of another layout is inherited. Chains are allowed, circles are an error.
+A profile itself has `datasets` (name -> fields below), `default_dataset` (a name; the first one without it),
+`description` and [`store`](#store). In a path, `${NAME:-default}` is taken from the environment. A dataset may say
+`extends: <dataset>`: it then has all fields of that one but those that it gives itself, section by section and field by
+field. A list is replaced whole. A section with another `kind` (`source`, `quantizer`, `teacher`, `base_model`) is
+replaced whole too, so that no file of another layout is inherited. Chains are allowed, circles are an error.
 
 Defaults are the paper's, or modest. Where `base_model` is `tiny` or left out, a section `sft`, `activation`, `grpo` or
 `decoding` that is left out whole gets settings that suit a small model without a past (`OF_A_TINY_MODEL` in
@@ -47,6 +47,7 @@ Defaults are the paper's, or modest. Where `base_model` is `tiny` or left out, a
 `# yaml-language-server: $schema=schema.json` (`profiles/schema.json`).
 """
 
+_COLUMNS = ("field", "type", "default", "allowed", "meaning")
 _BOUNDS = (("ge", "≥ {}"), ("gt", "> {}"), ("le", "≤ {}"), ("lt", "< {}"), ("min_length", "at least {}"))
 _TYPES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
 
@@ -76,7 +77,8 @@ def _table_section(table: Table) -> str:
 
 def settings_page() -> str:
     """docs/settings.md."""
-    parts = [SETTINGS_HEAD]
+    parts = [SETTINGS_HEAD, f"## store\n\n{_about(StoreSection)} Read by no stage.\n"]
+    parts.append(markdown_table(_COLUMNS, _rows("store", StoreSection), "l") + "\n")
     for name, field in DatasetConfig.model_fields.items():
         sections = _sections(field.annotation)
         read_as = {name, "snapshot"} if name == "snapshots" else {name}
@@ -88,7 +90,7 @@ def settings_page() -> str:
                 (kind,) = get_args(model.model_fields["kind"].annotation)
                 parts.append(f"### {name}: `kind: {kind}`\n\n{_about(model)}\n")
             rows = _rows(name, model, named=len(sections) > 1)
-            parts.append(markdown_table(("field", "type", "default", "allowed", "meaning"), rows, "l") + "\n")
+            parts.append(markdown_table(_COLUMNS, rows, "l") + "\n")
     return "\n".join(parts)
 
 
@@ -174,6 +176,7 @@ def profile_schema() -> str:
         "properties": {
             "description": {"type": "string"},
             "default_dataset": {"type": "string"},
+            "store": _loosened(StoreSection.model_json_schema()),
             "datasets": {
                 "type": "object",
                 "minProperties": 1,

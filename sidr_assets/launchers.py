@@ -12,10 +12,10 @@ from dagster._core.errors import DagsterPipesExecutionError, DagsterUserCodeProc
 from dagster_shared.error import SerializableErrorInfo
 
 from sidr_core.pipeline import launch
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, home
 from sidr_core.pipeline.run import Outcome, reuse_stage, run_stage
 from sidr_core.pipeline.stage import Progress, Stage
-from sidr_core.pipeline.store import Store
 
 
 def run(context: dg.AssetExecutionContext, profile: Profile, dataset: str, stage: Stage, progress: Progress) -> Outcome:
@@ -25,7 +25,7 @@ def run(context: dg.AssetExecutionContext, profile: Profile, dataset: str, stage
         SidrError: as :func:`sidr_core.pipeline.run.run_stage`, from the process that raised it first.
         DagsterUserCodeProcessError: a child failed with another error; contains the child's own stack.
     """
-    store, snapshot = Store(home() / "store"), context.partition_key
+    store, snapshot = open_store(profile), context.partition_key
     settings = profile.dataset(dataset).launch
     kind = settings.of(stage.name)
     if kind == "process":

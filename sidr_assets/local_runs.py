@@ -3,13 +3,33 @@
 Dagster's own local launcher cannot say. A run started from the command line and killed (`kill -9`, out of memory,
 a reboot) would stay "started" for ever and block the runs that wait for its pool. dagster.yaml names this
 launcher; the daemon of `dagster dev` calls it.
+
+A pid says something on its own machine only. Where several machines share one history (Postgres), each run carries
+the name of the machine that executes it, and no other one judges it.
 """
+
+import platform
 
 import dagster as dg
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.runs import InMemoryRunStorage, SqliteRunStorage
 
 from sidr_core.pipeline.host import is_alive
+
+#: Tag of a run: the machine that executes it.
+HOST_TAG = "sidr/host"
+
+
+def note_host(context: dg.AssetExecutionContext) -> None:
+    """Tag the run with this machine, if other machines may look at it."""
+    if _is_shared(context.instance) and HOST_TAG not in context.run.tags:
+        context.instance.add_run_tags(context.run.run_id, {HOST_TAG: platform.node()})
+
+
+def _is_shared(instance: dg.DagsterInstance) -> bool:
+    """Whether other machines can see the history of runs; a SQLite file belongs to one."""
+    return not isinstance(instance.run_storage, (SqliteRunStorage, InMemoryRunStorage))
 
 
 class LocalRunLauncher(DefaultRunLauncher):
@@ -20,7 +40,12 @@ class LocalRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """FAILED once the process that executes the run is gone; a run that logged no pid counts as running."""
+        """FAILED once the process that executes the run is gone. A run of another machine counts as running, as do
+        one that logged no pid, and one of a shared history that has not said yet where it runs.
+        """
+        here = platform.node()
+        if (host := run.tags.get(HOST_TAG, None if _is_shared(self._instance) else here)) != here:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"it runs on {host or 'a machine not yet known'}")
         logs = self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         entries = [(log.dagster_event.engine_event_data.metadata, log.timestamp) for log in logs if log.dagster_event]
         pids = [(int(str(metadata["pid"].value)), timestamp) for metadata, timestamp in entries if "pid" in metadata]

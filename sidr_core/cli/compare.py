@@ -9,8 +9,9 @@ import typer
 from sidr_core.cli.published import tell_if_stale
 from sidr_core.errors import InputError
 from sidr_core.evaluation import compare as report
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import newest_published, open_store
+from sidr_core.pipeline.status import newest_published
 
 
 def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> None:
@@ -30,7 +31,8 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
             found=", ".join(names) or "none",
             fix="for example: sidr compare office/sft/direct office/item_item/direct",
         )
-    profile, store = load_profile(), open_store()
+    profile = load_profile()
+    store = open_store(profile)
     first = profile.dataset(parsed[0].dataset)
     snapshot = newest_published(profile, store, parsed[0].dataset, "recommendations", snapshot)
     for name in parsed:

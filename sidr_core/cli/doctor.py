@@ -15,9 +15,10 @@ from sidr_core.errors import SidrError
 from sidr_core.items.encoders import PACKAGED
 from sidr_core.models.packaged import packaged
 from sidr_core.pipeline import gc as garbage
+from sidr_core.pipeline.bucket_store import BucketStore
 from sidr_core.pipeline.catalog import path as catalog_path
-from sidr_core.pipeline.profile import Profile, load_profile
-from sidr_core.pipeline.status import open_store
+from sidr_core.pipeline.place import open_store
+from sidr_core.pipeline.profile import Profile, home, load_profile
 from sidr_core.pipeline.store import Store
 from sidr_core.remote.endpoint import PLACEHOLDER, host_of, is_loopback, read_key
 from sidr_core.reviews.files import located
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def doctor(form: str) -> int:
     """Print a line per check, or all as `json`. Returns the exit code: 1 if a check failed, else 0."""
-    findings = list(all_checks(open_store()))
+    findings = list(all_checks())
     failed = any(finding.state == FAIL for finding in findings)
     if form == "json":
         print(json.dumps({"ok": not failed, "checks": [vars(finding) for finding in findings]}, indent=1))
@@ -58,10 +59,10 @@ def doctor(form: str) -> int:
     return int(failed)
 
 
-def all_checks(store: Store) -> Iterator[Finding]:
+def all_checks() -> Iterator[Finding]:
     """All checks: the environment, the ledger, the profile, and what is left over in the store."""
     yield from environment.packages()
-    yield from environment.machine(store.root.parent)
+    yield from environment.machine(home())
     yield environment.dagster_home()
     yield environment.code_location()
     ledger, spent = check_ledger()
@@ -73,7 +74,7 @@ def all_checks(store: Store) -> Iterator[Finding]:
     else:
         yield Finding("profile", OK, f"{profile.name}: {', '.join(profile)}")
         yield from check_profile(profile, spent)
-    yield from check_store(store)
+        yield from check_place(profile)
 
 
 # -- the profile -----------------------------------------------------------------------------
@@ -190,10 +191,11 @@ def check_ledger() -> tuple[Finding, Cost | None]:
     """Whether the ledger is sound, and what was spent (None if it cannot be read); it is not created here."""
     from sidr_core.remote.ledger import Cost, Ledger, ledger_path
 
-    if not ledger_path().is_file():
-        return Finding("ledger", OK, "none yet: no paid server was called"), Cost(0, 0)
     try:
-        ledger = Ledger(ledger_path())
+        path = ledger_path()
+        if isinstance(path, Path) and not path.is_file():
+            return Finding("ledger", OK, "none yet: no paid server was called"), Cost(0, 0)
+        ledger = Ledger(path)
         ledger.verify()
     except SidrError as error:
         return _failed("ledger", error), None
@@ -202,18 +204,31 @@ def check_ledger() -> tuple[Finding, Cost | None]:
     return Finding("ledger", OK, f"sound; {total.usd:,.4f} USD and {total.tokens:,} tokens so far"), total
 
 
+def check_place(profile: Profile) -> Iterator[Finding]:
+    """The checks of the store that the profile or the environment names; of a bucket first whether it can hold one."""
+    try:
+        store = open_store(profile)
+        if isinstance(store, BucketStore):
+            store.bucket.probe()
+            yield Finding("bucket", OK, f"{store.place} answers and honours conditional writes")
+        yield from check_store(store)
+    except SidrError as error:
+        yield _failed("store", error)
+
+
 def check_store(store: Store) -> Iterator[Finding]:
     """Size of the store, what in it can be deleted (the size includes that), and whether there is a catalog."""
-    if not store.root.is_dir():
-        yield Finding("store", OK, f"nothing below {store.root} yet")
+    refs = len(store.refs())
+    if not refs and not store.root.is_dir():
+        yield Finding("store", OK, f"nothing below {store.place} yet")
         return
     count: Counter[str] = Counter()
     freed: Counter[str] = Counter()
     for removable in garbage.find(store, days=7):
         count[removable.kind] += 1
         freed[removable.kind] += removable.bytes
-    refs = len(store.refs())
-    yield Finding("store", OK, f"{refs:,} current outputs, {garbage.size(store.root) / 1e6:,.1f} MB below {store.root}")
+    size = store.size() if isinstance(store, BucketStore) else garbage.size(store.root)
+    yield Finding("store", OK, f"{refs:,} current outputs, {size / 1e6:,.1f} MB below {store.place}")
     resumable = sum(1 for _ in store.root.glob("*/.resume-*")) - count["unfinished"]
     resume = f"; {resumable} trainings can go on from a resume point" if resumable else ""
     if count:
@@ -222,7 +237,7 @@ def check_store(store: Store) -> Iterator[Finding]:
         yield Finding("leftovers", state, f"{kinds}; {freed.total() / 1e6:,.1f} MB{resume}", "sidr gc lists them")
     else:
         yield Finding("leftovers", OK, f"none{resume}")
-    if refs and not catalog_path(store).is_file():
+    if refs and store.keeps_catalog and not catalog_path(store).is_file():
         yield Finding("catalog", WARN, "there are outputs but no catalog", "materialize any asset again")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from sidr_core.corpus.estimate import estimates, teacher_client
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import newest_published, open_store
+from sidr_core.pipeline.status import newest_published
 from sidr_core.render.terminal import console
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def estimate(dataset: str | None, snapshot: str | None) -> None:
     from rich import box
     from rich.table import Table
 
-    profile, store = load_profile(), open_store()
+    profile = load_profile()
+    store = open_store(profile)
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "sid_codebook", snapshot)
     settings = profile.dataset(dataset).teacher

@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import chain
 
 from sidr_core.pipeline import gc as garbage
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import open_store
 from sidr_core.render.terminal import console
 from sidr_core.render.text import printable
 
@@ -38,10 +38,11 @@ def gc(yes: bool, deep: bool, cache: bool, days: float, unlisted: bool = False) 
         count[removable.kind] += 1
         freed[removable.kind] += removable.bytes
         if count.total() <= _MAX_LISTED:
-            path = printable(removable.path.relative_to(store.root.parent))
+            base, prefix = (store.root, f"{store.place}/") if removable.in_bucket else (store.home, "")
+            path = printable(f"{prefix}{removable.path.relative_to(base).as_posix()}")
             table.add_row(removable.kind, path, removable.why, f"{removable.bytes / 1e6:,.1f}")
     screen = console()
-    screen.print(f"{store.root.parent}", soft_wrap=True, markup=False)
+    screen.print(f"{store.home}", soft_wrap=True, markup=False)
     if count:
         screen.print(table)
     if count.total() > _MAX_LISTED:

@@ -14,7 +14,8 @@ import typer
 from sidr_core.errors import SidrError
 
 app = typer.Typer(
-    help="Recommendations that reason over Semantic IDs. SIDR_PROFILE names the profile, SIDR_HOME the working folder.",
+    help="Recommendations that reason over Semantic IDs. SIDR_PROFILE names the profile, SIDR_HOME the working folder, "
+    "SIDR_STORE a bucket for the outputs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

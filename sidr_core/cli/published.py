@@ -10,8 +10,9 @@ from pathlib import Path
 
 from sidr_core.errors import SidrError
 from sidr_core.evaluation import cases
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, load_profile
-from sidr_core.pipeline.status import newest_published, open_store, staleness
+from sidr_core.pipeline.status import newest_published, staleness
 from sidr_core.pipeline.store import Artifact, Store
 from sidr_core.settings import DatasetConfig
 from sidr_core.tables import files as tables
@@ -30,7 +31,8 @@ class Published:
     @classmethod
     def of(cls, dataset: str | None, snapshot: str | None, stage: str) -> Published:
         """The given snapshot, or the newest one for which `stage` is published."""
-        profile, store = load_profile(), open_store()
+        profile = load_profile()
+        store = open_store(profile)
         dataset = dataset or profile.default_dataset
         key = newest_published(profile, store, dataset, stage, snapshot)
         tell_if_stale(profile, store, dataset, key, stage)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from sidr_core.cli.published import tell_if_stale
 from sidr_core.evaluation.pages import render
 from sidr_core.evaluation.summary import summary
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import newest_published, open_store
+from sidr_core.pipeline.status import newest_published
 from sidr_core.render.terminal import console
 from sidr_core.tables import files as tables
 
 
 def show(dataset: str | None, snapshot: str | None, whole: bool) -> None:
     """Print the evaluation of a snapshot; default: the newest one that has it."""
-    profile, store = load_profile(), open_store()
+    profile = load_profile()
+    store = open_store(profile)
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "evaluation", snapshot)
     tell_if_stale(profile, store, dataset, snapshot, "evaluation")

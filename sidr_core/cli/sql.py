@@ -15,8 +15,8 @@ from sidr_core.cli.published import tell_if_stale
 from sidr_core.errors import NotMaterialized, SidrError
 from sidr_core.pipeline import catalog
 from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import open_store
 from sidr_core.pipeline.store import Store
 from sidr_core.render.terminal import console
 from sidr_core.render.text import printable

@@ -9,8 +9,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sidr_core.errors import SidrError
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, load_profile
-from sidr_core.pipeline.status import ABSENT, CURRENT, STALE, State, open_store, states
+from sidr_core.pipeline.status import ABSENT, CURRENT, STALE, State, states
 from sidr_core.pipeline.store import Store
 from sidr_core.render.terminal import console
 
@@ -66,7 +67,8 @@ def refresh(profile: Profile, store: Store, stages: Sequence[State]) -> Refresh:
 
 def status(dataset: str | None, form: str = "table") -> None:
     """Print each stage of every snapshot and what a refresh would cost, as tables or (`form`) as `json`."""
-    profile, store = load_profile(), open_store()
+    profile = load_profile()
+    store = open_store(profile)
     if dataset is not None:
         profile.dataset(dataset)
     snapshots = (
@@ -80,12 +82,12 @@ def status(dataset: str | None, form: str = "table") -> None:
             {"dataset": name, "snapshot": snapshot, "refresh": vars(cost), "stages": [_record(s) for s in stages]}
             for name, snapshot, stages, cost in snapshots
         ]
-        print(json.dumps({"profile": profile.name, "store": str(store.root), "snapshots": records}, indent=1))
+        print(json.dumps({"profile": profile.name, "store": store.place, "snapshots": records}, indent=1))
         return
     from rich.text import Text
 
     screen = console()
-    screen.print(f"profile {profile.name}, store {store.root}", soft_wrap=True, markup=False)
+    screen.print(f"profile {profile.name}, store {store.place}", soft_wrap=True, markup=False)
     for name, snapshot, stages, cost in snapshots:
         screen.print(Text(f"\n{name}, snapshot {snapshot}", style="bold"))
         screen.print(_table(stages))

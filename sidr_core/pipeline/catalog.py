@@ -30,11 +30,11 @@ LAYOUT = 1
 
 def path(store: Store) -> Path:
     """Where the catalog of a store lies."""
-    return store.root.parent / "catalog.duckdb"
+    return store.home / "catalog.duckdb"
 
 
 def refresh(store: Store, *, if_other: bool = False) -> None:
-    """Rewrite the catalog from the current outputs of every dataset in the store.
+    """Rewrite the catalog from the current outputs of every dataset in the store; no output is fetched for it.
 
     Args:
         if_other: only if the current outputs changed since it was written, or if it is damaged.
@@ -43,6 +43,7 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
     from filelock import FileLock
 
     target = path(store)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         # We hold the lock, so their writer is dead. Ours leaves no WAL: one beside the catalog is of another program,
         # and no reader could open the catalog with it.
@@ -126,7 +127,7 @@ def _view_statements(store: Store) -> list[str]:
         for file in artifact.files:
             if file.endswith(".parquet") and "/" not in file:
                 view = stage if file == f"{stage}.parquet" else f"{stage}_{file.removesuffix('.parquet')}"
-                tables[dataset, view].append((snapshot, artifact.folder / file, artifact))
+                tables[dataset, view].append((snapshot, artifact.schema_only(file), artifact))
     statements = [f"create schema if not exists {_name(dataset)}" for dataset in sorted({d for d, _ in tables})]
     for (dataset, view), versions in sorted(tables.items()):
         versions.sort(key=lambda version: version[0])

@@ -2,7 +2,8 @@
 
 Kept are the outputs that a ref names and, unless `deep`, the inputs and parts they were made from, recursively.
 What another process writes or holds is kept as well; locks decide that, not ages or guesses. Lock files stay: they
-are empty, and deleting one while a process waits for it would leave that process with a lock on nothing.
+are empty, and deleting one while a process waits for it would leave that process with a lock on nothing. In a bucket
+age decides instead (`bucket_gc.py`).
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
-from sidr_core.pipeline import host
+from sidr_core.errors import StoreError
+from sidr_core.pipeline import bucket_gc, host
+from sidr_core.pipeline.bucket_store import BucketStore
 from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.removable import Removable
 from sidr_core.pipeline.store import Store
-
-Kind = Literal["output", "part", "unfinished", "temporary", "cache", "snapshot"]
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 #: Names below `<stage>/` that belong to an output, besides its folder and its lock.
@@ -38,24 +38,6 @@ _UNRENAMED_SECONDS = 3600.0
 _BEING_DELETED = ".gone-"
 
 
-@dataclass(frozen=True)
-class Removable:
-    """A file or folder that can be deleted.
-
-    Args:
-        bytes: size of all its files.
-        why: the reason, in words.
-        stage, fingerprint: of the output that it is or belongs to; "" if it belongs to none.
-    """
-
-    kind: Kind
-    path: Path
-    bytes: int
-    why: str
-    stage: str = ""
-    fingerprint: str = ""
-
-
 def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
     """(stage, fingerprint) of every output that has to be kept; with `deep` the current ones only.
 
@@ -64,10 +46,14 @@ def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
     """
     unvisited: list[tuple[str, str]] = []
     for dataset, snapshot, stage in store.refs():
-        fp = store.ref(dataset, snapshot, stage)
-        if fp is not None and not os.path.lexists(store.root / stage / fp):
+        try:
+            artifact = store.find(dataset, snapshot, stage)
+        except StoreError:
+            fp = store.ref(dataset, snapshot, stage)
+            if fp is None or store.exists(stage, fp):
+                raise
             continue  # the whole output was deleted by hand
-        if (artifact := store.find(dataset, snapshot, stage)) is not None:
+        if artifact is not None:
             unvisited.append((stage, artifact.fingerprint))
     keep: set[tuple[str, str]] = set()
     while unvisited:
@@ -104,12 +90,15 @@ def find(store: Store, days: float, *, deep: bool = False, cache: bool = False) 
     """
     keep = needed(store, deep)
     oldest = time.time() - days * 86_400
+    if isinstance(store, BucketStore):
+        yield from bucket_gc.find(store, keep, oldest, {known.name for known in STAGES})
     for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
         if not folder.is_dir() or folder.is_symlink() or folder.name == "refs":
             continue
         for path in sorted(folder.iterdir()):
             if _FINGERPRINT.fullmatch(path.name):
-                removable = None if (folder.name, path.name) in keep else _unneeded_output(store, path, oldest)
+                is_kept = (folder.name, path.name) in keep or isinstance(store, BucketStore)  # there it is a cache
+                removable = None if is_kept else _unneeded_output(store, path, oldest)
             else:
                 removable = _unfinished_work(store, path, oldest)
             if removable is not None:
@@ -119,6 +108,9 @@ def find(store: Store, days: float, *, deep: bool = False, cache: bool = False) 
 
 def drop(store: Store, removable: Removable) -> bool:
     """Delete it. Returns whether it is gone; False if a process has come to need it since it was found."""
+    if removable.in_bucket:
+        assert isinstance(store, BucketStore)
+        return bucket_gc.drop(store, removable)
     if removable.kind == "cache":
         aside = removable.path.with_name(f"{_BEING_DELETED}{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(FileNotFoundError):  # another process deleted it
@@ -171,7 +163,7 @@ def _unfinished_work(store: Store, path: Path, oldest: float) -> Removable | Non
 
 def _outside_outputs(store: Store, cache: bool) -> Iterator[Removable]:
     """Temporary files that were never renamed into place, and the caches."""
-    home = store.root.parent
+    home = store.home
     caches = sorted(path for path in (home / "cache").glob("*") if path.is_dir())
     for path in [*sorted(home.glob(".*")), *sorted((store.root / "refs").glob("*/*/.*"))]:
         if not (match := _UNRENAMED.fullmatch(path.name)) or host.is_alive(int(match[1])):
@@ -187,9 +179,14 @@ def _outside_outputs(store: Store, cache: bool) -> Iterator[Removable]:
 
 
 def is_busy(store: Store) -> bool:
-    """Whether any process is writing an output."""
-    locks = (path for path in store.root.glob("*/.*.lock") if _FINGERPRINT.fullmatch(path.name[1:-5]))
-    return any(_is_written(store, path.parent.name, path.name[1:-5]) for path in locks)
+    """Whether any process of this machine is writing an output, into this store or another one of the home."""
+    stores = [store, Store(store.home / "store"), *map(Store, (store.home / "cache").glob("bucket-*"))]
+    locks = ((one, path) for one in stores for path in one.root.glob("*/.*.lock"))
+    return any(
+        _is_written(one, path.parent.name, path.name[1:-5])
+        for one, path in locks
+        if _FINGERPRINT.fullmatch(path.name[1:-5])
+    )
 
 
 def size(path: Path) -> int:

@@ -26,6 +26,7 @@ from typing import Any
 from sidr_core import errors
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.host import is_alive
+from sidr_core.pipeline.place import store_url
 from sidr_core.pipeline.profile import Profile
 from sidr_core.settings import Launch
 
@@ -64,6 +65,7 @@ def write_spec(folder: Path, profile: Profile, dataset: str, snapshot: str, stag
         "snapshot": snapshot,
         "stage": stage,
         "home": str(home),
+        "store": store_url(profile) or "",
         "launcher": os.getpid(),
         "failure": str(folder / FAILURE),
     }

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from sidr_core.errors import ProfileError
 from sidr_core.pipeline.graph import STAGES
-from sidr_core.settings import BaseModelConfig, DatasetConfig, Source, Window
+from sidr_core.settings import BaseModelConfig, DatasetConfig, Source, StoreSection, Window
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -70,6 +70,7 @@ class Profile:
     default_dataset: str
     datasets: Mapping[str, DatasetConfig]
     raw: Mapping[str, Any]
+    store: StoreSection
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.datasets)
@@ -120,6 +121,11 @@ def load_profile(name: str | None = None) -> Profile:
     Raises:
         ProfileError: no such profile, not YAML, an unknown or impossible field.
     """
+    return parse_profile(*_read(name))
+
+
+def _read(name: str | None) -> tuple[str, Any]:
+    """Name and parsed YAML of a profile, see :func:`load_profile`."""
     name = name or os.environ.get("SIDR_PROFILE") or "quickstart"
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
     if not os.path.isfile(path):  # Path.is_file raises if the name is too long
@@ -141,7 +147,7 @@ def load_profile(name: str | None = None) -> Profile:
             found=str(error).replace("\n", " ")[:500],
             fix="correct the file",
         ) from None
-    return parse_profile(path.stem, raw)
+    return path.stem, raw
 
 
 #: Limits on a profile's YAML: aliases of aliases grow exponentially, and nested values are walked by recursion.
@@ -174,7 +180,7 @@ def _refuse_yaml_bomb(path: Path, text: str) -> None:
 _DATASET_NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _DUCKDB_SCHEMAS = ("catalog", "information_schema", "main", "pg_catalog", "system", "temp")
 
-_TOP_KEYS = ("default_dataset", "datasets", "description")
+_TOP_KEYS = ("default_dataset", "datasets", "description", "store")
 
 
 def parse_profile(name: str, raw: Any) -> Profile:
@@ -202,9 +208,33 @@ def parse_profile(name: str, raw: Any) -> Profile:
             )
         datasets[dataset] = _dataset_config(name, dataset, _merged(name, raw["datasets"], dataset, ()))
     default = raw.get("default_dataset") or next(iter(datasets))
-    profile = Profile(name=name, default_dataset=default, datasets=datasets, raw=raw)
+    store = store_section(f"profile {name!r}, store", raw.get("store"))
+    profile = Profile(name=name, default_dataset=default, datasets=datasets, raw=raw, store=store)
     profile.dataset(default)
     return profile
+
+
+def store_section(where: str = "", fields: Any = None) -> StoreSection:
+    """The section `store`, from its parsed YAML; without `where`, that of the profile which `SIDR_PROFILE` names.
+
+    Raises:
+        ProfileError: an unknown key, or not a URL of a store; the URL is not repeated, as it may hold a key.
+    """
+    if not where:
+        name, raw = _read(None)
+        where, fields = f"profile {name!r}, store", raw.get("store") if isinstance(raw, dict) else None
+    try:
+        return StoreSection.model_validate(_expand(fields or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise _unknown(where, str(first["loc"][-1]), tuple(StoreSection.model_fields)) from None
+        raise ProfileError(
+            where,
+            expected=first["msg"],
+            found="something else",
+            fix="correct it; keys are read from the environment (docs/scale.md)",
+        ) from None
 
 
 def _merged(profile: str, datasets: Mapping[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:

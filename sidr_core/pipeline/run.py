@@ -24,7 +24,8 @@ from pydantic import BaseModel
 from sidr_core.errors import CheckFailed, SidrError
 from sidr_core.pipeline import catalog, disk, launch
 from sidr_core.pipeline.graph import stage_named
-from sidr_core.pipeline.profile import Profile, StageConfig, home, load_profile, parse_profile
+from sidr_core.pipeline.place import STORE_VARIABLE, open_store
+from sidr_core.pipeline.profile import Profile, StageConfig, load_profile, parse_profile
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, Stage, StageInput, load_object
 from sidr_core.pipeline.store import Artifact, Store, fingerprint
@@ -179,7 +180,8 @@ def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artif
     if check_failure(dataset, snapshot, stage, artifact) is None:
         if store.ref(dataset, snapshot, stage.name) != artifact.fingerprint:
             store.set_ref(dataset, snapshot, stage.name, artifact.fingerprint)
-        catalog.refresh(store, if_other=reused)
+        if store.keeps_catalog:
+            catalog.refresh(store, if_other=reused)
 
 
 def _follower(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
@@ -296,9 +298,11 @@ def main(argv: list[str]) -> int:
 def _run_spec(spec: dict[str, Any], report: Any) -> int:
     if "home" in spec:
         os.environ["SIDR_HOME"] = spec["home"]  # where the ledger and the caches are
+    if "store" in spec:
+        os.environ[STORE_VARIABLE] = spec["store"]
     source = spec.get("profile")
     profile = parse_profile(source["name"], source["raw"]) if isinstance(source, dict) else load_profile(source)
-    arguments = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), Store(home() / "store"))
+    arguments = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), open_store(profile))
     if launch.rank() > 0:
         _follower(*arguments)
         return 0

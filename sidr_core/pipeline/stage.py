@@ -257,7 +257,7 @@ class Inputs(Mapping[str, StageInput]):
 
     def cache(self, name: str) -> Path:
         """A folder, shared by all datasets, for files that can be lost without harm; not created here."""
-        return self._store.root.parent / "cache" / name
+        return self._store.home / "cache" / name
 
     def part(self, name: str, version: str, key: Mapping[str, Any], build: Callable[[Path], Report | None]) -> Artifact:
         """Build or reuse a piece of this stage's work that other stages or snapshots share.

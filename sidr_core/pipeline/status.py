@@ -9,7 +9,7 @@ from typing import Any
 
 from sidr_core.errors import SidrError, StoreError
 from sidr_core.pipeline.graph import STAGES
-from sidr_core.pipeline.profile import Profile, home
+from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.run import Plan, check_failure, plan
 from sidr_core.pipeline.stage import Stage
 from sidr_core.pipeline.store import Artifact, Store, fingerprint
@@ -35,11 +35,6 @@ class State:
     why: str
     artifact: Artifact | None
     refresh_seconds: float | None
-
-
-def open_store() -> Store:
-    """The store of the working folder."""
-    return Store(home() / "store")
 
 
 def newest_published(profile: Profile, store: Store, dataset: str, stage: str, snapshot: str | None) -> str:

@@ -110,6 +110,14 @@ class Artifact:
             self._verified.add(name)
         return path
 
+    def is_here(self, name: str) -> bool:
+        """Whether a file of the manifest can be opened without fetching it from elsewhere."""
+        return True
+
+    def schema_only(self, name: str) -> Path:
+        """Path of a Parquet file of which the schema alone is needed; its rows are not checked."""
+        return self.folder / name
+
     def verified_folder(self) -> Path:
         """The folder, after checking every file in it and that it contains no other file."""
         for name in self.files:
@@ -145,25 +153,33 @@ class Artifact:
 
 
 class Store:
-    """Publishes and finds outputs below `root` (a local or shared folder)."""
+    """Publishes and finds outputs below `root` (a local or shared folder).
+
+    Attributes:
+        keeps_catalog: whether the catalog is rewritten after each stage, or only when someone asks for it.
+    """
+
+    keeps_catalog = True
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
+
+    @property
+    def home(self) -> Path:
+        """The working folder, which has the catalog and the caches."""
+        return self.root.parent
+
+    @property
+    def place(self) -> str:
+        """Where the outputs lie, for people."""
+        return str(self.root)
 
     # -- outputs -----------------------------------------------------------------------------
 
     def open(self, stage: str, fp: str) -> Artifact | None:
         """The published output, or None. An unreadable or foreign manifest counts as none."""
-        folder = self.root / stage / fp
-        manifest = _read_json(folder / MANIFEST)
-        seal = manifest.pop("seal", None)
-        try:
-            is_sealed = seal == _seal(manifest)
-        except ValueError:  # NaN, which we never write
-            is_sealed = False
-        if not is_sealed or (manifest["stage"], manifest["fingerprint"]) != (stage, fp):
-            return None
-        return Artifact(folder, manifest)
+        manifest = sealed_manifest(self._read(f"{stage}/{fp}/{MANIFEST}"), stage, fp)
+        return None if manifest is None else Artifact(self.root / stage / fp, manifest)
 
     def obtain(
         self,
@@ -209,7 +225,7 @@ class Store:
             lock_path.with_suffix(".owner").write_text(f"pid {os.getpid()} on {platform.node()}")
             if (artifact := self.sound(stage, fp)) is not None:
                 return artifact, True
-            artifact = self._build(stage, fp, code_version, key, build, synthetic, extra, finish)
+            artifact = self._build(stage, fp, code_version, key, build, synthetic, say, extra, finish)
             artifact.hold()
             return artifact, False
         finally:
@@ -235,6 +251,7 @@ class Store:
         key: Mapping[str, Any],
         build: Callable[[Path], Report | None],
         synthetic: bool | Callable[[], bool],
+        say: Callable[[str], None] | None,
         extra: Mapping[str, Any] | None,
         finish: Callable[[], Mapping[str, Any]] | None,
     ) -> Artifact:
@@ -265,12 +282,30 @@ class Store:
                 **(extra or {}),
                 **(finish() if finish else {}),
             }
-            _publish(tmp, final, manifest)
-            shutil.rmtree(self.resume_folder(stage, fp), ignore_errors=True)
+            artifact = self._publish(tmp, final, manifest, say)
+            self._drop_resume(stage, fp)
         except BaseException:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
+        return artifact
+
+    def _publish(self, tmp: Path, final: Path, manifest: dict[str, Any], say: Callable[[str], None] | None) -> Artifact:
+        """Rename `tmp` into place and write the manifest last; each step is on disk before the next."""
+        for name in manifest["files"]:
+            fsync(tmp / name)
+        fsync(tmp)
+        move_into_place(tmp, final)
+        fsync(final.parent)
+        try:
+            write_atomically(final / MANIFEST, sealed_text(manifest))
+        except OSError:  # a full disk: without its manifest the output is useless
+            shutil.rmtree(final, ignore_errors=True)
+            raise
         return Artifact(final, manifest)
+
+    def _drop_resume(self, stage: str, fp: str) -> None:
+        """Delete the unfinished work on an output that is published now; whatever fails, the output is there."""
+        shutil.rmtree(self.resume_folder(stage, fp), ignore_errors=True)
 
     def tidy(self, stage: str, fp: str) -> None:
         """Delete what is left beside an output if its writer crashed just after publishing it."""
@@ -371,7 +406,7 @@ class Store:
         """Make `fp` the current output of a stage for a snapshot; the caller holds it."""
         from filelock import FileLock
 
-        path = self._ref_path(dataset, snapshot, stage)
+        path = self.root / ref_name(dataset, snapshot, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not path.is_symlink():  # damage: a file cannot be renamed over it
             shutil.rmtree(path)
@@ -382,11 +417,17 @@ class Store:
 
     def ref(self, dataset: str, snapshot: str, stage: str) -> str | None:
         """The current fingerprint, or None."""
-        fp = _read_json(self._ref_path(dataset, snapshot, stage)).get("fingerprint")
-        return fp if isinstance(fp, str) and _FINGERPRINT.fullmatch(fp) else None
+        return _named_fingerprint(self._read(ref_name(dataset, snapshot, stage)))
 
-    def _ref_path(self, dataset: str, snapshot: str, stage: str) -> Path:
-        return self.root / "refs" / dataset / snapshot / f"{stage}.json"
+    def _read(self, name: str) -> str | None:
+        """The text of a ref or a manifest, by its name below the store; None if there is none, "" for no text."""
+        path = self.root / name
+        try:
+            return path.read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return "" if os.path.lexists(path) else None
+        except (IsADirectoryError, UnicodeDecodeError):
+            return ""
 
     def current(self, dataset: str, snapshot: str, stage: str) -> Artifact | None:
         """The current output of a stage for a snapshot, or None."""
@@ -399,18 +440,18 @@ class Store:
         Raises:
             StoreError: there is one, but its ref or its manifest is damaged or missing.
         """
-        path = self._ref_path(dataset, snapshot, stage)
-        while os.path.lexists(path):
-            fp = self.ref(dataset, snapshot, stage)
+        name = ref_name(dataset, snapshot, stage)
+        while (text := self._read(name)) is not None:
+            fp = _named_fingerprint(text)
             artifact = self.open(stage, fp) if fp else None
             if artifact is not None:
                 return artifact
-            if fp == self.ref(dataset, snapshot, stage):  # else removed just now: the ref has moved on
-                damaged = path if fp is None else self.root / stage / fp / MANIFEST
+            if text == self._read(name):  # else removed just now: the ref has moved on
+                damaged = name if fp is None else f"{stage}/{fp}/{MANIFEST}"
                 raise StoreError(
-                    f"{dataset}/{stage} of snapshot {snapshot}: {damaged.relative_to(self.root)} is damaged",
+                    f"{dataset}/{stage} of snapshot {snapshot}: {damaged} is damaged",
                     expected="the file as it was published",
-                    found="other content" if os.path.lexists(damaged) else "nothing",
+                    found="nothing" if self._read(damaged) is None else "other content",
                     fix=f"{_how_to_make(dataset, snapshot, stage)}: the damaged output is set aside and rebuilt",
                 )
         return None
@@ -424,10 +465,14 @@ class Store:
             raise NotMaterialized(
                 f"{dataset}/{stage} has no published output for snapshot {snapshot}",
                 expected="an output in the store",
-                found=f"none below {self.root}",
+                found=f"none below {self.place}",
                 fix=f"{_how_to_make(dataset, snapshot, stage)}   (or select '{dataset}/*' for all)",
             )
         return artifact
+
+    def exists(self, stage: str, fp: str) -> bool:
+        """Whether anything is left of an output, sound or not."""
+        return os.path.lexists(self.root / stage / fp)
 
     def refs(self) -> list[tuple[str, str, str]]:
         """All (dataset, snapshot, stage) that have a current output."""
@@ -438,18 +483,46 @@ class Store:
         return any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
 
 
+def ref_name(dataset: str, snapshot: str, stage: str) -> str:
+    """Name of the ref of a stage for a snapshot, below the store."""
+    return f"refs/{dataset}/{snapshot}/{stage}.json"
+
+
+def _named_fingerprint(ref: str | None) -> str | None:
+    """The fingerprint that the text of a ref names; None if it names none."""
+    fp = _mapping(ref).get("fingerprint")
+    return fp if isinstance(fp, str) and _FINGERPRINT.fullmatch(fp) else None
+
+
 def _how_to_make(dataset: str, snapshot: str, stage: str) -> str:
     select = f"'key:\"{dataset}/{stage}\"'"
     return f"run: dagster asset materialize -m sidr_assets --select {select} --partition {snapshot}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; an empty one if the file is missing or contains anything else."""
+def _mapping(text: str | None) -> dict[str, Any]:
+    """The mapping in a JSON text; an empty one if it is missing or contains anything else."""
     try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        value = json.loads(text or "")
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def sealed_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest with its own hash, as it is published."""
+    sealed = {**manifest, "seal": _seal(json.loads(canonical_json(manifest)))}
+    return json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)
+
+
+def sealed_manifest(text: str | None, stage: str, fp: str) -> dict[str, Any] | None:
+    """The manifest in a text, if it is that of this output, as it was published."""
+    manifest = _mapping(text)
+    seal = manifest.pop("seal", None)
+    try:
+        is_sealed = seal == _seal(manifest)
+    except ValueError:  # NaN, which we never write
+        is_sealed = False
+    return manifest if is_sealed and (manifest["stage"], manifest["fingerprint"]) == (stage, fp) else None
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -465,11 +538,8 @@ def _describe(path: Path) -> dict[str, Any]:
     return entry
 
 
-def _publish(tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
-    """Rename `tmp` into place and write the manifest last; each step is on disk before the next."""
-    for name in manifest["files"]:
-        fsync(tmp / name)
-    fsync(tmp)
+def move_into_place(tmp: Path, final: Path) -> None:
+    """Rename a folder to `final`, and remove what stands there."""
     if os.path.lexists(final):  # a publication that was cut short, or a damaged output: without a valid manifest
         aside = final.with_name(f".tmp-{final.name}-aside-{uuid.uuid4().hex[:8]}")
         os.replace(final, aside)
@@ -478,10 +548,3 @@ def _publish(tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
         else:
             shutil.rmtree(aside, ignore_errors=True)
     os.replace(tmp, final)
-    fsync(final.parent)
-    sealed = {**manifest, "seal": _seal(json.loads(canonical_json(manifest)))}
-    try:
-        write_atomically(final / MANIFEST, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False))
-    except OSError:  # a full disk: without its manifest the output is useless
-        shutil.rmtree(final, ignore_errors=True)
-        raise

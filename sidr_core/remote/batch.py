@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from sidr_core.pipeline.stage import Progress
 from sidr_core.remote.client import Client
@@ -49,7 +49,7 @@ class BatchClient(Client):
 
     def finish(self, missing: Sequence[Request], any_usable: bool, progress: Progress) -> dict[Request, Done]:
         """See :meth:`Client.finish`."""
-        lock = FileLock(self.ledger.path.with_suffix(".batches.lock"))
+        lock = self.ledger.batches_lock()
         try:
             lock.acquire(timeout=0.05)
         except Timeout:

@@ -1,4 +1,5 @@
-"""What was asked and what it cost: one SQLite file, append-only (triggers refuse anything else).
+"""What was asked and what it cost: one SQLite file, append-only (triggers refuse anything else); or, for several
+machines, the same tables in a database of Postgres (`postgres.py`).
 
 - `replies`: one row per request key: the reply, its tokens, its price. The first one wins; none is ever asked again.
 - `account`: every change of what is or may be owed, with the running total after it. Before a call is sent its worst
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import threading
 import time
@@ -22,11 +24,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
 from sidr_core.remote.errors import LedgerError
+from sidr_core.remote.postgres import BatchesLock, PostgresConnection, checked_url
 from sidr_core.settings.corpus import Budget, Price
 
 NANO = 1_000_000_000
@@ -48,6 +51,7 @@ CREATE TABLE account (
 CREATE TABLE batches (
   id INTEGER PRIMARY KEY, token TEXT NOT NULL, event TEXT NOT NULL, content TEXT NOT NULL, created INTEGER NOT NULL);
 """
+_NAMES = ("replies", "account", "batches")
 _GUARD = (
     "CREATE TRIGGER {table}_{event} BEFORE {event} ON {table} "
     "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;"
@@ -110,11 +114,12 @@ class OpenBatch:
     members: dict[str, Member]
 
 
-def ledger_path() -> Path:
-    """`$SIDR_HOME/ledger.sqlite`."""
+def ledger_path() -> Path | str:
+    """`$SIDR_HOME/ledger.sqlite`, or the URL in `SIDR_LEDGER`. Raises LedgerError where that is no URL of a ledger."""
     from sidr_core.pipeline.profile import home
 
-    return home() / "ledger.sqlite"
+    url = os.environ.get("SIDR_LEDGER")
+    return checked_url(url) if url else home() / "ledger.sqlite"
 
 
 def price_of(price: Price, input_tokens: int, output_tokens: int, discount: float = 1.0) -> Cost:
@@ -130,13 +135,22 @@ def price_of(price: Price, input_tokens: int, output_tokens: int, discount: floa
 class Ledger:
     """The ledger at `path`, made if absent. May be used by several threads and processes at once.
 
+    Args:
+        path: a SQLite file, or `postgresql://…`.
+
     Raises:
-        LedgerError: the file is damaged, foreign, or of a newer version.
+        LedgerError: the file is damaged, foreign, or of a newer version; the server cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._db: Any  # takes the same statements, whichever it is
+        if isinstance(path, str):
+            self._db = PostgresConnection(path)
+            with self._transaction():
+                self._of_version(self._db.prepare(_TABLES, _NAMES, _VERSION))
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -152,17 +166,27 @@ class Ledger:
             if version == 0:
                 for statement in _TABLES.split(";\n"):
                     self._db.execute(statement)
-                for table in ("replies", "account", "batches"):
+                for table in _NAMES:
                     for event in ("update", "delete"):
                         self._db.execute(_GUARD.format(table=table, event=event))
                 self._db.execute(f"PRAGMA user_version={_VERSION}")
-            elif version != _VERSION:
-                raise LedgerError(
-                    f"the ledger {self.path} is of another version",
-                    expected=f"version {_VERSION}",
-                    found=f"version {version}",
-                    fix="use the version of this project that wrote it, or name another SIDR_HOME",
-                )
+            else:
+                self._of_version(version)
+
+    def _of_version(self, version: int) -> None:
+        if version != _VERSION:
+            raise LedgerError(
+                f"the ledger {self.path} is of another version",
+                expected=f"version {_VERSION}",
+                found=f"version {version}",
+                fix="use the version of this project that wrote it, or name another SIDR_HOME or SIDR_LEDGER",
+            )
+
+    def batches_lock(self) -> FileLock | BatchesLock:
+        """The lock of the one process that has batches under way on this ledger; not taken here."""
+        if isinstance(self.path, str):
+            return BatchesLock(self.path)
+        return FileLock(self.path.with_suffix(".batches.lock"))
 
     def close(self) -> None:
         """Close the file; it is complete without this."""
@@ -172,8 +196,11 @@ class Ledger:
     def verify(self) -> None:
         """Read the whole file. Raises LedgerError where SQLite finds damage, or the running totals do not add up."""
         with self._explained(), self._lock:
-            problems = [row[0] for row in self._db.execute("PRAGMA quick_check(3)")]
-            added = Cost(*self._db.execute("SELECT total(tokens), total(nano_usd) FROM account").fetchone())
+            problems = ["ok"]
+            if not isinstance(self.path, str):
+                problems = [row[0] for row in self._db.execute("PRAGMA quick_check(3)")]
+            sums = "SELECT coalesce(sum(tokens), 0), coalesce(sum(nano_usd), 0) FROM account"
+            added = Cost(*self._db.execute(sums).fetchone())
             last = self._total()
         if problems == ["ok"] and added != last:
             problems = [f"changes add up to {added.tokens:,.0f} tokens and {added.usd:,.4f} USD"]
@@ -203,7 +230,7 @@ class Ledger:
             if send is not None:
                 self._settle(send, "paid", Cost(reply.input_tokens + reply.output_tokens, reply.nano_usd))
             self._db.execute(
-                "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 (reply.key, label.model, label.host, label.kind, reply.status, reply.text, label.request_bytes,
                  reply.input_tokens, reply.output_tokens, reply.nano_usd, _now()),
             )  # fmt: skip
@@ -215,7 +242,7 @@ class Ledger:
             "WHERE model = ? AND host = ? AND status = 'complete' GROUP BY kind"
         )
         with self._explained(), self._lock:
-            return {row[0]: row[1:] for row in self._db.execute(query, (model, host))}
+            return {row[0]: row[1:] for row in self._db.execute(query, (model, host)).fetchall()}
 
     # -- the account -------------------------------------------------------------------------
 
@@ -263,12 +290,11 @@ class Ledger:
         total = self._total()
         cursor = self._db.execute(
             "INSERT INTO account (send, key, what, tokens, nano_usd, total_tokens, total_nano_usd, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             (send, key, what, change.tokens, change.nano_usd,
              total.tokens + change.tokens, total.nano_usd + change.nano_usd, _now()),
         )  # fmt: skip
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return cursor.fetchall()[0][0]  # all of it: SQLite commits no statement that is under way
 
     def _total(self) -> Cost:
         row = self._db.execute("SELECT total_tokens, total_nano_usd FROM account ORDER BY id DESC LIMIT 1").fetchone()
@@ -312,14 +338,16 @@ class Ledger:
         """Batches of a scope that are not closed, oldest first."""
         query = (
             "SELECT token, content, (SELECT content FROM batches AS s WHERE s.token = b.token AND event = 'submitted') "
-            "FROM batches AS b WHERE event = 'planned' AND json_extract(content, '$.scope') = ? AND NOT EXISTS "
+            "FROM batches AS b WHERE event = 'planned' AND NOT EXISTS "
             "(SELECT 1 FROM batches AS c WHERE c.token = b.token AND c.event = 'closed') ORDER BY id"
         )
         with self._explained(), self._lock:
-            rows = self._db.execute(query, (scope,)).fetchall()
+            rows = self._db.execute(query).fetchall()
+        plans = [(token, batch, json.loads(content)) for token, content, batch in rows]
         return [
-            OpenBatch(token, batch, {key: Member(*row) for key, row in json.loads(content)["members"].items()})
-            for token, content, batch in rows
+            OpenBatch(token, batch, {key: Member(*row) for key, row in plan["members"].items()})
+            for token, batch, plan in plans
+            if plan["scope"] == scope
         ]
 
     def _batch_event(self, token: str, event: str, content: str) -> None:
@@ -331,7 +359,10 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            if isinstance(self._db, PostgresConnection):
+                self._db.begin()
+            else:
+                self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:

@@ -26,6 +26,7 @@ from sidr_core.settings.sources import (
     Source,
     TablesSource,
 )
+from sidr_core.settings.store import StoreSection
 from sidr_core.settings.training import (
     OF_A_TINY_MODEL,
     Activation,
@@ -77,6 +78,7 @@ __all__ = [
     "Snapshots",
     "Source",
     "Split",
+    "StoreSection",
     "TablesSource",
     "Teacher",
     "TextKnn",

@@ -28,12 +28,13 @@ from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback
 
 from sidr_core.errors import StoreError
+from sidr_core.pipeline.resume_mirror import MARK
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import sha256_file
 from sidr_core.tables.tensors import read_tensors, unreadable
 from sidr_core.training import tracking
 
-MARK, OWNER = "COMPLETE", "owner.json"
+OWNER = "owner.json"
 _NUMBERED = re.compile(r"checkpoint-[0-9]{1,18}", re.ASCII)
 
 

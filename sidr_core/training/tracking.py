@@ -66,7 +66,8 @@ def events(folder: Path) -> Path:
     """Where the event files of the training with this resume folder lie."""
     if not folder.name.startswith(_RESUME):
         return folder / "tensorboard"
-    home = folder.parents[2]  # <home>/store/<stage>/.resume-<fingerprint>
+    # <home>/store/<stage>/.resume-<fingerprint>, or <home>/cache/bucket-<digest>/<stage>/… beside a bucket
+    home = next(parent for parent in folder.parents[2:] if parent.name != "cache")
     return home / "tensorboard" / _name(folder)
 
 
