@@ -429,6 +429,21 @@ class Store:
             )
         return artifact
 
+    def lineage(self, artifact: Artifact) -> dict[str, Artifact]:
+        """Stage -> output, of an output and of all that it was made from, recursively; of two of a stage the nearer.
+
+        Left out is what is no longer there, and what belongs to earlier snapshots.
+        """
+        found: dict[str, Artifact] = {}
+        waiting = [artifact]
+        for output in waiting:
+            if output.stage in found:
+                continue
+            found[output.stage] = output
+            inputs = (self.open(*named) for named in output.manifest.get("lineage", {}).items() if "/" not in named[0])
+            waiting += [one for one in inputs if one is not None]
+        return found
+
     def refs(self) -> list[tuple[str, str, str]]:
         """All (dataset, snapshot, stage) that have a current output."""
         base = self.root / "refs"
@@ -469,7 +484,8 @@ def _publish(tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
     """Rename `tmp` into place and write the manifest last; each step is on disk before the next."""
     for name in manifest["files"]:
         fsync(tmp / name)
-    fsync(tmp)
+    for folder in {(tmp / name).parent for name in manifest["files"]} | {tmp}:
+        fsync(folder)
     if os.path.lexists(final):  # a publication that was cut short, or a damaged output: without a valid manifest
         aside = final.with_name(f".tmp-{final.name}-aside-{uuid.uuid4().hex[:8]}")
         os.replace(final, aside)
