@@ -120,6 +120,23 @@ def compare(
 
 
 @app.command()
+def audit(
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            "--index", help="Another's SIDs: JSON or Parquet. Default: the codebook.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    dataset: Dataset = None,
+    snapshot: Snapshot = None,
+) -> None:
+    """Audit SIDs against train rows: prefixes and what is taken together, popularity, fan-out, collisions, churn."""
+    from sidr_core.cli import audit as command
+
+    command.audit(dataset, snapshot, index)
+
+
+@app.command()
 def verify(
     cards: Annotated[
         list[Path], typer.Argument(help="Claim cards, `claims/*.json` of a leaderboard.", exists=True, dir_okay=False)
