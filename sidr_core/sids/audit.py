@@ -143,7 +143,7 @@ def read_index(path: Path) -> pl.DataFrame:
     """
     try:
         if path.suffix == ".parquet":
-            return tables.read(path, [ITEM_ID, SID])
+            return tables.read(path, [ITEM_ID, SID]).cast(pl.String)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         index = json.loads(content) if len(content) <= _MOST_BYTES else None
