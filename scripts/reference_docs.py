@@ -81,6 +81,9 @@ def settings_page() -> str:
     parts.append(markdown_table(_COLUMNS, _rows("store", StoreSection), "l") + "\n")
     for name, field in DatasetConfig.model_fields.items():
         sections = _sections(field.annotation)
+        if not sections:
+            parts.append(f"## {name}\n\n{_plain(field)}\n")
+            continue
         read_as = {name, "snapshot"} if name == "snapshots" else {name}
         readers = [f"`{stage.name}`" for stage in STAGES if read_as & {part.split(".")[0] for part in stage.sections}]
         about = field.description if len(sections) > 1 else _about(sections[0])
@@ -92,6 +95,12 @@ def settings_page() -> str:
             rows = _rows(name, model, named=len(sections) > 1)
             parts.append(markdown_table(_COLUMNS, rows, "l") + "\n")
     return "\n".join(parts)
+
+
+def _plain(field: FieldInfo) -> str:
+    """A field of the dataset itself, in a line."""
+    kind, allowed = _described(field)
+    return f"{' '.join((field.description or '').split())} A {kind}, {allowed}; default `{_default(field)}`."
 
 
 def _rows(path: str, model: type[BaseModel], named: bool = False) -> Iterator[tuple[str, ...]]:

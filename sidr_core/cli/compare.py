@@ -10,7 +10,7 @@ from sidr_core.cli.published import tell_if_stale
 from sidr_core.errors import InputError
 from sidr_core.evaluation import compare as report
 from sidr_core.pipeline.place import open_store
-from sidr_core.pipeline.profile import load_profile
+from sidr_core.pipeline.profile import Profile, load_profile, repeats
 from sidr_core.pipeline.status import newest_published
 
 
@@ -18,12 +18,14 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
     """Print the comparison of `<dataset>/<model>/<mode>` names with the first of them.
 
     Args:
-        names: at least two, all different.
+        names: all different; at least two, or one of a dataset with several `seeds`.
         snapshot: default: the newest that has recommendations of the first dataset.
         k: cut-off of HR and NDCG.
         form: `markdown`, or `csv` with full precision.
     """
-    parsed = [report.Name.parse(name) for name in names]
+    profile = load_profile()
+    store = open_store(profile)
+    parsed = [one for name in names for one in _with_repeats(report.Name.parse(name), profile)]
     if len(parsed) < 2 or len(set(parsed)) < len(parsed):
         raise InputError(
             "there is nothing to compare",
@@ -31,19 +33,30 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
             found=", ".join(names) or "none",
             fix="for example: sidr compare office/sft/direct office/item_item/direct",
         )
-    profile = load_profile()
-    store = open_store(profile)
     first = profile.dataset(parsed[0].dataset)
     snapshot = newest_published(profile, store, parsed[0].dataset, "recommendations", snapshot)
     for name in parsed:
         profile.dataset(name.dataset)
-    entries = [report.read(store, name, snapshot, k) for name in parsed]
+    entries = _of_other_seeds([report.read(store, name, snapshot, k) for name in parsed], names)
     for dataset in dict.fromkeys(name.dataset for name in parsed):
         tell_if_stale(profile, store, dataset, snapshot, "recommendations")
     comparison = report.table(entries, k, first.evaluation)
     if form == "csv":
         typer.echo(comparison.write_csv(), nl=False)
     else:
-        recipes = {name.dataset: report.recipe(profile.dataset(name.dataset)) for name in parsed}
+        recipes = {entry.name.dataset: report.recipe(profile.dataset(entry.name.dataset)) for entry in entries}
+        seeds = report.over_seeds(entries, recipes, k, first.evaluation)
         synthetic = any(entry.synthetic for entry in entries)
-        typer.echo(report.page(comparison, snapshot, first.evaluation, synthetic, recipes), nl=False)
+        typer.echo(report.page(comparison, snapshot, first.evaluation, synthetic, seeds), nl=False)
+
+
+def _with_repeats(name: report.Name, profile: Profile) -> list[report.Name]:
+    """A name, and the same of the datasets that repeat its own with other seeds (`seeds` of the profile)."""
+    datasets = (name.dataset, *repeats(name.dataset, profile.dataset(name.dataset).seeds))
+    return [report.Name(dataset, name.model, name.mode) for dataset in datasets if dataset in profile.datasets]
+
+
+def _of_other_seeds(entries: list[report.Scored], names: Sequence[str]) -> list[report.Scored]:
+    """Without repeats of a model that has no seed: they are the same lists again."""
+    named = {entry.checkpoint for entry in entries if str(entry.name) in names}
+    return [entry for entry in entries if str(entry.name) in names or entry.checkpoint not in named]

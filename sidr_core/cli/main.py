@@ -7,6 +7,7 @@ No command runs a stage; `dagster asset materialize` does. Each command imports 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -120,6 +121,38 @@ def compare(
     from sidr_core.cli import compare as command
 
     command.compare(names, snapshot, k, format)
+
+
+@app.command()
+def audit(
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            "--index", help="Another's SIDs: JSON or Parquet. Default: the codebook.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    dataset: Dataset = None,
+    snapshot: Snapshot = None,
+) -> None:
+    """Audit SIDs against train rows: prefixes and what is taken together, popularity, fan-out, collisions, churn."""
+    from sidr_core.cli import audit as command
+
+    command.audit(dataset, snapshot, index)
+
+
+@app.command()
+def verify(
+    cards: Annotated[
+        list[Path], typer.Argument(help="Claim cards, `claims/*.json` of a leaderboard.", exists=True, dir_okay=False)
+    ],
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Also make the lists again from their checkpoint, and compare.")
+    ] = False,
+) -> None:
+    """Check claim cards against the stored rows and lists: true or false, and what differs. Exit code 1 if false."""
+    from sidr_core.cli import verify as command
+
+    raise typer.Exit(command.verify(cards, rebuild))
 
 
 @app.command()

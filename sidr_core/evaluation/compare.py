@@ -47,9 +47,9 @@ METRICS = (HR, NDCG)
 _NOTES = """\
 Values are means over test rows at item level, with {percent} % intervals from a bootstrap over users ({draws:,}
 draws, seed {seed}). Differences are paired: the same rows, minus the first model. Their intervals stand alone.
-{verdicts} Each model was trained once, with the seed shown: what another seed would change is not in the
-intervals; models that differ in their seed alone are put together under "Over seeds", with the lowest and the highest
-value."""
+{verdicts} Each model was trained once, with the seed shown: what another seed would change is in none of these
+intervals. It is in that of the mean under "Over seeds", where models that differ in their seed alone are put together;
+the spread is the standard deviation between them."""
 
 
 @dataclass(frozen=True)
@@ -259,22 +259,39 @@ def recipe(config: DatasetConfig) -> str:
     return json.dumps(without_seeds(config.model_dump(mode="json")), sort_keys=True)
 
 
-def over_seeds(compared: pl.DataFrame, recipes: Mapping[str, str]) -> Grid:
-    """Mean and range of models that differ in their seed alone; no row where there is none.
+def over_seeds(entries: Sequence[Scored], recipes: Mapping[str, str], k: int, settings: Evaluation) -> Grid:
+    """Models that differ in their seed alone, put together: mean, spread and range; no row where there is none.
+
+    The interval of the mean holds both what other users and what other seeds would change. With S seeds its half is
+    the root of (z · standard error over users of the rows' means over seeds)² + (t of S - 1 · spread / √S)².
 
     Args:
-        compared: see :func:`table`.
+        entries: as in :func:`table`.
         recipes: dataset -> :func:`recipe`.
+        k: cut-off.
+        settings: bootstrap and confidence.
     """
-    with_recipe = compared.with_columns(pl.col(DATASET).replace_strict(recipes).alias("recipe"))
-    rows = []
-    for _, runs in with_recipe.group_by(["recipe", MODEL, MODE, "metric"], maintain_order=True):
-        if runs["seed"].n_unique() > 1:
-            first, values = runs.row(0, named=True), runs["value"]
-            seeds = ", ".join(str(seed) for seed in runs["seed"])
-            label, extremes = f"{first['metric'].upper()}@{first['k']}", f"{values.min():.4f} to {values.max():.4f}"
-            rows.append((full_name(first), label, seeds, f"{values.mean():.4f}", extremes))
-    return Grid("Over seeds", ("model", "metric", "seeds", "mean", "range"), tuple(rows))
+    from scipy.stats import norm, t
+
+    groups: dict[tuple[str, str], list[Scored]] = {}
+    for entry in entries:
+        groups.setdefault((recipes[entry.name.dataset], entry.name.list), []).append(entry)
+    tail, rows = (1 + settings.confidence) / 2, []
+    for runs in groups.values():
+        if len({run.seed for run in runs}) < len(runs) or len(runs) < 2:
+            continue
+        users, seeds = runs[0].rows[USER_ID].to_numpy(), ", ".join(str(run.seed) for run in runs)
+        for metric in METRICS:
+            values = np.stack([run.rows[column(ITEM_LEVEL, metric, k)].to_numpy() for run in runs])  # (S, R)
+            drawn = draw_means(values.mean(axis=0)[:, None], users, draws=settings.bootstrap, seed=settings.seed)
+            of_seeds = values.mean(axis=1)
+            spread = float(of_seeds.std(ddof=1))
+            half = np.hypot(norm.ppf(tail) * drawn.std(ddof=1), t.ppf(tail, len(runs) - 1) * spread / len(runs) ** 0.5)
+            mean = float(of_seeds.mean())
+            ends = {"value": mean, "ci_low": max(0.0, mean - half), "ci_high": min(1.0, mean + half)}
+            extremes = f"{of_seeds.min():.4f} to {of_seeds.max():.4f}"
+            rows.append((str(runs[0].name), f"{metric.upper()}@{k}", seeds, ranged(ends), f"{spread:.4f}", extremes))
+    return Grid("Over seeds", ("model", "metric", "seeds", "mean", "spread", "range"), tuple(rows))
 
 
 def page(
@@ -282,14 +299,13 @@ def page(
     snapshot: str,
     settings: Evaluation,
     synthetic: bool,
-    recipes: Mapping[str, str] | None = None,
+    seeds: Grid | None = None,
 ) -> str:
-    """The comparison as Markdown; with `recipes` (dataset -> :func:`recipe`) also over seeds."""
+    """The comparison as Markdown; with `seeds`, of :func:`over_seeds`, if it has rows."""
     first = compared.row(0, named=True)
     widths = "/".join(str(width) for width in compared["beam_width"].unique().sort())
     rows = f"{first['n_rows']:,} test rows of {first['n_users']:,} users, beam width {widths}"
     models, gaps = grids(compared)
-    seeds = over_seeds(compared, recipes) if recipes else None
     return joined(
         titled("# Comparison", synthetic),
         f"{titled(f'Snapshot {snapshot}', synthetic)}: {rows}",

@@ -8,7 +8,7 @@ of any output that depends on the clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +19,10 @@ import polars as pl
 
 from sidr_core.evaluation import optimal
 from sidr_core.evaluation.pages import page, slices_page, titled
-from sidr_core.evaluation.protocol import comparisons, headline, list_name, lists_of
+from sidr_core.evaluation.protocol import claims, comparisons, headline, list_name, lists_of
 from sidr_core.evaluation.remarks import learnt, popularity_ndcg, remarks_table
 from sidr_core.evaluation.slices import groups_of, slices_table
-from sidr_core.evaluation.verdicts import gap_rows, horizons, judge
+from sidr_core.evaluation.verdicts import gap_rows, judge, limits
 from sidr_core.metrics.intervals import Floats, differences, draw_means, share_summary
 from sidr_core.metrics.lists import COVERAGE, Measured, measure, self_information
 from sidr_core.metrics.ranking import HR, LEVELS, NDCG, RANKED, column, per_row
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig, Evaluation
 
 #: What is compared, at the largest headline cut-off alone: the family of differences stays small.
-_COMPARED = (HR, NDCG)
+COMPARED = (HR, NDCG)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Scored:
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Write `evaluation`, `paired`, `slices` and `remarks` as Parquet; pages and figures of the first and third."""
+    """Write `evaluation`, `paired`, `margins`, `slices` and `remarks` as Parquet; pages and figures of two of them."""
     settings, names = config.evaluation, config.decoding.models
     needed = [name for name in Recommendations.to_schema().columns if name != "reasoning"]
     lists = tables.read(inputs["recommendations"].path("recommendations.parquet"), needed)
@@ -112,12 +112,13 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     evaluation = evaluation_table(scored, exposure, models, settings, context)
     floor = popularity_ndcg(train, items, test, codebook, headline(settings.ks)[-1])
     remarks = remarks_table(evaluation, models, floor)
-    on_part = [f"{test.height:,} of {all_test.height:,} test rows"] if test.height < all_test.height else []
-    by_list = {name: lists_of(remarks, name)["remark"].to_list() for name in names}
-    paired = paired_table(scored, models, settings, context, by_list | {"": on_part})
+    beside = remarks_by_list(remarks, names, test.height, all_test.height)
+    paired = paired_table(scored, models, settings, context, comparisons(names), beside)
+    margins = paired_table(scored, models, settings, context, claims(config.decoding.models), beside)
     slices = slices_table(scored.lists, groups_of(test, train, items), settings, context)
     tables.write(evaluation, out_dir / "evaluation.parquet", EvaluationTable)
     tables.write(paired, out_dir / "paired.parquet", Paired)
+    tables.write(margins, out_dir / "margins.parquet", Paired)
     tables.write(slices, out_dir / "slices.parquet", Slices)
     tables.write(remarks, out_dir / "remarks.parquet", Remarks)
     pages = {
@@ -187,32 +188,44 @@ def paired_table(
     models: pl.DataFrame,
     settings: Evaluation,
     context: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]],
     remarks: Mapping[str, list[str]] | None = None,
 ) -> pl.DataFrame:
-    """Differences of :func:`~sidr_core.evaluation.protocol.comparisons`, by the contract `Paired`; one family.
+    """The differences a - b of `pairs` (a, b), by the contract `Paired`; one family.
 
     Args:
-        remarks: `<model>/<mode>` -> what a verdict on it has to say beside; under "" what all verdicts have to.
+        remarks: as in :func:`~sidr_core.evaluation.verdicts.limits`.
     """
     k, produced_by = headline(settings.ks)[-1], _models_by_name(models)
-    columns = [scored.columns.index((ITEM_LEVEL, metric, k)) for metric in _COMPARED]
+    columns = [scored.columns.index((ITEM_LEVEL, metric, k)) for metric in COMPARED]
     shared = {**context, "k": k, "level": ITEM_LEVEL, "seed": settings.seed, "margin": settings.margin}
     shared |= scored.counts
     rows: list[dict[str, Any]] = []
-    for a, b in comparisons(tuple(scored.lists)):
+    for a, b in pairs:
         gap, means = ((arrays[a] - arrays[b])[:, columns] for arrays in (scored.values, scored.means))
         sides = {
             f"{key}_{side}": produced_by[name][key]
             for side, name in (("a", a), ("b", b))
             for key in (MODEL, MODE, "seen_until")
         }
-        sides["remarks"] = horizons(sides["seen_until_a"], sides["seen_until_b"])
-        sides["remarks"] += [f"{name} {text}" for name in (a, b) for text in (remarks or {}).get(name, [])]
-        sides["remarks"] += (remarks or {}).get("", [])
+        sides["remarks"] = limits((a, b), (sides["seen_until_a"], sides["seen_until_b"]), remarks)
         numbers = gap_rows(differences(gap, means, scored.users, settings.confidence, settings.margin))
-        rows += [shared | sides | {"metric": metric} | row for metric, row in zip(_COMPARED, numbers, strict=True)]
+        rows += [shared | sides | {"metric": metric} | row for metric, row in zip(COMPARED, numbers, strict=True)]
     judge(rows, settings)
     return tables.typed(rows, Paired)
+
+
+def remarks_by_list(remarks: pl.DataFrame, names: Sequence[str], rows: int, of_rows: int) -> dict[str, list[str]]:
+    """What verdicts have to say beside, as :func:`~sidr_core.evaluation.verdicts.limits` takes it.
+
+    Args:
+        remarks: the contract `Remarks`.
+        names: `<model>/<mode>` of all lists.
+        rows: test rows that were evaluated.
+        of_rows: all test rows.
+    """
+    by_list = {name: lists_of(remarks, name)["remark"].to_list() for name in names}
+    return by_list | {"": [f"{rows:,} of {of_rows:,} test rows"] if rows < of_rows else []}
 
 
 def exposure_of(

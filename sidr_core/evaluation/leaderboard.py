@@ -6,12 +6,14 @@ their sources give them, without a place: other train rows, other model sizes, n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sidr_core.evaluation.pages import caption, joined, titled
+from sidr_core.evaluation import claims
+from sidr_core.evaluation.pages import caption, differences, joined, titled
 from sidr_core.evaluation.protocol import headline, list_name
 from sidr_core.metrics.ranking import HR, NDCG
 from sidr_core.pipeline.report import Report
@@ -38,16 +40,24 @@ _PUBLISHED_NOTE = """\
 Published figures on the same test rows, as their sources give them: SID level, without interval or seed, from models
 that trained on all train rows of the split. They have no place here: it is not a comparison at equal data. Where a
 reference says that @5 and @10 contradict each other, no ranking has all four figures of its line."""
+_CLAIMS_NOTE = """\
+Paired on the same rows; verdicts are corrected for all {family} differences (Holm). Each list has a card with all that
+it rests on in `claims/`; `sidr verify` checks it."""
 _CONTRADICTS = " (its @5 and @10 contradict each other)"
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
-    """Write `leaderboard` as Parquet, as a page and as a figure."""
+    """Write `leaderboard` as Parquet, as a page and as a figure, and a card of each measured list into `claims/`."""
     evaluation = tables.read(inputs["evaluation"].path("evaluation.parquet"))
     others = of_split(config.source.kind, evaluation["n_rows"][0], evaluation["n_users"][0])
-    table = leaderboard(evaluation, others, tables.read(inputs["evaluation"].path("remarks.parquet")))
+    margins, remarks = (tables.read(inputs["evaluation"].path(f"{name}.parquet")) for name in ("margins", "remarks"))
+    table = leaderboard(evaluation, others, remarks)
     tables.write(table, out_dir / "leaderboard.parquet", Leaderboard)
-    text = page(table, inputs.synthetic)
+    (out_dir / "claims").mkdir()
+    for card in claims.cards(inputs.manifests("evaluation"), evaluation, margins, remarks):
+        (out_dir / "claims" / f"{claims.file_name(card)}.json").write_text(card.model_dump_json(indent=1) + "\n")
+        (out_dir / "claims" / f"{claims.file_name(card)}.md").write_text(claims.page(card))
+    text = page(table, inputs.synthetic, margins)
     (out_dir / "leaderboard.md").write_text(text)
     _draw(table, out_dir / "leaderboard.png", inputs.synthetic)
     first = table.filter(pl.col("place") == 1).row(0, named=True)
@@ -124,14 +134,20 @@ _LINE = (
 )
 
 
-def page(table: pl.DataFrame, synthetic: bool) -> str:
-    """The leaderboard as Markdown."""
+def page(table: pl.DataFrame, synthetic: bool, margins: pl.DataFrame | None = None) -> str:
+    """The leaderboard as Markdown; `margins`, by the contract `Paired`, are those over the best counting baseline."""
     measured = table.filter(pl.col("origin") != PUBLISHED)
     known = _OPTIMAL_NOTE if OPTIMAL in table["origin"] else ""
     notes = (_MEASURED_NOTE.format(k=measured["k"].max()) + known, _PUBLISHED_NOTE)
     boards = [(grid.markdown(), note) for grid, note in zip(grids(table), notes, strict=False)]
     heading = titled("# Leaderboard", synthetic)
-    return joined(heading, caption(measured, synthetic), *(part for board in boards for part in board))
+    claimed = []
+    if margins is not None and margins.height:
+        title = f"Margin over {margins['model_b'][0]}/{margins['mode_b'][0]}, the counting baseline"
+        claimed = [replace(differences(margins), title=title).markdown(), _CLAIMS_NOTE.format(family=margins.height)]
+    first, *others = boards
+    parts = (*first, *claimed, *(part for board in others for part in board))
+    return joined(heading, caption(measured, synthetic), *parts)
 
 
 def _draw(table: pl.DataFrame, path: Path, synthetic: bool) -> None:

@@ -13,6 +13,8 @@ from sidr_core.tables.columns import DIRECT, MERGED, MODE, MODEL, THINKING
 #: Baselines that language models are compared with, where the profile has them; without any, with POPULARITY.
 REFERENCES = tuple(model.name for model in MODELS if model.is_reference)
 POPULARITY = "popularity"
+#: Baselines that only count, the best first: a claim about a list is its margin over the first that the table has.
+COUNTED = ("shortcut", "item_item", POPULARITY)
 #: Cut-offs of the headline and of the paired comparisons, where the profile evaluates them.
 HEADLINE_KS = (5, 10)
 
@@ -54,6 +56,21 @@ def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
     references = [f"{name}/{DIRECT}" for name in REFERENCES if f"{name}/{DIRECT}" in names]
     with_references = [(name, other) for other in references or [f"{POPULARITY}/{DIRECT}"] for name in neural]
     return [pair for pair in (*with_direct, *with_stage_before, *with_references) if pair[1] in names]
+
+
+def counting_baseline(names: Sequence[str]) -> str | None:
+    """The best counting baseline of a table of `<model>/<mode>` names; None where it has none.
+
+    >>> counting_baseline(("sft/direct", "popularity/direct", "item_item/direct"))
+    'item_item/direct'
+    """
+    return next((f"{model}/{DIRECT}" for model in COUNTED if f"{model}/{DIRECT}" in names), None)
+
+
+def claims(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs (a, b): each list and the best counting baseline, whose difference a - b is claimed."""
+    baseline = counting_baseline(names)
+    return [(name, baseline) for name in names if baseline not in (None, name)]
 
 
 def thinking_pairs(names: Sequence[str]) -> list[tuple[str, str]]:

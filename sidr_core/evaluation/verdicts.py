@@ -12,7 +12,7 @@ What limits a verdict stands behind it in brackets: different horizons, few user
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sidr_core.metrics.intervals import UNCLEAR, Differences, holm, judge_family, least_draws, smallest_detectable
@@ -79,6 +79,21 @@ def horizons(seen_a: str, seen_b: str) -> list[str]:
     (['different horizons'], [])
     """
     return ["different horizons"] if seen_a != seen_b else []
+
+
+def limits(
+    names: tuple[str, str], seen_until: tuple[str, str], remarks: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """What limits a verdict on two lists.
+
+    Args:
+        names: `<model>/<mode>` of both.
+        seen_until: up to when each knows data.
+        remarks: `<model>/<mode>` -> what a verdict on it has to say beside; under "" what all verdicts have to.
+    """
+    remarks = remarks or {}
+    of_lists = [f"{name} {text}" for name in names for text in remarks.get(name, ())]
+    return [*horizons(*seen_until), *of_lists, *remarks.get("", ())]
 
 
 def span(row: Mapping[str, Any], columns: tuple[str, str, str], sign: str = "") -> str:

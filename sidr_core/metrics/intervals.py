@@ -175,7 +175,7 @@ def differences(
     _, index = np.unique(np.asarray(users), return_inverse=True)
     count = int(index.max()) + 1
     differing = (np.abs(user_sums(gap, index, count)) > _ROUNDING).sum(axis=0)
-    helped, harmed = (gap > 0).sum(axis=0), (gap < 0).sum(axis=0)
+    helped, harmed = (gap > _ROUNDING).sum(axis=0), (gap < -_ROUNDING).sum(axis=0)
     drawn, bound = summary(gap, means, confidence), unseen_share(count, confidence)
     unchanged = helped + harmed == 0
     interval = Intervals(drawn.value, np.where(unchanged, -bound, drawn.low), np.where(unchanged, bound, drawn.high))
@@ -183,7 +183,8 @@ def differences(
     p = np.maximum(p_of(means), np.minimum(1.0, 2.0 ** (1 - differing)))
     p_within = np.ones_like(p)
     if margin is not None:
-        outside = np.maximum((means <= -margin).sum(axis=0), (means >= margin).sum(axis=0))
+        least = margin - _ROUNDING
+        outside = np.maximum((means <= -least).sum(axis=0), (means >= least).sum(axis=0))
         # At least the chance that a share `margin` of all users differs and none of these does.
         p_within = np.maximum((outside + 1) / (len(means) + 1), (1 - margin) ** count)
     return Differences(interval, helped, harmed, len(gap) - helped - harmed, se, p, p_within)

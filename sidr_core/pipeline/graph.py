@@ -339,8 +339,14 @@ STAGES: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
         },
         sections=("source", "evaluation", "decoding", "dataset", "snapshot"),
-        code_version="5",
-        tables={"evaluation": "EvaluationTable", "paired": "Paired", "slices": "Slices", "remarks": "Remarks"},
+        code_version="6",
+        tables={
+            "evaluation": "EvaluationTable",
+            "paired": "Paired",
+            "margins": "Paired",
+            "slices": "Slices",
+            "remarks": "Remarks",
+        },
         kinds=("duckdb", "parquet"),
         description="HR, NDCG and MRR at item and SID level, coverage, Gini and novelty, with intervals clustered by "
         "user; paired differences, corrected for being many; slices of the test rows.",
@@ -357,13 +363,13 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="leaderboard",
         run="sidr_core.evaluation.leaderboard:build",
-        inputs={"evaluation": ("evaluation.parquet", "remarks.parquet")},
+        inputs={"evaluation": ("evaluation.parquet", "margins.parquet", "remarks.parquet")},
         sections=("source",),
         code_version="4",
         tables={"leaderboard": "Leaderboard"},
         kinds=("parquet",),
-        description="Every list placed by NDCG, with interval, seed and checkpoint; published figures of the same "
-        "test rows beside, marked and without a place.",
+        description="Every list placed by NDCG, with interval, seed and checkpoint, and a card of what is claimed of "
+        "it; published figures of the same test rows beside, marked and without a place.",
     ),
     Stage(
         name="reasoning_report",
@@ -391,7 +397,7 @@ STAGES: tuple[Stage, ...] = (
         },
         sections=("evaluation", "decoding", "dataset", "snapshot"),
         unused="sidr_core.pipeline.graph:checkpoints_that_do_not_think",
-        code_version="1",
+        code_version="2",
         tables={"interventions": "Interventions"},
         kinds=("pytorch", "parquet"),
         description="Lists after a thinking model's own thoughts against those after another user's, shuffled, blank, "

@@ -207,6 +207,16 @@ def parse_profile(name: str, raw: Any) -> Profile:
                 fix="rename it",
             )
         datasets[dataset] = _dataset_config(name, dataset, _merged(name, raw["datasets"], dataset, ()))
+    for dataset, config in list(datasets.items()):
+        for number, repeat in enumerate(repeats(dataset, config.seeds), start=1):
+            if repeat in datasets:
+                raise ProfileError(
+                    f"profile {name!r}: two datasets are called {repeat!r}",
+                    expected=f"that name for the repeat of {dataset!r} with another seed (`seeds: {config.seeds}`)",
+                    found="a dataset of its own",
+                    fix="rename it",
+                )
+            datasets[repeat] = _other_seeds(config, number)
     default = raw.get("default_dataset") or next(iter(datasets))
     store = store_section(f"profile {name!r}, store", raw.get("store"))
     profile = Profile(name=name, default_dataset=default, datasets=datasets, raw=raw, store=store)
@@ -235,6 +245,27 @@ def store_section(where: str = "", fields: Any = None) -> StoreSection:
             found="something else",
             fix="correct it; keys are read from the environment (docs/scale.md)",
         ) from None
+
+
+#: Sections whose seed a repeat changes: training. Data, codebook, corpus and resampling stay the same.
+_TRAINED = ("base_model", "sft", "activation", "grpo", "gru4rec", "sasrec", "tiger")
+
+
+def repeats(dataset: str, seeds: int) -> list[str]:
+    """Names of the datasets that repeat one with other seeds.
+
+    >>> repeats("office", 3), repeats("office", 1)
+    (['office_seed2', 'office_seed3'], [])
+    """
+    return [f"{dataset}_seed{number}" for number in range(2, seeds + 1)]
+
+
+def _other_seeds(config: DatasetConfig, number: int) -> DatasetConfig:
+    """The same with every training seed raised by `number`."""
+    sections = {name: getattr(config, name) for name in _TRAINED}
+    return config.model_copy(
+        update={name: part.model_copy(update={"seed": part.seed + number}) for name, part in sections.items()}
+    )
 
 
 def _merged(profile: str, datasets: Mapping[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:

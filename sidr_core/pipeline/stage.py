@@ -255,6 +255,14 @@ class Inputs(Mapping[str, StageInput]):
     def __len__(self) -> int:
         return len(self._stages)
 
+    def manifests(self, name: str) -> dict[str, Mapping[str, Any]]:
+        """The manifests of an input and of all outputs that it was made from, by stage: what they say of their files,
+        settings and checks, without a way to open them.
+        """
+        artifact = self._store.open(name, self._stages[name].fingerprint)
+        assert artifact is not None, "an input is held while its reader runs"
+        return {stage: output.manifest for stage, output in self._store.lineage(artifact).items()}
+
     def cache(self, name: str) -> Path:
         """A folder, shared by all datasets, for files that can be lost without harm; not created here."""
         return self._store.home / "cache" / name

@@ -293,7 +293,8 @@ class Store:
         """Rename `tmp` into place and write the manifest last; each step is on disk before the next."""
         for name in manifest["files"]:
             fsync(tmp / name)
-        fsync(tmp)
+        for folder in {(tmp / name).parent for name in manifest["files"]} | {tmp}:
+            fsync(folder)
         move_into_place(tmp, final)
         fsync(final.parent)
         try:
@@ -473,6 +474,21 @@ class Store:
     def exists(self, stage: str, fp: str) -> bool:
         """Whether anything is left of an output, sound or not."""
         return os.path.lexists(self.root / stage / fp)
+
+    def lineage(self, artifact: Artifact) -> dict[str, Artifact]:
+        """Stage -> output, of an output and of all that it was made from, recursively; of two of a stage the nearer.
+
+        Left out is what is no longer there, and what belongs to earlier snapshots.
+        """
+        found: dict[str, Artifact] = {}
+        waiting = [artifact]
+        for output in waiting:
+            if output.stage in found:
+                continue
+            found[output.stage] = output
+            inputs = (self.open(*named) for named in output.manifest.get("lineage", {}).items() if "/" not in named[0])
+            waiting += [one for one in inputs if one is not None]
+        return found
 
     def refs(self) -> list[tuple[str, str, str]]:
         """All (dataset, snapshot, stage) that have a current output."""

@@ -6,7 +6,7 @@ says what to use. The figures of the paper: docs/method.md.
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sidr_core.settings.base import Endpoint, Section
 from sidr_core.settings.baselines import Gru4Rec, ItemItem, SasRec, TextKnn, Tiger, TrainedBaseline, Trial
@@ -134,6 +134,10 @@ class DatasetConfig(Section):
     """The baseline SASRec."""
     tiger: Tiger = Tiger()
     """The baseline TIGER."""
+    seeds: int = Field(default=1, ge=1, le=20)
+    """How often everything is trained, with other seeds: 3 adds the datasets `<name>_seed2` and `<name>_seed3`, which
+    share all that is not trained; `sidr compare` gives mean, spread and an interval over them. Part of no fingerprint.
+    """
 
     @model_validator(mode="before")
     @classmethod

@@ -184,7 +184,14 @@ def two_lists(seen_a: str, seen_b: str, remarks: dict[str, list[str]] | None = N
     scored = Scored(dict.fromkeys(values), columns, values, means, users)
     models = pl.DataFrame({"model": "grpo", "mode": ["thinking", "direct"], "seen_until": [seen_a, seen_b]})
     context = {"dataset": "toys", "snapshot": SNAPSHOT, "split": "test"}
-    return paired_table(scored, models, Evaluation(ks=(5,), bootstrap=200, least_users=2), context, remarks)
+    return paired_table(
+        scored,
+        models,
+        Evaluation(ks=(5,), bootstrap=200, least_users=2),
+        context,
+        comparisons(tuple(scored.lists)),
+        remarks,
+    )
 
 
 def test_a_sure_difference_is_said_and_its_p_corrected():
