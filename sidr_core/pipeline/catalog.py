@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.pipeline.store import Artifact, Store, canonical_json
 from sidr_core.tables.atomic import replacing
 
@@ -60,7 +60,7 @@ def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
     from sidr_core.pipeline.digest import digest
 
     base, every = view.lower().removesuffix(_ALL), view.lower().endswith(_ALL)
-    for stage in STAGES:
+    for stage in (*STAGES, *OPTIONAL):
         if base != stage.name and not base.startswith(f"{stage.name}_"):
             continue
         name = f"{stage.name if base == stage.name else base.removeprefix(f'{stage.name}_')}.parquet"
@@ -93,7 +93,7 @@ def _digest(store: Store) -> str:
 
 def _view_statements(store: Store) -> list[str]:
     tables: dict[tuple[str, str], list[tuple[str, Path, Artifact]]] = defaultdict(list)
-    names = {stage.name for stage in STAGES}
+    names = {stage.name for stage in (*STAGES, *OPTIONAL)}
     for dataset, snapshot, stage in store.refs():
         artifact = store.current(dataset, snapshot, stage)
         if artifact is None or stage not in names:

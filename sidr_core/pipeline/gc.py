@@ -1,6 +1,7 @@
 """Garbage collection of the working folder, safe beside running stages.
 
-Kept are the outputs that a ref names and, unless `deep`, the inputs and parts they were made from, recursively.
+Kept are the outputs that a ref names, those of what is live or was before it (`sidr_core/pipeline/live.py`), and,
+unless `deep`, the inputs and parts they were made from, recursively.
 What another process writes or holds is kept as well; locks decide that, not ages or guesses. Lock files stay: they
 are empty, and deleting one while a process waits for it would leave that process with a lock on nothing.
 """
@@ -21,8 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from sidr_core.pipeline import host
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline import host, live
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.pipeline.store import Store
 
 Kind = Literal["output", "part", "unfinished", "temporary", "cache"]
@@ -57,12 +58,13 @@ class Removable:
 
 
 def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
-    """(stage, fingerprint) of every output that has to be kept; with `deep` the current ones only.
+    """(stage, fingerprint) of every output that has to be kept; with `deep` the current and the live ones
+    only.
 
     Raises:
-        StoreError: a ref or a current manifest is damaged, so its inputs and parts are unknown.
+        StoreError: a ref, a current manifest or the file of what is live is damaged, so what they need is unknown.
     """
-    unvisited: list[tuple[str, str]] = []
+    unvisited: list[tuple[str, str]] = [*live.kept(store.root)]
     for dataset, snapshot, stage in store.refs():
         fp = store.ref(dataset, snapshot, stage)
         if fp is not None and not os.path.lexists(store.root / stage / fp):
@@ -93,7 +95,7 @@ def find(store: Store, days: float, *, deep: bool = False, cache: bool = False) 
     keep = needed(store, deep)
     oldest = time.time() - days * 86_400
     for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
-        if not folder.is_dir() or folder.is_symlink() or folder.name == "refs":
+        if not folder.is_dir() or folder.is_symlink() or folder.name in ("refs", live.FOLDER):
             continue
         for path in sorted(folder.iterdir()):
             if _FINGERPRINT.fullmatch(path.name):
@@ -134,7 +136,7 @@ def _unneeded_output(store: Store, path: Path, oldest: float) -> Removable | Non
         if _is_written(store, stage, fp):
             return None
         return Removable("temporary", path, size(path), "has no valid manifest", stage, fp)
-    if stage in {known.name for known in STAGES}:
+    if stage in {known.name for known in (*STAGES, *OPTIONAL)}:
         return Removable("output", path, size(path), "no snapshot refers to it", stage, fp)
     # The parts of a stage that has not finished look the same; its next run reuses them.
     if datetime.fromisoformat(artifact.manifest["created_at"]).timestamp() > oldest:

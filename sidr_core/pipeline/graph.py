@@ -377,6 +377,41 @@ STAGES: tuple[Stage, ...] = (
     ),
 )
 
+#: Stages that a dataset has only where its profile has the section of their name.
+OPTIONAL: tuple[Stage, ...] = (
+    Stage(
+        name="promotion",
+        run="sidr_core.serving.gate:build",
+        inputs={
+            "recommendations": ("recommendations.parquet", "models.parquet", "rows.parquet"),
+            "evaluation": ("evaluation.parquet",),
+            "interactions": ("train.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+        },
+        from_live={
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS},
+            "recommendations": ("recommendations.parquet", "models.parquet", "rows.parquet"),
+        },
+        sections=("promotion", "evaluation", "dataset", "snapshot"),
+        code_version="1",
+        tables={"promotion": "Promotion"},
+        kinds=("pytorch", "parquet"),
+        description="The evaluated lists of this snapshot against what is live, on the same test rows: not worse "
+        "by the profile's margins, or not. It changes nothing: `sidr promote` does.",
+        checks=(
+            CheckSpec("same_rows", "Both sides have a list for every test row."),
+            CheckSpec("not_worse", "Every rule of the gate holds.", blocking=False),
+        ),
+    ),
+)
+
+
+def stages_of(config: DatasetConfig) -> tuple[Stage, ...]:
+    """The stages of a dataset, in the order in which data flows."""
+    return STAGES + tuple(stage for stage in OPTIONAL if getattr(config, stage.name) is not None)
+
 
 def unused_producers(config: DatasetConfig) -> set[str]:
     """Checkpoints and baselines that no model of `decoding.models` needs; they are not built."""
@@ -409,4 +444,4 @@ def checkpoints_that_do_not_think(config: DatasetConfig) -> set[str]:
 
 def stage_named(name: str) -> Stage:
     """The stage called `name`."""
-    return next(stage for stage in STAGES if stage.name == name)
+    return next(stage for stage in (*STAGES, *OPTIONAL) if stage.name == name)

@@ -22,6 +22,7 @@ from sidr_core.errors import SealedInput
 from sidr_core.pipeline.report import Report
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.live import Live
     from sidr_core.pipeline.store import Artifact, Store
     from sidr_core.settings import DatasetConfig
 
@@ -61,6 +62,7 @@ class Stage:
         warm: whether it also reads its own output of the previous snapshot.
         from_earlier: like `inputs`, of the newest earlier snapshot that has all of them; if there are any, a warm
             start also uses the newest earlier output of its own instead of only the previous snapshot's.
+        from_live: like `inputs`, of what is live of the dataset (`sidr_core/pipeline/live.py`), as far as it has them.
         sources: `"module:function"` giving the external files that the first of its sections names; they are
             fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
@@ -79,6 +81,7 @@ class Stage:
     kinds: tuple[str, ...] = ()
     warm: bool = False
     from_earlier: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    from_live: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: str | None = None
     checks: tuple[CheckSpec, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -214,6 +217,7 @@ class Inputs(Mapping[str, StageInput]):
         previous: the stage's own output of the previous snapshot, if the stage is warm and there is one.
         earlier: what the stage declared of an earlier snapshot, whose key is `earlier_snapshot`; None if no
             earlier snapshot has all of it.
+        live: what the stage declared of what is live, described by `alive`; None if nothing is.
         synthetic: whether anything upstream is generated data; the output gets the same label.
         resume: a folder for unfinished work on this output; it survives a crash and is deleted when the output
             is published. None if the stage is called without a store.
@@ -222,6 +226,8 @@ class Inputs(Mapping[str, StageInput]):
     resume: Path | None = None
     earlier: Inputs | None = None
     earlier_snapshot: str | None = None
+    live: Inputs | None = None
+    alive: Live | None = None
 
     def __init__(
         self,
@@ -239,6 +245,11 @@ class Inputs(Mapping[str, StageInput]):
         """Add files of an earlier snapshot; parts built from them are recorded as this stage's own."""
         self.earlier = Inputs(stages, self._store, synthetic=self.synthetic)
         self.earlier.parts, self.earlier_snapshot = self.parts, snapshot
+
+    def see_live(self, alive: Live, stages: Mapping[str, StageInput]) -> None:
+        """Add files of what is live; parts built from them are recorded as this stage's own."""
+        self.live = Inputs(stages, self._store, synthetic=self.synthetic)
+        self.live.parts, self.alive = self.parts, alive
 
     def __getitem__(self, name: str) -> StageInput:
         return self._stages[name]
