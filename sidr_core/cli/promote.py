@@ -11,7 +11,7 @@ from sidr_core.pipeline import live as alias
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.status import open_store
 from sidr_core.render.text import printable
-from sidr_core.serving import gate, promotion
+from sidr_core.serving import challenge, promotion
 
 
 def promote(dataset: str | None, force: str | None) -> None:
@@ -59,7 +59,7 @@ def _dataset(name: str | None) -> str:
 def _show(dataset: str, entry: alias.Entry) -> None:
     typer.echo(f"{dataset}: {_line(entry)}")
     if rules := entry.get("rules"):
-        typer.echo(gate.page(rules))
+        typer.echo(challenge.page(rules))
 
 
 def _line(entry: alias.Entry) -> str:

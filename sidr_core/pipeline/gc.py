@@ -64,7 +64,11 @@ def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
     Raises:
         StoreError: a ref, a current manifest or the file of what is live is damaged, so what they need is unknown.
     """
-    unvisited: list[tuple[str, str]] = [*live.kept(store.root)]
+    unvisited: list[tuple[str, str]] = []
+    for output in live.kept(store.root):
+        artifact = store.open(*output)
+        # What was chosen on valid rows lies in the parts: a server needs it.
+        unvisited += [output, *((name, fp) for name, fp in (artifact.manifest.get("parts", ()) if artifact else ()))]
     for dataset, snapshot, stage in store.refs():
         fp = store.ref(dataset, snapshot, stage)
         if fp is not None and not os.path.lexists(store.root / stage / fp):

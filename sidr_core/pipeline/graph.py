@@ -381,7 +381,7 @@ STAGES: tuple[Stage, ...] = (
 OPTIONAL: tuple[Stage, ...] = (
     Stage(
         name="promotion",
-        run="sidr_core.serving.gate:build",
+        run="sidr_core.serving.challenge:build",
         inputs={
             "recommendations": ("recommendations.parquet", "models.parquet", "rows.parquet"),
             "evaluation": ("evaluation.parquet",),

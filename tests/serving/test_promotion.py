@@ -11,7 +11,7 @@ from sidr_core.errors import InputError, ProfileError
 from sidr_core.pipeline import live as alias
 from sidr_core.pipeline.profile import parse_profile
 from sidr_core.pipeline.status import states
-from sidr_core.serving import gate, promotion
+from sidr_core.serving import challenge, promotion
 from sidr_core.settings import Evaluation, Promotion
 from sidr_core.tables import files as tables
 
@@ -36,11 +36,11 @@ def side(lists: list[str], name: str = "grpo/direct", seconds: float = 1.0, snap
         for place, item in enumerate(items, start=1)
     ]
     table = pl.DataFrame(places, schema_overrides={"rank": pl.Int32}).join(CODEBOOK, on="item_id")
-    return gate.Side(name, table, CODEBOOK, "digest", seconds, snapshot)
+    return challenge.Side(name, table, CODEBOOK, "digest", seconds, snapshot)
 
 
 def judged(mine, theirs, targets: str, **margins: float) -> dict[str, dict]:
-    found = gate.rules(mine, theirs, rows(targets), TRAIN, Promotion(**margins), SETTINGS)
+    found = challenge.rules(mine, theirs, rows(targets), TRAIN, Promotion(**margins), SETTINGS)
     return {rule["rule"]: rule for rule in found}
 
 
@@ -71,18 +71,18 @@ def test_each_rule_can_fail_alone(rule, mine, margins):
     """Ninety users ask for A and ten for C, which is cold; what is live has it right, and half of the catalogue."""
     theirs = side(["A"] * 88 + ["B", "D"] + ["C"] * 10)
     found = judged(mine, theirs, "A" * 90 + "C" * 10, **{"margin": 0.05, "coverage_margin": 0.6, **margins})
-    assert not found[rule]["passed"] and found[rule]["verdict"] in (gate.WORSE, gate.FEW)
+    assert not found[rule]["passed"] and found[rule]["verdict"] in (challenge.WORSE, challenge.FEW)
     others = {name for name, line in found.items() if not line["passed"]} - {rule}
     assert others <= ({"ndcg", "cold_hr"} if rule == "hr" else set())
 
 
 def test_too_few_rows_do_not_pass_and_more_do():
     same = judged(side(["AB"] * 10), side(["AB"] * 10), "A" * 10)
-    assert (same["hr"]["verdict"], same["hr"]["passed"]) == (gate.FEW, False)
+    assert (same["hr"]["verdict"], same["hr"]["passed"]) == (challenge.FEW, False)
     same = judged(side(["AB"] * 400), side(["AB"] * 400), "A" * 400)
-    assert (same["hr"]["verdict"], same["cold_hr"]["verdict"]) == (gate.PASSED, gate.NONE)
+    assert (same["hr"]["verdict"], same["cold_hr"]["verdict"]) == (challenge.PASSED, challenge.NONE)
     worse = judged(side(["B"] * 400), side(["A"] * 400), "A" * 400)
-    assert worse["hr"]["verdict"] == gate.WORSE
+    assert worse["hr"]["verdict"] == challenge.WORSE
 
 
 def test_against_the_counter_only_hits_are_asked():
