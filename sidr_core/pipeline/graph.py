@@ -380,6 +380,33 @@ STAGES: tuple[Stage, ...] = (
 #: Stages that a dataset has only where its profile has the section of their name.
 OPTIONAL: tuple[Stage, ...] = (
     Stage(
+        name="recommendations_all",
+        run="sidr_core.recommending.everyone:build",
+        inputs={
+            "interactions": ("interactions.parquet", "train.parquet", "valid.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS},
+        },
+        sections=(
+            "recommendations_all",
+            "decoding",
+            "split.max_history",
+            *_LIST_SECTIONS,
+            "dataset",
+            "snapshot",
+        ),
+        unused="sidr_core.pipeline.graph:unused_for_everyone",
+        code_version="1",
+        tables={"recommendations_all": "ScoredParts", "lists": "EveryonesLists"},
+        kinds=("pytorch", "parquet"),
+        description="The lists of one model for every user of the snapshot, after all that they did until its end; in "
+        "parts of so many users, each kept when it is finished.",
+        checks=(
+            CheckSpec("everyone", "Every user of the snapshot has a list."),
+            CheckSpec("full_lists", "No list holds an item twice, and every list is full of real items."),
+        ),
+    ),
+    Stage(
         name="promotion",
         run="sidr_core.serving.challenge:build",
         inputs={
@@ -417,6 +444,12 @@ def unused_producers(config: DatasetConfig) -> set[str]:
     """Checkpoints and baselines that no model of `decoding.models` needs; they are not built."""
     used = {stage for name in config.decoding.models for stage in producers(split_name(name)[0])}
     return {model.stage for model in MODELS} - used
+
+
+def unused_for_everyone(config: DatasetConfig) -> set[str]:
+    """Checkpoints and baselines that the lists of `recommendations_all` do not need."""
+    settings = config.recommendations_all
+    return {model.stage for model in MODELS} - set(producers(split_name(settings.model)[0]) if settings else ())
 
 
 def untrained_checkpoints(config: DatasetConfig) -> set[str]:

@@ -2,8 +2,8 @@
 
 A later snapshot codes its new items by the codebook that the checkpoint was trained with, as long as that lasts
 (`sid_codebook` starts warm). So the checkpoint can list them as it is: only the index of legal SIDs is another. The
-score of an item that it knows stays the same to the last bit with exact scoring; with sliced scoring as long as the same
-SID tokens are in use. A list can lose an item to a new one, or to the beginning of a new one's SID.
+score of an item that it knows stays the same to the last bit with exact scoring, and with sliced scoring as long as
+the same SID tokens are in use. A list can lose an item to a new one, or to the beginning of a new one's SID.
 
 A new item whose SID has a code that no item had at training has no token there. It cannot be listed; its SID is not
 bent to another, since a later training would give it the true one. It is counted and named instead.

@@ -12,7 +12,7 @@ from sidr_core.settings.base import Endpoint, Section
 from sidr_core.settings.baselines import Gru4Rec, ItemItem, SasRec, TextKnn, Tiger, TrainedBaseline, Trial
 from sidr_core.settings.corpus import GENERAL_TASK, REASONING_TASK, TASKS, Budget, General, Price, Teacher
 from sidr_core.settings.data import Encoder, Filters, Quantizer, Refit, Snapshots, Split, Window
-from sidr_core.settings.evaluation import Decoding, Evaluation
+from sidr_core.settings.evaluation import Decoding, Evaluation, RecommendationsAll
 from sidr_core.settings.launch import Launch
 from sidr_core.settings.operation import Operation, Promotion
 from sidr_core.settings.sources import (
@@ -69,6 +69,7 @@ __all__ = [
     "Promotion",
     "Quantizer",
     "RatingsCsvSource",
+    "RecommendationsAll",
     "Refit",
     "SampleSource",
     "SasRec",
@@ -124,6 +125,8 @@ class DatasetConfig(Section):
     """Where stages run; part of no fingerprint."""
     operation: Operation = Operation()
     """What runs by itself; part of no fingerprint."""
+    recommendations_all: RecommendationsAll | None = None
+    """Lists for every user; null for none."""
     promotion: Promotion | None = None
     """What has to be shown before something goes live; null for no gate."""
     text_knn: TextKnn = TextKnn()

@@ -53,6 +53,25 @@ class Decoding(Section):
         return value
 
 
+class RecommendationsAll(Section):
+    """Lists for every user (docs/operations.md). A section without fields (`recommendations_all: {}`) asks for them.
+
+    They are decoded as `decoding` says, `decoding.beam_width` long.
+    """
+
+    model: str = "grpo/direct"
+    """The lists to make, as `<model>/<mode>`."""
+    users_per_part: int = Field(default=5000, ge=1)
+    """Users of one part: a file, and what a killed run loses at most."""
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in list_names():
+            raise ValueError(f"unknown model {value!r}; known: {', '.join(list_names())}")
+        return value
+
+
 class Evaluation(Section):
     """Metrics with intervals, and differences corrected for being many (docs/evaluation.md)."""
 

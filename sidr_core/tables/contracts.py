@@ -620,3 +620,30 @@ class Promotion(Contract):
     seed: pl.Int64 = pa.Field(description="of the resampling")
     candidate_checkpoint: str = pa.Field(description="content digest of what makes the candidate's lists")
     champion_checkpoint: str = pa.Field(description="content digest of what makes the champion's lists")
+
+
+class ScoredParts(Contract):
+    """One part of the lists for everyone: a range of users, in the order of their ids."""
+
+    part: pl.Int32 = pa.Field(ge=0, description="number of the part, from 0")
+    file: str = pa.Field(description="where its lists lie, below the output's folder")
+    first_user: str = pa.Field(description="first user of the part")
+    last_user: str = pa.Field(description="last user of the part")
+    users: pl.Int64 = pa.Field(ge=1, description="users of the part")
+    rows: pl.Int64 = pa.Field(ge=1, description="places of all its lists")
+
+
+class EveryonesLists(Contract):
+    """One place of a user's list, after all that the user did until the end of the snapshot."""
+
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    user_id: str = pa.Field(description="the source's id of the user")
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(
+        isin=["direct", "thinking", "merged"], description="`direct`, `thinking` before answering, or both `merged`"
+    )
+    rank: pl.Int32 = pa.Field(ge=1, description="place in the list, from 1")
+    item_id: str = pa.Field(description="the source's id of the item")
+    sid: str = pa.Field(description="Semantic ID, `<a_3><b_17><c_200>`")
+    score: float = pa.Field(description="what the list is sorted by; comparable within a list only")

@@ -28,7 +28,9 @@ def loaded(small_world_home) -> Loaded:
 def catalogue(without: str = "", **new: list[int]) -> pl.DataFrame:
     """The small world's codebook without an item, and with new ones of these codes."""
     known = small_world.codebook()
-    rows = [{"item_id": item, "sid": format_sid(codes), "codes": codes, "text_digest": ""} for item, codes in new.items()]
+    rows = [
+        {"item_id": item, "sid": format_sid(codes), "codes": codes, "text_digest": ""} for item, codes in new.items()
+    ]
     added = pl.DataFrame(rows, schema=known.schema)
     return pl.concat([known.filter(pl.col("item_id") != without), added])
 
