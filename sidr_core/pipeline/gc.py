@@ -167,7 +167,8 @@ def _outside_outputs(store: Store, cache: bool) -> Iterator[Removable]:
     """Temporary files that were never renamed into place, and the caches."""
     home = store.root.parent
     caches = sorted(path for path in (home / "cache").glob("*") if path.is_dir())
-    for path in [*sorted(home.glob(".*")), *sorted((store.root / "refs").glob("*/*/.*"))]:
+    refs = sorted((store.root / "refs").glob("*/*/.*"))
+    for path in [*sorted(home.glob(".*")), *refs, *sorted((store.root / live.FOLDER).glob(".*"))]:
         if not (match := _UNRENAMED.fullmatch(path.name)) or host.is_alive(int(match[1])):
             continue
         newest = max((status.st_mtime for status in _statuses(path)), default=time.time())

@@ -387,6 +387,7 @@ OPTIONAL: tuple[Stage, ...] = (
             "sid_codebook": ("sid_codebook.parquet",),
             **{model.stage: model.files for model in MODELS},
         },
+        from_live={model.stage: model.files for model in MODELS if model.is_language_model},
         sections=(
             "recommendations_all",
             "decoding",
@@ -447,9 +448,16 @@ def unused_producers(config: DatasetConfig) -> set[str]:
 
 
 def unused_for_everyone(config: DatasetConfig) -> set[str]:
-    """Checkpoints and baselines that the lists of `recommendations_all` do not need."""
+    """What `recommendations_all` does not need: all but its own model, of the snapshot or of what is live."""
     settings = config.recommendations_all
-    return {model.stage for model in MODELS} - set(producers(split_name(settings.model)[0]) if settings else ())
+    stages = {model.stage for model in MODELS}
+    if settings is None:
+        return stages
+    needed = set(producers(split_name(settings.model)[0]))
+    live = {f"live/{stage}" for stage in stages}
+    if settings.checkpoint == "live":
+        return stages | (live - {f"live/{stage}" for stage in needed})
+    return live | (stages - needed)
 
 
 def untrained_checkpoints(config: DatasetConfig) -> set[str]:

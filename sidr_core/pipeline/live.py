@@ -111,7 +111,7 @@ def decide(
         line = {
             "number": len(written) + 1,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "who": f"{getpass.getuser()} on {platform.node()}",
+            "who": f"{_user()} on {platform.node()}",
             **entry,
         }
         _append(root, dataset, written)
@@ -138,6 +138,13 @@ def kept(root: Path) -> set[tuple[str, str]]:
     aliases = [read(root, path.stem) for path in sorted((root / FOLDER).glob("[!.]*.json"))]
     sides = [side for alias in aliases for side in (alias.live, alias.before) if side is not None]
     return {output for side in sides for output in side.outputs.items()}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return f"uid {os.getuid()}"
 
 
 def _file(root: Path, dataset: str) -> Path:

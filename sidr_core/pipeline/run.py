@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,9 +71,10 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     inputs = Inputs(stages, store, previous, synthetic)
     if base is not None:
         inputs.see_earlier(base, earlier)
-    alive = live.read(store.root, dataset).live if stage.from_live else None
+    of_live = stage.reads_live(config)
+    alive = live.read(store.root, dataset).live if of_live else None
     if alive is not None:
-        inputs.see_live(alive, _of_live(alive, stage, store))
+        inputs.see_live(alive, _of_live(alive, of_live, stage.name, store))
     key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
     if previous is not None:
         key["previous"] = previous.digest
@@ -244,10 +245,12 @@ def _earlier(
     return None, {}
 
 
-def _of_live(alive: live.Live, stage: Stage, store: Store) -> dict[str, StageInput]:
-    """What a stage declared of what is live, as far as there is such an output."""
+def _of_live(
+    alive: live.Live, reads: Mapping[str, tuple[str, ...]], reader: str, store: Store
+) -> dict[str, StageInput]:
+    """The files that a stage reads of what is live, as far as there is such an output."""
     found = {}
-    for name, files in stage.from_live.items():
+    for name, files in reads.items():
         if (fp := alive.outputs.get(name)) is None:
             continue
         artifact = store.open(name, fp)
@@ -258,7 +261,7 @@ def _of_live(alive: live.Live, stage: Stage, store: Store) -> dict[str, StageInp
                 found="nothing, or a damaged manifest",
                 fix=f"go back with `sidr rollback`, or delete {live.FOLDER}/{alive.dataset}.json in the store",
             )
-        found[name] = StageInput(artifact, files, stage.name)
+        found[name] = StageInput(artifact, files, reader)
     return found
 
 

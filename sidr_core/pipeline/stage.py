@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ class Stage:
         checks: the checks it reports; :data:`SCHEMA` is added if it names tables.
         tables: Parquet file, without suffix -> its contract, a class in `sidr_core/tables/contracts.py`.
         unused: `"module:function"` giving, for a dataset's config, the `inputs` and `from_earlier` that it does
-            not need.
+            not need, and as `live/<stage>` those of `from_live`.
     """
 
     name: str
@@ -102,6 +102,11 @@ class Stage:
     def reads_earlier(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
         """The same of `from_earlier`."""
         return self._needed(self.from_earlier, config)
+
+    def reads_live(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        """The same of `from_live`."""
+        needed = self._needed({f"live/{name}": files for name, files in self.from_live.items()}, config)
+        return {name.removeprefix("live/"): files for name, files in needed.items()}
 
     def _needed(self, declared: Mapping[str, tuple[str, ...]], config: DatasetConfig) -> dict[str, tuple[str, ...]]:
         skipped = load_object(self.unused)(config) if self.unused and declared else ()
@@ -250,6 +255,13 @@ class Inputs(Mapping[str, StageInput]):
         """Add files of what is live; parts built from them are recorded as this stage's own."""
         self.live = Inputs(stages, self._store, synthetic=self.synthetic)
         self.live.parts, self.alive = self.parts, alive
+
+    def over_live(self, names: Iterable[str]) -> Inputs:
+        """These inputs, with some outputs of what is live in place of the snapshot's own."""
+        assert self.live is not None, "nothing is live"
+        mixed = Inputs({**self._stages, **{name: self.live[name] for name in names}}, self._store, None, self.synthetic)
+        mixed.parts = self.parts
+        return mixed
 
     def __getitem__(self, name: str) -> StageInput:
         return self._stages[name]

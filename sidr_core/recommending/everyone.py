@@ -4,6 +4,9 @@ A user's history is all that was known by the end of the snapshot, so these list
 known comes after them. Users are taken in the order of their ids, in parts. Each finished part lies in the store, so a
 run that was killed goes on behind it, and memory is bounded by one part. Before it starts, a first batch says how long
 all of them will take.
+
+They are made by the snapshot's own checkpoint, or by what is live, over this snapshot's items: then a snapshot with new
+items and new users is served without training anything.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from sidr_core.decoding.lists import RANKING
+from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import leakage
@@ -44,14 +48,20 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     """Write the lists as `lists/part-<number>.parquet`, and `recommendations_all`, which says who is in which.
 
     Raises:
-        InputError: the checkpoint was trained with another codebook or other interactions.
+        InputError: the checkpoint was trained with another codebook or other interactions; it is to be what is live,
+            and nothing is.
     """
     settings = config.recommendations_all
     assert settings is not None, "the stage is asked for by its section"
     model, mode = split_name(settings.model)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     users = histories(tables.read(inputs["interactions"].path("interactions.parquet")), config.split.max_history)
-    leakage.check_checkpoints(inputs, [settings.model], users, codebook)
+    if settings.checkpoint == "live":
+        inputs, codebook = _over_live(inputs, model, codebook, progress)
+        known = pl.element().is_in(codebook[ITEM_ID].implode())
+        users = users.with_columns(pl.col(HISTORY).list.eval(pl.element().filter(known)))
+    else:
+        leakage.check_checkpoints(inputs, [settings.model], users, codebook)
     history_sids(users.head(settings.users_per_part), codebook)
     total, size = users.height, settings.users_per_part
     parts = -(-total // size)
@@ -100,6 +110,24 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             ),
         ),
     )
+
+
+def _over_live(inputs: Inputs, model: str, codebook: pl.DataFrame, progress: Progress) -> tuple[Inputs, pl.DataFrame]:
+    """The inputs with the checkpoint that is live, and what of the codebook it can list."""
+    from sidr_core.models import checkpoint
+    from sidr_core.recommending.fresh import with_catalogue
+
+    stage = f"{model}_checkpoint"
+    if inputs.live is None or stage not in inputs.live:
+        raise InputError(
+            f"no {stage} is live",
+            expected=f"something live that has a {stage}",
+            found=str(inputs.alive or "nothing"),
+            fix="promote a candidate, or set recommendations_all.checkpoint: snapshot",
+        )
+    fresh = with_catalogue(checkpoint.load(inputs.live[stage].folder(), "cpu"), codebook)
+    progress.say(f"{inputs.alive}: {fresh}")
+    return inputs.over_live([stage]), fresh.codebook
 
 
 def histories(interactions: pl.DataFrame, max_history: int) -> pl.DataFrame:

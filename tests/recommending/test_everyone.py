@@ -4,14 +4,19 @@ import json
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
+from builders import small_world
 from builders.small_world import SNAPSHOT, USERS, World
-from sidr_core.pipeline import catalog
+from sidr_core.errors import InputError
+from sidr_core.pipeline import catalog, live
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import parse_profile
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.recommending import everyone, recommend
+from sidr_core.settings import RecommendationsAll
+from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
 
 STAGE = stage_named("recommendations_all")
@@ -21,9 +26,13 @@ STAGE = stage_named("recommendations_all")
 def scored(world):
     """`scored(model, users_per_part)` runs the stage: its outcome and what was said."""
 
-    def run(model: str, users_per_part: int):
+    def run(model: str, users_per_part: int, **fields: str):
         raw = json.loads(json.dumps(world.profile.raw))
-        raw["datasets"]["toys"]["recommendations_all"] = {"model": model, "users_per_part": users_per_part}
+        raw["datasets"]["toys"]["recommendations_all"] = {
+            "model": model,
+            "users_per_part": users_per_part,
+            **fields,
+        }
         said: list[str] = []
         profile = parse_profile("test", raw)
         return run_stage(profile, "toys", SNAPSHOT, STAGE, world.store, Progress(said.append, 0.0)), said
@@ -94,3 +103,36 @@ def test_a_dataset_that_does_not_ask_has_no_such_stage(world: World):
     from sidr_core.pipeline.graph import stages_of
 
     assert STAGE not in stages_of(world.profile.dataset("toys"))
+
+
+def test_what_is_live_lists_new_items_without_training(scored):
+    """The live checkpoint over a catalogue with one item more, one without a token, and one less."""
+    world = scored.world
+    with pytest.raises(InputError, match="no grpo_checkpoint is live"):
+        scored("grpo/direct", 10, checkpoint="live")
+    outputs = {
+        stage: world.store.ref("toys", SNAPSHOT, stage) for stage in ("interactions", "grpo_checkpoint", "evaluation")
+    }
+    live.decide(world.store.root, "toys", {}, None, (live.Live("toys", SNAPSHOT, "grpo/direct", outputs), None))
+    same, _ = scored("grpo/direct", 10, checkpoint="live")
+    assert lists(same).equals(lists(scored("grpo/direct", 10)[0]))
+
+    def later(folder):
+        table = small_world.codebook().filter(pl.col("item_id") != "A06")
+        rows = [("NEW", "<a_3><b_3>", [3, 3], ""), ("ODD", "<a_1><b_4>", [1, 4], "")]
+        added = pl.DataFrame(rows, schema=table.schema, orient="row")
+        tables.write(pl.concat([table, added]), folder / "sid_codebook.parquet", contracts.Codebook)
+
+    artifact, _ = world.store.obtain("sid_codebook", "later", {"config": {}}, lambda folder: later(folder))
+    world.store.set_ref("toys", SNAPSHOT, "sid_codebook", artifact.fingerprint)
+    outcome, said = scored("grpo/direct", 10, checkpoint="live")
+    assert any("1 items added to and 1 removed" in line and "cannot be listed: ODD" in line for line in said)
+    after = lists(outcome)
+    assert not {"A06", "ODD"} & set(after["item_id"]) and set(after["user_id"]) == set(USERS)
+    assert set(outcome.artifact.manifest["lineage"]) == {"interactions", "sid_codebook"}
+    assert all(check["passed"] for check in outcome.artifact.manifest["checks"])
+
+
+def test_only_lists_of_a_checkpoint_can_be_live():
+    with pytest.raises(ValidationError, match="direct or thinking lists of a checkpoint"):
+        RecommendationsAll(model="item_item/direct", checkpoint="live")

@@ -1,8 +1,11 @@
 """New items without training: reachable at once, old scores to the last bit, nothing that was taken out."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from builders import small_world
 from builders.small_world import SNAPSHOT
@@ -13,7 +16,10 @@ from sidr_core.models import checkpoint
 from sidr_core.models.checkpoint import Loaded
 from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.sids.tokens import format_sid
+from sidr_core.tables import contracts
+from sidr_core.tables import files as tables
 
+LATER = "2020-03"
 HISTORIES = [["<a_0><b_0>"], ["<a_1><b_2>", "<a_3><b_1>"], ["<a_2><b_2>"] * 3]
 
 
@@ -95,3 +101,30 @@ def test_the_checkpoint_itself_is_left_as_it_is(loaded):
     before = np.array(loaded.index.sids)
     with_catalogue(loaded, catalogue(without="A00", NEW=[3, 3]))
     assert (np.array(loaded.index.sids) == before).all() and len(loaded.index) == 15
+
+
+def test_the_command_lists_the_items_of_a_later_snapshot(world, sidr, tmp_path, monkeypatch):
+    raw = json.loads(json.dumps(world.profile.raw))
+    raw["datasets"]["toys"]["snapshots"]["end"] = LATER
+    (tmp_path / "later.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.setenv("SIDR_PROFILE", str(tmp_path / "later.yaml"))
+    old = world.store.require("toys", SNAPSHOT, "interactions")
+
+    def interactions(folder):
+        for name in old.files:
+            (folder / name).write_bytes(old.path(name).read_bytes())
+        items = tables.read(old.path("items.parquet")).filter(pl.col("item_id") != "A06")
+        new = items.head(1).with_columns(pl.lit("NEW").alias("item_id"), pl.lit("Toy NEW").alias("title"))
+        tables.write(pl.concat([items, new]), folder / "items.parquet", contracts.Items)
+
+    def codebook(folder):
+        tables.write(catalogue(without="A06", NEW=[3, 3]), folder / "sid_codebook.parquet", contracts.Codebook)
+
+    for stage, write in (("interactions", interactions), ("sid_codebook", codebook)):
+        artifact, _ = world.store.obtain(stage, "later", {}, lambda folder, write=write: write(folder))
+        world.store.set_ref("toys", LATER, stage, artifact.fingerprint)
+    code, out, err = sidr("recommend", "--history", "NEW,A01", "--mode", "direct", "-k", "15")
+    assert code == 0 and "Toy NEW" in out and "Toy A06" not in out and LATER in out
+    assert f"checkpoint of {SNAPSHOT}, catalogue of {LATER}: 1 items added to and 1 removed" in err
+    code, out, err = sidr("recommend", "--history", "A06,A01", "--mode", "direct", "--snapshot", SNAPSHOT)
+    assert code == 0 and err == "" and "NEW" not in out
