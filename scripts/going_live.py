@@ -1,8 +1,8 @@
 """What goes live, scripted: prints the table of docs/operations.md, "Going live".
 
-Invented reviews, one file per month, and a model of the tests' size. A first candidate; a month with new items, which
-what is live lists before anything is trained on them; a candidate that the gate rejects; one that it lets pass; and
-the way back. Decisions are those of `sidr promote` and `sidr rollback`.
+Invented reviews, one file per month, and a model of the tests' size. A first candidate, which is below the counter and
+goes live by force; new items, which what is live lists before anything is trained on them; a candidate that the gate
+rejects; one that it lets pass; and the way back. Decisions are those of `sidr promote` and `sidr rollback`.
 
     .venv/bin/python scripts/going_live.py
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 from day import DATASET, FIRST, SECOND, Day
+from fresh_items import keep_out
 
 from sidr_core.cli import promote as command
 from sidr_core.models import checkpoint
@@ -27,8 +28,7 @@ from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.status import open_store
 from sidr_core.recommending.everyone import histories
-from sidr_core.recommending.fresh import with_catalogue
-from sidr_core.recommending.lists import checkpoint_lists
+from sidr_core.recommending.fresh import fresh_lists, with_catalogue
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render.grid import markdown_table
 from sidr_core.serving.promotion import Rejected, live
@@ -69,9 +69,8 @@ def of_new_items(snapshot: str) -> str:
     log = tables.read(store.require(DATASET, snapshot, "interactions").path("interactions.parquet"))
     log = log.filter(pl.col(ITEM_ID).is_in(fresh.codebook[ITEM_ID].implode()))
     users = histories(log, config.split.max_history)
-    lists = checkpoint_lists(
-        fresh.loaded, users[ROW_ID].to_list(), history_sids(users, fresh.codebook), "direct", config.decoding
-    )
+    histories_now = history_sids(users, fresh.codebook)
+    lists = fresh_lists(fresh, users[ROW_ID].to_list(), histories_now, "direct", config.decoding)
     first = lists.rankings.filter(pl.col(RANK) <= 10, pl.col(ITEM_ID).is_in(fresh.added))
     return f"{fresh}; a new one is among the first ten of {first[ROW_ID].n_unique():,} of {users.height:,} users"
 
@@ -94,16 +93,18 @@ def live_through(day: Day) -> list[tuple[str, str, str]]:
         day.fields["sft"] |= sft
         day.write_profile()
 
-    day.deliver([f"2018-{month:02d}" for month in range(3, 9)])
+    months = [f"2018-{month:02d}" for month in range(3, 10)]
+    day.deliver(months[:-1])
+    keep_out(day)
     step(f"first candidate, {FIRST}", lambda: build(FIRST, (*DATA, *MODELS, *JUDGED)), promote)
-    day.deliver([SECOND])
-    step(f"new file, {SECOND}: no training", lambda: build(SECOND, DATA), lambda: of_new_items(SECOND))
-    epochs = day.fields["sft"]["epochs"]
+    step("by force", lambda: decided(lambda: command.promote(DATASET, "a trial")))
+    day.deliver(months)
+    step(f"new items, {SECOND}: no training", lambda: build(SECOND, DATA), lambda: of_new_items(SECOND))
     change(epochs=1, learning_rate=1e-6)
     step("candidate that learnt nothing", lambda: build(SECOND, (*MODELS, *JUDGED)), promote)
-    change(epochs=epochs, learning_rate=5e-3)
-    step("candidate, trained as the first", lambda: build(SECOND, (*MODELS, *JUDGED)), promote)
-    step("complaints", lambda: decided(lambda: command.rollback(DATASET, "complaints")))
+    change(epochs=4, learning_rate=5e-3)
+    step("candidate that was trained longer", lambda: build(SECOND, (*MODELS, *JUDGED)), promote)
+    step("the way back", lambda: decided(lambda: command.rollback(DATASET, "complaints")))
     return steps
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sidr-live-") as folder:
         day = Day(Path(folder), tiny=True)
         day.sample |= {"users": 600}
-        day.fields["sft"] |= {"epochs": 6, "learning_rate": 5e-3}
+        day.fields["sft"] |= {"epochs": 2, "learning_rate": 5e-3}
         day.fields["decoding"]["models"] = ["sft/direct", "popularity/direct", "item_item/direct"]
         day.fields["promotion"] = {"model": "sft/direct", "margin": 0.05}
         day.write_profile()

@@ -260,7 +260,7 @@ class Inputs(Mapping[str, StageInput]):
         """These inputs, with some outputs of what is live in place of the snapshot's own."""
         assert self.live is not None, "nothing is live"
         mixed = Inputs({**self._stages, **{name: self.live[name] for name in names}}, self._store, None, self.synthetic)
-        mixed.parts = self.parts
+        mixed.parts, mixed._held = self.parts, self._held
         return mixed
 
     def __getitem__(self, name: str) -> StageInput:
