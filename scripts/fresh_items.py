@@ -3,7 +3,7 @@
 Invented reviews. Every tenth item is kept out of all files before a model is trained (snapshot 2018-08); then the
 files come whole, with one month more. The new items get their SIDs from the codebook as it is, and the old checkpoint
 ranks them after every history of the later snapshot whose next item is one of them. Beside it: the nearest neighbours
-by text, and chance. Prints the table of docs/codebooks.md, "Fresh items".
+by text, and chance. Prints the table of docs/codebooks.md, "Fresh items" (made with --tiny).
 
     .venv/bin/python scripts/fresh_items.py           # the quickstart's sizes
     .venv/bin/python scripts/fresh_items.py --tiny    # the tests' sizes
@@ -31,7 +31,7 @@ from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.status import open_store
-from sidr_core.recommending.fresh import Fresh, beside_siblings, with_catalogue
+from sidr_core.recommending.fresh import Fresh, with_catalogue
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render.grid import markdown_table
 from sidr_core.tables import files as tables
@@ -83,24 +83,14 @@ def fresh_rows(fresh: Fresh) -> pl.DataFrame:
     return rows.with_columns(pl.col(HISTORY).list.eval(pl.element().filter(pl.element().is_in(known)))).sort(ROW_ID)
 
 
-def by_siblings(fresh: Fresh, rows: pl.DataFrame, among: bool) -> np.ndarray:
-    """The checkpoint, where a new item stands as high as the items that its SID begins like."""
-    return by_checkpoint(fresh, rows, among, siblings=True)
-
-
-def by_checkpoint(fresh: Fresh, rows: pl.DataFrame, among: bool, siblings: bool = False) -> np.ndarray:
+def by_checkpoint(fresh: Fresh, rows: pl.DataFrame, among: bool) -> np.ndarray:
     """Whether each target is among the first ten (R,), of the new items alone or of all."""
     index = fresh.loaded.index
     new = pl.Series(fresh.added)
-    allowed = index.leaves_with(index.item_ids.is_in(new.implode()).to_numpy()) if among and not siblings else None
+    allowed = index.leaves_with(index.item_ids.is_in(new.implode()).to_numpy()) if among else None
     decoder = Decoder(fresh.loaded.model, fresh.loaded.renderer, index, min(len(index), 50), 64)
     turns = [next_item(history) for history in history_sids(rows, fresh.codebook)]
     ranked = rankings_of(decoder.rank_directly(turns, allowed), index, rows[ROW_ID].to_list())
-    if siblings:
-        ranked = beside_siblings(ranked, fresh, len(index))
-        if among:
-            ranked = ranked.filter(pl.col(ITEM_ID).is_in(new.implode()))
-            ranked = ranked.with_columns(pl.int_range(1, pl.len() + 1).over(ROW_ID).alias(RANK))
     hits = ranked.filter(pl.col(RANK) <= K).join(rows, left_on=[ROW_ID, ITEM_ID], right_on=[ROW_ID, TARGET], how="semi")
     return rows[ROW_ID].is_in(hits[ROW_ID].implode()).to_numpy()
 
@@ -147,7 +137,7 @@ def main() -> None:
         for among in (True, False):
             choice = len(fresh.added) if among else fresh.codebook.height
             what = f"the {choice:,} {'new items' if among else 'items of the catalogue'}"
-            for name, ranked in (("checkpoint", by_checkpoint), ("beside siblings", by_siblings), ("text", by_text)):
+            for name, ranked in (("checkpoint", by_checkpoint), ("text", by_text)):
                 hit = ranked(fresh, rows, among).astype(float)[:, None]
                 ends = bootstrap(hit, users, draws=10_000, confidence=0.95, seed=42)
                 lines.append((what, name, f"{ends.value[0]:.3f} [{ends.low[0]:.3f}, {ends.high[0]:.3f}]"))

@@ -28,7 +28,8 @@ from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
 from sidr_core.pipeline.status import open_store
 from sidr_core.recommending.everyone import histories
-from sidr_core.recommending.fresh import fresh_lists, with_catalogue
+from sidr_core.recommending.fresh import with_catalogue
+from sidr_core.recommending.lists import checkpoint_lists
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render.grid import markdown_table
 from sidr_core.serving.promotion import Rejected, live
@@ -70,7 +71,7 @@ def of_new_items(snapshot: str) -> str:
     log = log.filter(pl.col(ITEM_ID).is_in(fresh.codebook[ITEM_ID].implode()))
     users = histories(log, config.split.max_history)
     histories_now = history_sids(users, fresh.codebook)
-    lists = fresh_lists(fresh, users[ROW_ID].to_list(), histories_now, "direct", config.decoding)
+    lists = checkpoint_lists(fresh.loaded, users[ROW_ID].to_list(), histories_now, "direct", config.decoding)
     first = lists.rankings.filter(pl.col(RANK) <= 10, pl.col(ITEM_ID).is_in(fresh.added))
     return f"{fresh}; a new one is among the first ten of {first[ROW_ID].n_unique():,} of {users.height:,} users"
 

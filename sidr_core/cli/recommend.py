@@ -46,11 +46,10 @@ def recommend(
     items = items[-published.config.split.max_history :]
 
     from sidr_core.models import checkpoint
-    from sidr_core.recommending.fresh import fresh_lists, with_catalogue
+    from sidr_core.recommending.fresh import with_catalogue
     from sidr_core.recommending.lists import checkpoint_lists
 
     loaded = checkpoint.load(trained.artifact("grpo_checkpoint").verified_folder())
-    fresh = None
     if trained.snapshot != published.snapshot:
         codebook = tables.read(published.file("sid_codebook", "sid_codebook.parquet"))
         fresh = with_catalogue(loaded, codebook)
@@ -65,11 +64,7 @@ def recommend(
             fix="ask for fewer items",
         )
     decoding = decoding.model_copy(update={"beam_width": max(k, decoding.beam_width)})
-    history_sids = [[sids[item] for item in items]]
-    if fresh is not None:
-        lists = fresh_lists(fresh, ["row"], history_sids, mode, decoding)
-    else:
-        lists = checkpoint_lists(loaded, ["row"], history_sids, mode, decoding)
+    lists = checkpoint_lists(loaded, ["row"], [[sids[item] for item in items]], mode, decoding)
     thought = lists.thoughts.row(0, named=True) if lists.thoughts is not None else None
     whose = f"user {user}" if user is not None else "the given history"
     case = cases.Case(

@@ -12,24 +12,19 @@ bent to another, since a later training would give it the true one. It is counte
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from sidr_core.decoding.lists import RANKING, Lists
 from sidr_core.errors import InputError
-from sidr_core.recommending.lists import checkpoint_lists
 from sidr_core.sids.index import SidIndex, levels_of
 from sidr_core.sids.tokens import sid_token
-from sidr_core.tables.columns import CODES, ITEM_ID, RANK, ROW_ID, SCORE, SID
+from sidr_core.tables.columns import CODES, ITEM_ID, SID
 
 if TYPE_CHECKING:
     from sidr_core.models.checkpoint import Loaded
-    from sidr_core.pipeline.stage import Progress
-    from sidr_core.settings import Decoding
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,56 +83,3 @@ def with_catalogue(loaded: Loaded, codebook: pl.DataFrame) -> Fresh:
         removed=trained.join(codebook, on=ITEM_ID, how="anti")[ITEM_ID].sort().to_list(),
         unreachable=codebook.filter(pl.Series(~known))[ITEM_ID].sort().to_list(),
     )
-
-
-def fresh_lists(
-    fresh: Fresh,
-    row_ids: Sequence[str],
-    histories: Sequence[Sequence[str]],
-    mode: str,
-    decoding: Decoding,
-    progress: Progress | None = None,
-) -> Lists:
-    """Lists over the catalogue of a later snapshot, new items :func:`beside_siblings`.
-
-    The arguments behind the first are those of :func:`~sidr_core.recommending.lists.checkpoint_lists`.
-    """
-    lists = checkpoint_lists(fresh.loaded, row_ids, histories, mode, decoding, progress)
-    width = min(decoding.beam_width, len(fresh.loaded.index))
-    return Lists(beside_siblings(lists.rankings, fresh, width), lists.thoughts)
-
-
-def beside_siblings(rankings: pl.DataFrame, fresh: Fresh, width: int) -> pl.DataFrame:
-    """Lists in which each new item stands where the items that its SID begins like stand on average.
-
-    A checkpoint gives the last code of a SID that it never wrote next to nothing, so a new item is hardly listed by its
-    own score, however well the beginning of its SID fits. Its probability is taken to be the mean of those of the known
-    SIDs with the same beginning, as long a one as any has; one that the list lacks counts as 0. Where its own is larger
-    it keeps that. Nothing is fitted, and scores of known items stay as they are.
-
-    Args:
-        rankings: the columns `sidr_core.decoding.lists.RANKING`, decoded over `fresh.loaded`; scores are natural
-            log-probabilities.
-        width: SIDs per list.
-    """
-    is_new = pl.col(ITEM_ID).is_in(pl.Series(fresh.added, dtype=pl.String).implode())
-    known = fresh.codebook.filter(~is_new).select(SID, CODES).unique(SID)
-    waiting = fresh.codebook.filter(is_new).select(ITEM_ID, SID, CODES)
-    chances = rankings.filter(~is_new).select(ROW_ID, SID, SCORE).unique([ROW_ID, SID]).sort(ROW_ID, SID)
-    found = [rankings.select(ROW_ID, ITEM_ID, SID, SCORE)]
-    for length in range(fresh.loaded.index.levels - 1, 0, -1):
-        beginning = pl.col(CODES).list.head(length).alias("beginning")
-        families = known.with_columns(beginning).with_columns(pl.len().over("beginning").alias("siblings"))
-        placed = waiting.with_columns(beginning).join(
-            families.select("beginning", "siblings").unique(), on="beginning", how="inner"
-        )
-        waiting = waiting.join(placed, on=ITEM_ID, how="anti")
-        mass = chances.join(families, on=SID).group_by(ROW_ID, "beginning", maintain_order=True)
-        mass = mass.agg(pl.col(SCORE).exp().sum())
-        scored = mass.join(placed, on="beginning").with_columns((pl.col(SCORE) / pl.col("siblings")).log())
-        found.append(scored.select(ROW_ID, ITEM_ID, SID, SCORE))
-    best = pl.concat(found).group_by(ROW_ID, ITEM_ID, SID).agg(pl.col(SCORE).max())
-    ranked = best.sort([ROW_ID, SCORE, SID, ITEM_ID], descending=[False, True, False, False])
-    first = ranked.with_columns(pl.col(SID).is_first_distinct().over(ROW_ID).cum_sum().over(ROW_ID).alias("place"))
-    cut = first.filter(pl.col("place") <= width)
-    return cut.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(ROW_ID).alias(RANK)).select(RANKING)

@@ -22,7 +22,7 @@ from sidr_core.pipeline.stage import Inputs, Progress, StageInput, load_object
 from sidr_core.recommending import leakage, mixture, truth
 from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
-from sidr_core.recommending.fresh import fresh_lists, with_catalogue
+from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
 from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
 from sidr_core.render.grid import markdown_table
@@ -175,7 +175,7 @@ def _from_checkpoint(
     loaded = checkpoint.load(inputs[f"{model}_checkpoint"].folder())
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     if checkpoint.codebook_digest(codebook) != loaded.meta["codebook_digest"]:
-        return fresh_lists(with_catalogue(loaded, codebook), row_ids, histories, mode, config.decoding, progress)
+        loaded = with_catalogue(loaded, codebook).loaded
     return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress)
 
 

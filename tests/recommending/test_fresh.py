@@ -14,7 +14,7 @@ from sidr_core.decoding.decoder import Decoder
 from sidr_core.errors import InputError
 from sidr_core.models import checkpoint
 from sidr_core.models.checkpoint import Loaded
-from sidr_core.recommending.fresh import beside_siblings, with_catalogue
+from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
@@ -128,31 +128,3 @@ def test_the_command_lists_the_items_of_a_later_snapshot(world, sidr, tmp_path, 
     assert f"checkpoint of {SNAPSHOT}, catalogue of {LATER}: 1 items added to and 1 removed" in err
     code, out, err = sidr("recommend", "--history", "A06,A01", "--mode", "direct", "--snapshot", SNAPSHOT)
     assert code == 0 and err == "" and "NEW" not in out
-
-
-def test_a_new_item_stands_where_its_siblings_stand_on_average(loaded):
-    """Of the four SIDs `<a_3>…`, three known (one of them not listed) give (0.3 + 0.1 + 0) / 3 to the new one."""
-    fresh = with_catalogue(loaded, catalogue(NEW=[3, 3]))
-    places = {"A12": 0.3, "A00": 0.15, "A13": 0.1, "A01": 0.05, "NEW": 1e-6}
-    sid_of = dict(fresh.codebook.select("item_id", "sid").iter_rows())
-    lists = pl.DataFrame(
-        [
-            {"row_id": "r", "rank": rank, "item_id": item, "sid": sid_of[item], "score": float(np.log(chance))}
-            for rank, (item, chance) in enumerate(places.items(), start=1)
-        ],
-        schema_overrides={"rank": pl.Int32},
-    )
-    found = beside_siblings(lists, fresh, 5)
-    assert found["item_id"].to_list() == ["A12", "A00", "NEW", "A13", "A01"]
-    ranks = found["rank"].to_list()
-    assert ranks == [1, 2, 3, 4, 5] and found.columns == lists.columns
-    scores = dict(found.select("item_id", "score").iter_rows())
-    assert scores["NEW"] == pytest.approx(np.log((0.3 + 0.1) / 3))
-    kept = dict(lists.select("item_id", "score").iter_rows())
-    assert all(scores[item] == kept[item] for item in ("A12", "A00", "A13", "A01"))
-    assert beside_siblings(lists, fresh, 3)["item_id"].to_list() == ["A12", "A00", "NEW"]
-    # Its own score is kept where it is the larger one, and without new items nothing changes.
-    own = lists.with_columns(score=pl.when(pl.col("item_id") == "NEW").then(np.log(0.9)).otherwise("score"))
-    assert beside_siblings(own, fresh, 5)["item_id"][0] == "NEW"
-    old = lists.filter(pl.col("item_id") != "NEW")
-    assert beside_siblings(old, with_catalogue(loaded, catalogue()), 5).equals(old)
