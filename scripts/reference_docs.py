@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.render.grid import markdown_table
 from sidr_core.settings import DatasetConfig, StoreSection
 from sidr_core.tables.docs import Table, tables
 
 ROOT = Path(__file__).resolve().parent.parent
+ALL_STAGES = (*STAGES, *OPTIONAL)
 
 TABLES_HEAD = """# Tables
 
@@ -61,10 +62,10 @@ def tables_page() -> str:
             f"`{stage.name}` / `{file}.parquet`",
             f"[{contract}](#{contract.lower()})",
         )
-        for stage in STAGES
+        for stage in ALL_STAGES
         for file, contract in stage.tables.items()
     ]
-    published = dict.fromkeys(name for stage in STAGES for name in stage.tables.values())
+    published = dict.fromkeys(name for stage in ALL_STAGES for name in stage.tables.values())
     parts = [TABLES_HEAD, markdown_table(("view", "file of the asset", "a row is"), views, "l")]
     return "\n".join(parts + [_table_section(contracts[name]) for name in published]) + "\n"
 
@@ -85,7 +86,9 @@ def settings_page() -> str:
             parts.append(f"## {name}\n\n{_plain(field)}\n")
             continue
         read_as = {name, "snapshot"} if name == "snapshots" else {name}
-        readers = [f"`{stage.name}`" for stage in STAGES if read_as & {part.split(".")[0] for part in stage.sections}]
+        readers = [
+            f"`{stage.name}`" for stage in ALL_STAGES if read_as & {part.split(".")[0] for part in stage.sections}
+        ]
         about = field.description if len(sections) > 1 else _about(sections[0])
         parts.append(f"## {name}\n\n{about} Read by {', '.join(readers) or 'no stage'}.\n")
         for model in sections:

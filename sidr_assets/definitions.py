@@ -13,17 +13,18 @@ from sidr_assets.partitions import snapshot_partitions
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_assets.schedules import reevaluation_schedule
 from sidr_assets.stage_asset import stage_asset
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.pipeline.profile import Profile, load_profile
 from sidr_core.pipeline.stage import Stage
 
 
-def build_definitions(profile: Profile, stages: tuple[Stage, ...] = STAGES) -> dg.Definitions:
+def build_definitions(profile: Profile, stages: tuple[Stage, ...] = (*STAGES, *OPTIONAL)) -> dg.Definitions:
     """The asset graph of a profile.
 
     Args:
         profile: its datasets become asset groups.
-        stages: the steps, in data flow order; each becomes one asset per dataset.
+        stages: the steps, in data flow order; each becomes one asset per dataset, an optional one where
+            the dataset's profile asks for it.
     """
     with warnings.catch_warnings():
         # Code references are beta, checks per snapshot a preview; Dagster's release is pinned.
@@ -34,6 +35,7 @@ def build_definitions(profile: Profile, stages: tuple[Stage, ...] = STAGES) -> d
             for dataset, config in profile.datasets.items()
             for partitions in [snapshot_partitions(config.snapshots)]
             for stage in stages
+            if stage not in OPTIONAL or getattr(config, stage.name) is not None
         ]
     sensors = [sensor for dataset in profile if (sensor := new_files_sensor(profile, dataset)) is not None]
     sensors += [automation_sensor(profile, dataset) for dataset in profile]

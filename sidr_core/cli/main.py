@@ -156,6 +156,42 @@ def verify(
 
 
 @app.command()
+def promote(
+    dataset: Dataset = None,
+    force: Annotated[
+        str | None, typer.Option("--force", help="Promote whatever the gate says; why, for the log.")
+    ] = None,
+) -> None:
+    """Make the newest judged candidate live, if the gate lets it pass. Exit code 1 if it does not."""
+    from sidr_core.cli import promote as command
+
+    command.promote(dataset, force)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
+    dataset: Dataset = None,
+) -> None:
+    """Make live again what was live before."""
+    from sidr_core.cli import promote as command
+
+    command.rollback(dataset, reason)
+
+
+@app.command()
+def live(
+    dataset: Dataset = None,
+    log: Annotated[bool, typer.Option("--log", help="Every decision, oldest first.")] = False,
+    format: Annotated[Literal["table", "json"], FORMAT] = "table",
+) -> None:
+    """Show what is live, and what was before it."""
+    from sidr_core.cli import promote as command
+
+    command.live(dataset, log, format)
+
+
+@app.command()
 def estimate(dataset: Dataset = None, snapshot: Snapshot = None) -> None:
     """Estimate the corpus with this profile's teacher: calls, tokens and USD, before anything is spent."""
     from sidr_core.cli import estimate as command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidr_core.errors import SidrError
@@ -37,6 +37,14 @@ class Published:
         key = newest_published(profile, store, dataset, stage, snapshot)
         tell_if_stale(profile, store, dataset, key, stage)
         return cls(store, profile.dataset(dataset), dataset, key)
+
+    def at_or_before(self, stage: str) -> Published:
+        """The newest snapshot up to this one for which `stage` is published; this one's error where there is none."""
+        for key in (self.snapshot, *self.config.snapshots.before(self.snapshot)):
+            if self.store.find(self.dataset, key, stage) is not None:
+                return replace(self, snapshot=key)
+        self.artifact(stage)
+        raise AssertionError("unreachable: require raises")
 
     def artifact(self, stage: str) -> Artifact:
         return self.store.require(self.dataset, self.snapshot, stage)

@@ -1,8 +1,13 @@
-"""`sidr recommend`: the best items after a history, now, from the newest checkpoint."""
+"""`sidr recommend`: the best items after a history, now, from the newest checkpoint.
+
+The catalogue is that of the newest codebook, which may be of a later snapshot than the checkpoint: then new items are
+listed without a training, and those that left are not.
+"""
 
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Container
 
 import polars as pl
@@ -10,6 +15,7 @@ import polars as pl
 from sidr_core.cli.published import Published, unknown_name
 from sidr_core.errors import SidrError
 from sidr_core.evaluation import cases
+from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
 
 
@@ -24,7 +30,8 @@ def recommend(
             found="both" if user else "neither",
             fix="for example: sidr recommend --history ITEM,ITEM",
         )
-    published = Published.of(dataset, snapshot, "grpo_checkpoint")
+    published = Published.of(dataset, snapshot, "sid_codebook")
+    trained = published.at_or_before("grpo_checkpoint")
     where = f"{published.dataset}/{published.snapshot}"
     sids = published.titles().sids
     if user is not None:
@@ -41,9 +48,15 @@ def recommend(
     items = items[-published.config.split.max_history :]
 
     from sidr_core.models import checkpoint
+    from sidr_core.recommending.fresh import with_catalogue
     from sidr_core.recommending.lists import checkpoint_lists
 
-    loaded = checkpoint.load(published.artifact("grpo_checkpoint").verified_folder())
+    loaded = checkpoint.load(trained.artifact("grpo_checkpoint").verified_folder())
+    if trained.snapshot != published.snapshot:
+        codebook = tables.read(published.file("sid_codebook", "sid_codebook.parquet"))
+        fresh = with_catalogue(loaded, codebook)
+        print(f"checkpoint of {trained.snapshot}, catalogue of {published.snapshot}: {fresh}", file=sys.stderr)
+        loaded = fresh.loaded
     decoding = published.config.decoding
     if k > len(loaded.index):
         raise SidrError(
@@ -57,7 +70,7 @@ def recommend(
     thought = lists.thoughts.row(0, named=True) if lists.thoughts is not None else None
     whose = f"user {user}" if user is not None else "the given history"
     case = cases.Case(
-        published.heading("grpo_checkpoint", f"grpo/{mode} for {whose}"),
+        published.heading("sid_codebook", f"grpo/{mode} for {whose}"),
         items,
         lists.rankings.head(k),
         thought=None if thought is None else thought[REASONING],

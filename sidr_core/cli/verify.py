@@ -10,8 +10,8 @@ import typer
 from sidr_core.evaluation import verify as checks
 from sidr_core.evaluation.claims import Card
 from sidr_core.evaluation.rebuild import rebuilt
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.stage import Progress
-from sidr_core.pipeline.status import open_store
 from sidr_core.render.text import printable
 
 #: Differences that are printed of one card.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.pipeline.store import Artifact, Store, canonical_json
 from sidr_core.tables.atomic import replacing
 
@@ -25,7 +25,7 @@ _ALL = "_all_snapshots"
 _MADE_FOR = "_made_for"
 
 #: Version of how the views are made: raising it rewrites every catalog.
-LAYOUT = 1
+LAYOUT = 2
 
 
 def path(store: Store) -> Path:
@@ -86,15 +86,16 @@ def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
     from sidr_core.pipeline.digest import digest
 
     base, every = view.lower().removesuffix(_ALL), view.lower().endswith(_ALL)
-    for stage in STAGES:
+    for stage in (*STAGES, *OPTIONAL):
         if base != stage.name and not base.startswith(f"{stage.name}_"):
             continue
-        name = f"{stage.name if base == stage.name else base.removeprefix(f'{stage.name}_')}.parquet"
+        name = stage.name if base == stage.name else base.removeprefix(f"{stage.name}_")
         refs = [ref for ref in store.refs() if (ref[0].lower(), ref[2]) == (dataset.lower(), stage.name)]
         for ref in refs if every else refs[-1:]:
             artifact = store.require(*ref)
-            if name in artifact.files:
-                yield artifact.path(name, digest)
+            for file in artifact.files:
+                if _table(file) == name:
+                    yield artifact.path(file, digest)
 
 
 def is_current(store: Store) -> bool:
@@ -118,30 +119,35 @@ def _digest(store: Store) -> str:
 
 
 def _view_statements(store: Store) -> list[str]:
-    tables: dict[tuple[str, str], list[tuple[str, Path, Artifact]]] = defaultdict(list)
-    names = {stage.name for stage in STAGES}
+    tables: dict[tuple[str, str], list[tuple[str, str, Artifact]]] = defaultdict(list)
+    names = {stage.name for stage in (*STAGES, *OPTIONAL)}
     for dataset, snapshot, stage in store.refs():
         artifact = store.current(dataset, snapshot, stage)
         if artifact is None or stage not in names:
             continue
-        for file in artifact.files:
-            if file.endswith(".parquet") and "/" not in file:
-                view = stage if file == f"{stage}.parquet" else f"{stage}_{file.removesuffix('.parquet')}"
-                tables[dataset, view].append((snapshot, artifact.schema_only(file), artifact))
+        for table in dict.fromkeys(table for file in artifact.files if (table := _table(file))):
+            view = stage if table == stage else f"{stage}_{table}"
+            parts = [artifact.schema_only(file) for file in artifact.files if _table(file) == table]
+            tables[dataset, view].append((snapshot, f"[{', '.join(map(_text, parts))}]", artifact))
     statements = [f"create schema if not exists {_name(dataset)}" for dataset in sorted({d for d, _ in tables})]
     for (dataset, view), versions in sorted(tables.items()):
         versions.sort(key=lambda version: version[0])
-        newest, file, artifact = versions[-1]
+        newest, parts, artifact = versions[-1]
         name = f"{_name(dataset)}.{_name(view)}"
-        statements.append(f"create view {name} as select * from read_parquet({_text(file)})")
+        statements.append(f"create view {name} as select * from read_parquet({parts})")
         label = "synthetic sample data; " if artifact.synthetic else ""
         statements.append(f"comment on view {name} is {_text(f'{label}snapshot {newest}')}")
         union = " union all by name ".join(
-            f"select *, {_text(snapshot)} as snapshot_key from read_parquet({_text(file)})"
-            for snapshot, file, _ in versions
+            f"select *, {_text(snapshot)} as snapshot_key from read_parquet({parts})" for snapshot, parts, _ in versions
         )
         statements.append(f"create view {_name(dataset)}.{_name(view + _ALL)} as {union}")
     return statements
+
+
+def _table(file: str) -> str | None:
+    """The table that a file holds: itself, or with the other files of its folder a part of it; None if it is none."""
+    folder, _, name = file.rpartition("/")
+    return (folder or name.removesuffix(".parquet")) if name.endswith(".parquet") else None
 
 
 def _name(identifier: str) -> str:

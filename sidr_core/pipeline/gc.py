@@ -1,6 +1,7 @@
 """Garbage collection of the working folder, safe beside running stages.
 
-Kept are the outputs that a ref names and, unless `deep`, the inputs and parts they were made from, recursively.
+Kept are the outputs that a ref names, those of what is live or was before it (`sidr_core/pipeline/live.py`), and,
+unless `deep`, the inputs and parts they were made from, recursively.
 What another process writes or holds is kept as well; locks decide that, not ages or guesses. Lock files stay: they
 are empty, and deleting one while a process waits for it would leave that process with a lock on nothing. In a bucket
 age decides instead (`bucket_gc.py`).
@@ -21,9 +22,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sidr_core.errors import StoreError
-from sidr_core.pipeline import bucket_gc, host
+from sidr_core.pipeline import bucket_gc, host, live
 from sidr_core.pipeline.bucket_store import BucketStore
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.pipeline.removable import Removable
 from sidr_core.pipeline.store import Store
 
@@ -39,12 +40,17 @@ _BEING_DELETED = ".gone-"
 
 
 def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
-    """(stage, fingerprint) of every output that has to be kept; with `deep` the current ones only.
+    """(stage, fingerprint) of every output that has to be kept; with `deep` the current and the live ones
+    only.
 
     Raises:
-        StoreError: a ref or a current manifest is damaged, so its inputs and parts are unknown.
+        StoreError: a ref, a current manifest or the file of what is live is damaged, so what they need is unknown.
     """
     unvisited: list[tuple[str, str]] = []
+    for output in live.kept(store.root):
+        artifact = store.open(*output)
+        # What was chosen on valid rows lies in the parts: a server needs it.
+        unvisited += [output, *((name, fp) for name, fp in (artifact.manifest.get("parts", ()) if artifact else ()))]
     for dataset, snapshot, stage in store.refs():
         try:
             artifact = store.find(dataset, snapshot, stage)
@@ -91,9 +97,9 @@ def find(store: Store, days: float, *, deep: bool = False, cache: bool = False) 
     keep = needed(store, deep)
     oldest = time.time() - days * 86_400
     if isinstance(store, BucketStore):
-        yield from bucket_gc.find(store, keep, oldest, {known.name for known in STAGES})
+        yield from bucket_gc.find(store, keep, oldest, {known.name for known in (*STAGES, *OPTIONAL)})
     for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
-        if not folder.is_dir() or folder.is_symlink() or folder.name == "refs":
+        if not folder.is_dir() or folder.is_symlink() or folder.name in ("refs", live.FOLDER):
             continue
         for path in sorted(folder.iterdir()):
             if _FINGERPRINT.fullmatch(path.name):
@@ -138,7 +144,7 @@ def _unneeded_output(store: Store, path: Path, oldest: float) -> Removable | Non
         if _is_written(store, stage, fp):
             return None
         return Removable("temporary", path, size(path), "has no valid manifest", stage, fp)
-    if stage in {known.name for known in STAGES}:
+    if stage in {known.name for known in (*STAGES, *OPTIONAL)}:
         return Removable("output", path, size(path), "no snapshot refers to it", stage, fp)
     # The parts of a stage that has not finished look the same; its next run reuses them.
     if datetime.fromisoformat(artifact.manifest["created_at"]).timestamp() > oldest:
@@ -165,7 +171,8 @@ def _outside_outputs(store: Store, cache: bool) -> Iterator[Removable]:
     """Temporary files that were never renamed into place, and the caches."""
     home = store.home
     caches = sorted(path for path in (home / "cache").glob("*") if path.is_dir())
-    for path in [*sorted(home.glob(".*")), *sorted((store.root / "refs").glob("*/*/.*"))]:
+    refs = sorted((store.root / "refs").glob("*/*/.*"))
+    for path in [*sorted(home.glob(".*")), *refs, *sorted((store.root / live.FOLDER).glob(".*"))]:
         if not (match := _UNRENAMED.fullmatch(path.name)) or host.is_alive(int(match[1])):
             continue
         newest = max((status.st_mtime for status in _statuses(path)), default=time.time())

@@ -442,11 +442,87 @@ STAGES: tuple[Stage, ...] = (
     ),
 )
 
+#: Stages that a dataset has only where its profile has the section of their name.
+OPTIONAL: tuple[Stage, ...] = (
+    Stage(
+        name="recommendations_all",
+        run="sidr_core.recommending.everyone:build",
+        inputs={
+            "interactions": ("interactions.parquet", "train.parquet", "valid.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS},
+        },
+        from_live={model.stage: model.files for model in MODELS if model.is_language_model},
+        sections=(
+            "recommendations_all",
+            "decoding",
+            "split.max_history",
+            *_LIST_SECTIONS,
+            "dataset",
+            "snapshot",
+        ),
+        unused="sidr_core.pipeline.graph:unused_for_everyone",
+        code_version="1",
+        tables={"recommendations_all": "ScoredParts", "lists": "EveryonesLists"},
+        kinds=("pytorch", "parquet"),
+        description="The lists of one model for every user of the snapshot, after all that they did until its end; in "
+        "parts of so many users, each kept when it is finished.",
+        checks=(
+            CheckSpec("everyone", "Every user of the snapshot has a list."),
+            CheckSpec("full_lists", "No list holds an item twice, and every list is full of real items."),
+        ),
+    ),
+    Stage(
+        name="promotion",
+        run="sidr_core.serving.challenge:build",
+        inputs={
+            "recommendations": ("recommendations.parquet", "models.parquet", "rows.parquet"),
+            "evaluation": ("evaluation.parquet",),
+            "interactions": ("train.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+        },
+        from_live={
+            "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
+            "sid_codebook": ("sid_codebook.parquet",),
+            **{model.stage: model.files for model in MODELS},
+            "recommendations": ("recommendations.parquet", "models.parquet", "rows.parquet"),
+        },
+        sections=("promotion", "evaluation", "dataset", "snapshot"),
+        code_version="1",
+        tables={"promotion": "Promotion"},
+        kinds=("pytorch", "parquet"),
+        description="The evaluated lists of this snapshot against what is live, on the same test rows: not worse "
+        "by the profile's margins, or not. It changes nothing: `sidr promote` does.",
+        checks=(
+            CheckSpec("same_rows", "Both sides have a list for every test row."),
+            CheckSpec("not_worse", "Every rule of the gate holds.", blocking=False),
+        ),
+    ),
+)
+
+
+def stages_of(config: DatasetConfig) -> tuple[Stage, ...]:
+    """The stages of a dataset, in the order in which data flows."""
+    return STAGES + tuple(stage for stage in OPTIONAL if getattr(config, stage.name) is not None)
+
 
 def unused_producers(config: DatasetConfig) -> set[str]:
     """Checkpoints and baselines that no model of `decoding.models` needs; they are not built."""
     used = {stage for name in config.decoding.models for stage in producers(split_name(name)[0])}
     return {model.stage for model in MODELS} - used
+
+
+def unused_for_everyone(config: DatasetConfig) -> set[str]:
+    """What `recommendations_all` does not need: all but its own model, of the snapshot or of what is live."""
+    settings = config.recommendations_all
+    stages = {model.stage for model in MODELS}
+    if settings is None:
+        return stages
+    needed = set(producers(split_name(settings.model)[0]))
+    live = {f"live/{stage}" for stage in stages}
+    if settings.checkpoint == "live":
+        return stages | (live - {f"live/{stage}" for stage in needed})
+    return live | (stages - needed)
 
 
 def untrained_checkpoints(config: DatasetConfig) -> set[str]:
@@ -474,4 +550,4 @@ def checkpoints_that_do_not_think(config: DatasetConfig) -> set[str]:
 
 def stage_named(name: str) -> Stage:
     """The stage called `name`."""
-    return next(stage for stage in STAGES if stage.name == name)
+    return next(stage for stage in (*STAGES, *OPTIONAL) if stage.name == name)

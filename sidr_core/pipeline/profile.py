@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sidr_core.errors import ProfileError
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.settings import BaseModelConfig, DatasetConfig, Source, StoreSection, Window
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
@@ -311,7 +311,7 @@ def _dataset_config(profile: str, name: str, fields: Mapping[str, Any]) -> Datas
             found=_URL_CREDENTIALS.sub("//[user]@", repr(first.get("input")))[:200],
             fix="correct this field of the profile",
         ) from None
-    stages = tuple(stage.name for stage in STAGES)
+    stages = tuple(stage.name for stage in (*STAGES, *OPTIONAL))
     for stage in config.launch.stages:
         if stage not in stages:
             raise _unknown(f"profile {profile!r}, dataset {name!r}, launch.stages", stage, stages)

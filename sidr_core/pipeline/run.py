@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sidr_core.errors import CheckFailed, SidrError
-from sidr_core.pipeline import catalog, disk, launch
+from sidr_core.errors import CheckFailed, SidrError, StoreError
+from sidr_core.pipeline import catalog, disk, launch, live
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.place import STORE_VARIABLE, open_store
 from sidr_core.pipeline.profile import Profile, StageConfig, load_profile, parse_profile
@@ -77,11 +77,18 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     inputs = Inputs(stages, store, previous, synthetic)
     if base is not None:
         inputs.see_earlier(base, earlier)
+    of_live = stage.reads_live(config)
+    alive = live.read(store.root, dataset).live if of_live else None
+    if alive is not None:
+        inputs.see_live(alive, _of_live(alive, of_live, stage.name, store))
     key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
     if previous is not None:
         key["previous"] = previous.digest
     if earlier:
         key["earlier"] = {f"{base}/{name}": item.digest for name, item in earlier.items()}
+    if alive is not None and inputs.live is not None:
+        digests = {name: item.digest for name, item in inputs.live.items()}
+        key["live"] = {"snapshot": alive.snapshot, "model": alive.model, **digests}
     if stage.tables:
         key["tables"] = dict(stage.tables)  # an output that was checked against other contracts is not reused
     if stage.sources:
@@ -260,6 +267,26 @@ def _earlier(
         if all(artifact and artifact.hold() for artifact in outputs.values()):
             return earlier, {name: StageInput(a, reads[name], stage.name) for name, a in outputs.items() if a}
     return None, {}
+
+
+def _of_live(
+    alive: live.Live, reads: Mapping[str, tuple[str, ...]], reader: str, store: Store
+) -> dict[str, StageInput]:
+    """The files that a stage reads of what is live, as far as there is such an output."""
+    found = {}
+    for name, files in reads.items():
+        if (fp := alive.outputs.get(name)) is None:
+            continue
+        artifact = store.open(name, fp)
+        if artifact is None or not artifact.hold():
+            raise StoreError(
+                f"{alive.dataset}: {name} of what is live is not in the store",
+                expected=f"the output {fp}",
+                found="nothing, or a damaged manifest",
+                fix=f"go back with `sidr rollback`, or delete {live.FOLDER}/{alive.dataset}.json in the store",
+            )
+        found[name] = StageInput(artifact, files, reader)
+    return found
 
 
 def _without_paths(section: BaseModel) -> dict[str, Any]:

@@ -29,10 +29,13 @@ _MAX_REPORTED = 3
 
 
 def check(stage: Stage, folder: Path) -> Check:
-    """Validate every Parquet file directly in `folder` against the contract that `stage.tables` names for it."""
+    """Validate every Parquet file in `folder` against the contract that `stage.tables` names for it.
+
+    Files of a folder in it are parts of one table, which has the folder's name.
+    """
     passed, lines = True, []
-    for path in sorted(folder.glob("*.parquet")):
-        name = stage.tables.get(path.stem)
+    for path in sorted(folder.rglob("*.parquet")):
+        name = stage.tables.get(path.stem if path.parent == folder else path.parent.name)
         broken = ["it has no contract: name one in sidr_core/pipeline/graph.py"]
         if name is not None:
             broken = violations(path, getattr(contracts, name).to_schema())

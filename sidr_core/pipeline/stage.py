@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from sidr_core.errors import SealedInput
 from sidr_core.pipeline.report import Report
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.live import Live
     from sidr_core.pipeline.store import Artifact, Store
     from sidr_core.settings import DatasetConfig
 
@@ -67,13 +68,14 @@ class Stage:
         warm: whether it also reads its own output of the previous snapshot.
         from_earlier: like `inputs`, of the newest earlier snapshot that has all of them; if there are any, a warm
             start also uses the newest earlier output of its own instead of only the previous snapshot's.
+        from_live: like `inputs`, of what is live of the dataset (`sidr_core/pipeline/live.py`), as far as it has them.
         sources: `"module:function"` giving the external files that the first of its sections names; they are
             fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
         checks: the checks it reports; :data:`SCHEMA` is added if it names tables.
         tables: Parquet file, without suffix -> its contract, a class in `sidr_core/tables/contracts.py`.
         unused: `"module:function"` giving, for a dataset's config, the `inputs` and `from_earlier` that it does
-            not need.
+            not need, and as `live/<stage>` those of `from_live`.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Stage:
     kinds: tuple[str, ...] = ()
     warm: bool = False
     from_earlier: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    from_live: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: str | None = None
     checks: tuple[CheckSpec, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +108,11 @@ class Stage:
     def reads_earlier(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
         """The same of `from_earlier`."""
         return self._needed(self.from_earlier, config)
+
+    def reads_live(self, config: DatasetConfig) -> dict[str, tuple[str, ...]]:
+        """The same of `from_live`."""
+        needed = self._needed({f"live/{name}": files for name, files in self.from_live.items()}, config)
+        return {name.removeprefix("live/"): files for name, files in needed.items()}
 
     def _needed(self, declared: Mapping[str, tuple[str, ...]], config: DatasetConfig) -> dict[str, tuple[str, ...]]:
         skipped = load_object(self.unused)(config) if self.unused and declared else ()
@@ -220,6 +228,7 @@ class Inputs(Mapping[str, StageInput]):
         previous: the stage's own output of the previous snapshot, if the stage is warm and there is one.
         earlier: what the stage declared of an earlier snapshot, whose key is `earlier_snapshot`; None if no
             earlier snapshot has all of it.
+        live: what the stage declared of what is live, described by `alive`; None if nothing is.
         synthetic: whether anything upstream is generated data; the output gets the same label.
         resume: a folder for unfinished work on this output; it survives a crash and is deleted when the output
             is published. None if the stage is called without a store.
@@ -228,6 +237,8 @@ class Inputs(Mapping[str, StageInput]):
     resume: Path | None = None
     earlier: Inputs | None = None
     earlier_snapshot: str | None = None
+    live: Inputs | None = None
+    alive: Live | None = None
 
     def __init__(
         self,
@@ -245,6 +256,18 @@ class Inputs(Mapping[str, StageInput]):
         """Add files of an earlier snapshot; parts built from them are recorded as this stage's own."""
         self.earlier = Inputs(stages, self._store, synthetic=self.synthetic)
         self.earlier.parts, self.earlier_snapshot = self.parts, snapshot
+
+    def see_live(self, alive: Live, stages: Mapping[str, StageInput]) -> None:
+        """Add files of what is live; parts built from them are recorded as this stage's own."""
+        self.live = Inputs(stages, self._store, synthetic=self.synthetic)
+        self.live.parts, self.alive = self.parts, alive
+
+    def over_live(self, names: Iterable[str]) -> Inputs:
+        """These inputs, with some outputs of what is live in place of the snapshot's own."""
+        assert self.live is not None, "nothing is live"
+        mixed = Inputs({**self._stages, **{name: self.live[name] for name in names}}, self._store, None, self.synthetic)
+        mixed.parts, mixed._held = self.parts, self._held
+        return mixed
 
     def __getitem__(self, name: str) -> StageInput:
         return self._stages[name]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from sidr_core.errors import SidrError, StoreError
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import STAGES, stages_of
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.run import Plan, check_failure, plan
 from sidr_core.pipeline.stage import Stage
@@ -63,7 +63,7 @@ def states(profile: Profile, store: Store, dataset: str) -> Iterator[State]:
     timings = Timings(store)
     for snapshot in (key for key in known if key in published or key == known[-1]):
         unsettled: list[str] = []
-        for stage in STAGES:
+        for stage in stages_of(profile.dataset(dataset)):
             state, why, artifact = _state(profile, store, dataset, snapshot, stage, unsettled)
             if state != CURRENT:
                 unsettled.append(stage.name)
@@ -128,8 +128,8 @@ def differences(manifest: Mapping[str, Any], key: Mapping[str, Any], code_versio
         changes.append(f"{name}: {before} -> {after}")
     for part, word in (("inputs", "input"), ("sources", "source file"), ("earlier", "earlier output")):
         changes += [f"{word} {name} changed" for name, _, _ in _changed(old.get(part, {}), new.get(part, {}))]
-    if old.get("previous") != new.get("previous"):
-        changes.append("the previous snapshot changed")
+    for part, words in (("previous", "the previous snapshot changed"), ("live", "something else is live")):
+        changes += [words] if old.get(part) != new.get(part) else []
     return changes
 
 

@@ -1,9 +1,10 @@
 """The one place where outputs are published and read.
 
 `<root>/<stage>/<fingerprint>/` holds the files of one output and, written last, `MANIFEST.json`.
-`<root>/refs/<dataset>/<snapshot>/<stage>.json` says which fingerprint is current. A reader opens
-through the manifest only, so a `kill -9` at any moment leaves either the complete old output or the complete
-new one. Deletion goes the other way round: the manifest first. A reader that holds an output is safe from it.
+`<root>/refs/<dataset>/<snapshot>/<stage>.json` says which fingerprint is current, and
+`<root>/live/<dataset>.json` what is live (`sidr_core/pipeline/live.py`). A reader opens through the manifest
+only, so a `kill -9` at any moment leaves either the complete old output or the complete new one. Deletion goes the
+other way round: the manifest first. A reader that holds an output is safe from it.
 Why not a stock IO manager: under `kill -9` those leave torn or empty outputs (docs/architecture.md).
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidr_core.errors import NotMaterialized, StoreError
+from sidr_core.pipeline import live
 from sidr_core.pipeline.host import PeakMemory, versions
 from sidr_core.tables.atomic import fsync, write_atomically
 
@@ -352,10 +354,10 @@ class Store:
             lock.release()
 
     def remove(self, stage: str, fp: str) -> bool:
-        """Delete an output that no ref names.
+        """Delete an output that no ref names, and that is not live.
 
         Returns:
-            Whether it is gone; False if a ref names it, or a process writes or holds it.
+            Whether it is gone; False if a ref or an alias names it, or a process writes or holds it.
         """
         final = self.root / stage / fp
         with self.owned(stage, fp) as is_owned:
@@ -496,7 +498,8 @@ class Store:
         return sorted((p.parent.parent.name, p.parent.name, p.stem) for p in base.glob("*/*/*.json"))
 
     def _is_current(self, stage: str, fp: str) -> bool:
-        return any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
+        named = any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
+        return named or (stage, fp) in live.kept(self.root)
 
 
 def ref_name(dataset: str, snapshot: str, stage: str) -> str:

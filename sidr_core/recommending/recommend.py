@@ -22,6 +22,7 @@ from sidr_core.pipeline.stage import Inputs, Progress, StageInput, load_object
 from sidr_core.recommending import leakage, mixture, truth
 from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
+from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
 from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
 from sidr_core.render.grid import markdown_table
@@ -168,13 +169,14 @@ def _from_checkpoint(
     codebook: pl.DataFrame,
     progress: Progress,
 ) -> Lists:
-    """Lists of a checkpoint."""
+    """Lists of a checkpoint, over the items of `codebook`, which may be a later one than it was trained with."""
     from sidr_core.models import checkpoint
 
     loaded = checkpoint.load(inputs[f"{model}_checkpoint"].folder())
-    return checkpoint_lists(
-        loaded, rows[ROW_ID].to_list(), history_sids(rows, codebook), mode, config.decoding, progress
-    )
+    row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
+    if checkpoint.codebook_digest(codebook) != loaded.meta["codebook_digest"]:
+        loaded = with_catalogue(loaded, codebook).loaded
+    return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress)
 
 
 def _combined(model: str, mode: str) -> bool:

@@ -12,9 +12,9 @@ from sidr_core.settings.base import Endpoint, Section
 from sidr_core.settings.baselines import Gru4Rec, ItemItem, SasRec, TextKnn, Tiger, TrainedBaseline, Trial
 from sidr_core.settings.corpus import GENERAL_TASK, REASONING_TASK, TASKS, Budget, General, Price, Teacher
 from sidr_core.settings.data import Encoder, Filters, Quantizer, Refit, Snapshots, Split, Window
-from sidr_core.settings.evaluation import Decoding, Evaluation
+from sidr_core.settings.evaluation import Decoding, Evaluation, RecommendationsAll
 from sidr_core.settings.launch import Launch
-from sidr_core.settings.operation import Operation
+from sidr_core.settings.operation import Operation, Promotion
 from sidr_core.settings.sources import (
     Amazon2014Source,
     Amazon2018Source,
@@ -68,8 +68,10 @@ __all__ = [
     "PackagedModel",
     "PretrainedModel",
     "Price",
+    "Promotion",
     "Quantizer",
     "RatingsCsvSource",
+    "RecommendationsAll",
     "Refit",
     "SampleSource",
     "SasRec",
@@ -126,6 +128,10 @@ class DatasetConfig(Section):
     """Where stages run; part of no fingerprint."""
     operation: Operation = Operation()
     """What runs by itself; part of no fingerprint."""
+    recommendations_all: RecommendationsAll | None = None
+    """Lists for every user; null for none."""
+    promotion: Promotion | None = None
+    """What has to be shown before something goes live; null for no gate."""
     text_knn: TextKnn = TextKnn()
     """The nearest neighbours of texts."""
     gru4rec: Gru4Rec = Gru4Rec()
@@ -161,6 +167,15 @@ class DatasetConfig(Section):
                 )
         if known and self.quantizer.kind == "published":
             raise ValueError("published SIDs of several sources are not one SID space: choose another quantizer.kind")
+        return self
+
+    @model_validator(mode="after")
+    def _promoted(self) -> DatasetConfig:
+        if self.promotion is not None and self.promotion.model not in self.decoding.models:
+            raise ValueError(
+                f"promotion.model is {self.promotion.model!r}, which is none of decoding.models: "
+                f"{', '.join(self.decoding.models)}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sidr_core.settings.base import Section
-from sidr_core.settings.models import list_names
+from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name
+from sidr_core.tables.columns import MERGED
 
 
 class Decoding(Section):
@@ -51,6 +52,36 @@ class Decoding(Section):
         if unknown := [name for name in value if name not in list_names()]:
             raise ValueError(f"unknown model {unknown[0]!r}; known: {', '.join(list_names())}")
         return value
+
+
+class RecommendationsAll(Section):
+    """Lists for every user (docs/operations.md). A section without fields (`recommendations_all: {}`) asks for them.
+
+    They are decoded as `decoding` says, `decoding.beam_width` long.
+    """
+
+    model: str = "grpo/direct"
+    """The lists to make, as `<model>/<mode>`."""
+    checkpoint: Literal["snapshot", "live"] = "snapshot"
+    """Whose checkpoint makes them: this snapshot's, or the live one over this snapshot's items, without training; then
+    `model` is `<language model>/direct` or `/thinking`.
+    """
+    users_per_part: int = Field(default=5000, ge=1)
+    """Users of one part: a file, and what a killed run loses at most."""
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in list_names():
+            raise ValueError(f"unknown model {value!r}; known: {', '.join(list_names())}")
+        return value
+
+    @model_validator(mode="after")
+    def _live(self) -> RecommendationsAll:
+        model, mode = split_name(self.model)
+        if self.checkpoint == "live" and (model not in LANGUAGE_MODELS or mode == MERGED):
+            raise ValueError(f"what is live makes the direct or thinking lists of a checkpoint, not {self.model!r}")
+        return self
 
 
 class Evaluation(Section):

@@ -1,4 +1,4 @@
-"""What runs by itself. No stage reads this section, so it is part of no fingerprint."""
+"""What runs by itself, and what goes live. No stage reads `operation`, so it is part of no fingerprint."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ class Operation(Section):
                 f"expected a cron line of five fields ({', '.join(_FIELDS)}) such as '0 6 * * 1', found {value!r}"
             )
         return value
+
+
+class Promotion(Section):
+    """The gate before what is live (docs/operations.md). A section without fields (`promotion: {}`) opens it."""
+
+    model: str = "grpo/thinking"
+    """The list that goes live, as `<model>/<mode>`, one of `decoding.models`."""
+    margin: float = Field(default=0.01, gt=0, lt=1)
+    """HR and NDCG may be lower by less than this, surely: the low end of the paired interval lies above -margin."""
+    coverage_margin: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the catalogue by which fewer items may be recommended at all."""
+    cold_margin: float = Field(default=0.02, ge=0, lt=1)
+    """HR may be lower by no more than this on rows whose target has no train row."""
+    slower: float = Field(default=0.5, ge=0)
+    """Share by which a list may take longer: 0.5 allows 1.5 times the seconds of what is live."""
 
 
 def _sound(field: str, bounds: tuple[int, int]) -> bool:

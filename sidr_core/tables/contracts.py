@@ -586,3 +586,65 @@ class Leaderboard(Contract):
         nullable=True, description="what is to be known beside the number, such as `not above popularity`"
     )
     reference: str = pa.Field(nullable=True, description="where a published figure stands; null for measured ones")
+
+
+class Promotion(Contract):
+    """One rule of the gate: what would go live against what is, on the same test rows.
+
+    Without anything live the champion is the counter, and HR and NDCG are all that is asked.
+    """
+
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    candidate: str = pa.Field(description="the list that would go live, `<model>/<mode>`")
+    champion: str = pa.Field(description="the list that is live, or the counter's where nothing is")
+    champion_snapshot: str = pa.Field(nullable=True, description="snapshot of what is live; null for the counter")
+    rule: str = pa.Field(
+        isin=["hr", "ndcg", "coverage", "cold_hr", "seconds"],
+        description="`hr` and `ndcg` at item level; `coverage`: share of the own catalogue that is in any list; "
+        "`cold_hr`: `hr` on rows whose target has no train row; `seconds`: of decoding, per list",
+    )
+    k: pl.Int32 = pa.Field(ge=0, description="length of the list that counts; 0 where no list does")
+    candidate_value: float = pa.Field(nullable=True, ge=0, description="of the candidate; null without such a row")
+    champion_value: float = pa.Field(nullable=True, ge=0, description="of the champion; null without such a row")
+    difference: float = pa.Field(nullable=True, description="candidate less champion")
+    ci_low: float = pa.Field(nullable=True, description="lower end of its interval, users resampled; null without one")
+    ci_high: float = pa.Field(nullable=True, description="upper end of its interval")
+    margin: float = pa.Field(ge=0, description="how much worse it may be; of `seconds` as a share of the champion's")
+    passed: bool = pa.Field(description="whether the rule holds")
+    verdict: str = pa.Field(
+        isin=["not worse", "worse", "too few rows to tell", "no such row"],
+        description="`too few rows to tell`: the interval reaches below -margin, and above it; this does not pass",
+    )
+    n_rows: pl.Int64 = pa.Field(ge=0, description="test rows behind the number")
+    n_users: pl.Int64 = pa.Field(ge=0, description="users behind the number")
+    seed: pl.Int64 = pa.Field(description="of the resampling")
+    candidate_checkpoint: str = pa.Field(description="content digest of what makes the candidate's lists")
+    champion_checkpoint: str = pa.Field(description="content digest of what makes the champion's lists")
+
+
+class ScoredParts(Contract):
+    """One part of the lists for everyone: a range of users, in the order of their ids."""
+
+    part: pl.Int32 = pa.Field(ge=0, description="number of the part, from 0")
+    file: str = pa.Field(description="where its lists lie, below the output's folder")
+    first_user: str = pa.Field(description="first user of the part")
+    last_user: str = pa.Field(description="last user of the part")
+    users: pl.Int64 = pa.Field(ge=1, description="users of the part")
+    rows: pl.Int64 = pa.Field(ge=1, description="places of all its lists")
+
+
+class EveryonesLists(Contract):
+    """One place of a user's list, after all that the user did until the end of the snapshot."""
+
+    dataset: str = pa.Field(description="name in the profile")
+    snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
+    user_id: str = pa.Field(description="the source's id of the user")
+    model: str = pa.Field(description="stage or baseline that made the list")
+    mode: str = pa.Field(
+        isin=["direct", "thinking", "merged"], description="`direct`, `thinking` before answering, or both `merged`"
+    )
+    rank: pl.Int32 = pa.Field(ge=1, description="place in the list, from 1")
+    item_id: str = pa.Field(description="the source's id of the item")
+    sid: str = pa.Field(description="Semantic ID, `<a_3><b_17><c_200>`")
+    score: float = pa.Field(description="what the list is sorted by; comparable within a list only")

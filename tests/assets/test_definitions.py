@@ -13,8 +13,8 @@ import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from sidr_assets.definitions import build_definitions
-from sidr_core.pipeline.graph import STAGES
-from sidr_core.pipeline.profile import PROFILES, load_profile
+from sidr_core.pipeline.graph import OPTIONAL, STAGES
+from sidr_core.pipeline.profile import PROFILES, load_profile, parse_profile
 
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
 HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "trl", "matplotlib", "pandas", "polars")
@@ -127,13 +127,14 @@ def test_module_holds_one_definitions_object() -> None:
 
 def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: AssetGraph) -> None:
     """`docs/operations.md`, its table of promises: each named check exists on its asset and is as severe as it says."""
+    stages = (*STAGES, *OPTIONAL)
     page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
-    blocking = {(stage.name, check.name): check.blocking for stage in STAGES for check in stage.checks}
-    of_kind = {"checkpoints": [stage.name for stage in STAGES if stage.name.endswith("_checkpoint")]}
+    blocking = {(stage.name, check.name): check.blocking for stage in stages for check in stage.checks}
+    of_kind = {"checkpoints": [stage.name for stage in stages if stage.name.endswith("_checkpoint")]}
     of_kind |= {
-        "baselines": [stage.name for stage in STAGES if (stage.name, "learnt") in blocking and "baseline" in stage.name]
+        "baselines": [stage.name for stage in stages if (stage.name, "learnt") in blocking and "baseline" in stage.name]
     }
-    of_kind |= {"every asset with tables": [stage.name for stage in STAGES if stage.tables]}
+    of_kind |= {"every asset with tables": [stage.name for stage in stages if stage.tables]}
     promised: set[tuple[str, str, bool]] = set()
     rows = page.split("## Promises and their checks")[1].split("\n## ")[0].splitlines()
     for row in (
@@ -149,6 +150,15 @@ def test_every_promise_of_the_operations_page_has_the_check_it_names(graph: Asse
     assert {entry for entry in promised if blocking.get(entry[:2]) is not entry[2]} == set()
     # A check that no promise names belongs into the table, or is of no use.
     assert {key for key in blocking if (*key, blocking[key]) not in promised} == set()
+
+
+@pytest.mark.parametrize("asked", [(), ("promotion",), ("recommendations_all", "promotion")])
+def test_a_dataset_has_an_optional_stage_only_where_its_profile_asks_for_it(asked: tuple[str, ...]) -> None:
+    raw = json.loads(json.dumps(load_profile("quickstart").raw))
+    raw["datasets"]["games"] |= {name: {} for name in asked}
+    graph = build_definitions(parse_profile("quickstart", raw)).resolve_asset_graph()
+    optional = {stage.name for stage in OPTIONAL}
+    assert {key.path[1] for key in graph.materializable_asset_keys} & optional == set(asked)
 
 
 @pytest.mark.parametrize(
