@@ -138,11 +138,15 @@ def newest(dataset: Dataset = None) -> None:
 
 
 @app.command()
-def show(dataset: Dataset = None, snapshot: Snapshot = None) -> None:
-    """Print the evaluation of a snapshot."""
+def show(
+    dataset: Dataset = None,
+    snapshot: Snapshot = None,
+    whole: Annotated[bool, typer.Option("--all", help="Print every list and every difference.")] = False,
+) -> None:
+    """Print the evaluation of a snapshot, in at most 25 lines."""
     from sidr_core.cli import show as command
 
-    command.show(dataset, snapshot)
+    command.show(dataset, snapshot, whole)
 
 
 def main() -> None:

@@ -1,21 +1,30 @@
-"""`sidr show`: the evaluation table of a snapshot."""
+"""`sidr show`: the evaluation of a snapshot, in short or whole."""
 
 from __future__ import annotations
 
 from sidr_core.cli.published import tell_if_stale
 from sidr_core.evaluation.pages import render
+from sidr_core.evaluation.summary import summary
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.status import newest_published, open_store
 from sidr_core.render.terminal import console
 from sidr_core.tables import files as tables
 
 
-def show(dataset: str | None, snapshot: str | None) -> None:
+def show(dataset: str | None, snapshot: str | None, whole: bool) -> None:
     """Print the evaluation of a snapshot; default: the newest one that has it."""
     profile, store = load_profile(), open_store()
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "evaluation", snapshot)
     tell_if_stale(profile, store, dataset, snapshot, "evaluation")
-    artifact = store.require(dataset, snapshot, "evaluation")
-    evaluation, paired = (tables.read(artifact.path(f"{name}.parquet")) for name in ("evaluation", "paired"))
-    console().print(render(evaluation, paired, artifact.synthetic))
+    artifact, lists = (store.require(dataset, snapshot, stage) for stage in ("evaluation", "recommendations"))
+    evaluation, paired, slices = (
+        tables.read(artifact.path(f"{name}.parquet")) for name in ("evaluation", "paired", "slices")
+    )
+    if whole:
+        console().print(render(evaluation, paired, artifact.synthetic))
+        return
+    thoughts, rankings, rows = (
+        tables.read(lists.path(f"{name}.parquet")) for name in ("thoughts", "recommendations", "rows")
+    )
+    console().print(summary(evaluation, paired, slices, thoughts, rankings, rows, artifact.synthetic))

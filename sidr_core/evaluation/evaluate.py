@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from sidr_core.evaluation import optimal
 from sidr_core.evaluation.pages import page, slices_page, titled
 from sidr_core.evaluation.protocol import comparisons, headline, list_name, lists_of
 from sidr_core.evaluation.remarks import learnt, popularity_ndcg, remarks_table
@@ -30,7 +31,7 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import leakage
 from sidr_core.recommending.rows import chosen_rows
 from sidr_core.render import figures
-from sidr_core.settings.models import split_name
+from sidr_core.settings.models import OPTIMAL, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DATASET,
@@ -93,8 +94,13 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     test = chosen_rows(all_test, config.decoding.max_test_rows)
     leakage.check_rows(test, train)
     leakage.check_lists(lists, test, models, names, max(settings.ks))
+    if generator := optimal.generator_of(config.source):
+        best = optimal.optimal_lists(generator, test, codebook, config.decoding.beam_width)
+        lists, names = pl.concat([lists, best], how="diagonal"), (*names, f"{OPTIMAL}/{DIRECT}")
+        models = pl.concat([models, optimal.described(generator, models)])
+        test = optimal.with_kinds(generator, test, train, items)
 
-    progress.say(f"{len(names)} models on {test.height:,} rows; {settings.bootstrap:,} bootstrap draws")
+    progress.say(f"{len(names)} lists on {test.height:,} rows; {settings.bootstrap:,} bootstrap draws")
     scored = score(lists, test, codebook, names, settings)
     context = {
         DATASET: config.dataset,  # type: ignore[attr-defined]
@@ -122,7 +128,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         (out_dir / f"{name}.md").write_text(text)
     _draw(evaluation, out_dir / "evaluation.png", inputs.synthetic)
     _draw_slices(slices, out_dir / "slices.png", inputs.synthetic)
-    detail = f"{len(names)} models × {test.height:,} rows of {evaluation['n_users'][0]:,} users"
+    detail = f"{len(names)} lists × {test.height:,} rows of {evaluation['n_users'][0]:,} users"
     metrics = _headline_metrics(evaluation, settings, inputs.synthetic)
     return Report(metrics, (Check("complete", True, detail), learnt(evaluation, floor)), pages)
 

@@ -19,6 +19,7 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending.published import Published, of_split
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid, ranged
+from sidr_core.settings.models import OPTIMAL
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import DATASET, ITEM_LEVEL, MODE, MODEL, SID_LEVEL, SNAPSHOT
 from sidr_core.tables.contracts import Leaderboard, Remarks
@@ -31,6 +32,8 @@ METRICS = (HR, NDCG)
 
 _MEASURED_NOTE = """\
 Places are by NDCG@{k}; lists whose intervals overlap may still differ, or not, when paired: see `evaluation`."""
+_OPTIMAL_NOTE = """
+`optimal/direct` has no place: it is the order of the sample's own generator, the best that could be known."""
 _PUBLISHED_NOTE = """\
 Published figures on the same test rows, as their sources give them: SID level, without interval or seed, from models
 that trained on all train rows of the split. They have no place here: it is not a comparison at equal data. Where a
@@ -56,7 +59,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 def leaderboard(
     evaluation: pl.DataFrame, others: tuple[Published, ...] = (), remarks: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Measured lists in the order of their places, then published ones, by the contract `Leaderboard`.
+    """Measured lists in the order of their places, the optimum, then published ones, by the contract `Leaderboard`.
 
     Args:
         evaluation: the contract `EvaluationTable` of one snapshot.
@@ -65,11 +68,13 @@ def leaderboard(
     """
     ks = headline(evaluation.filter(pl.col("metric") == NDCG)["k"].unique().to_list())
     in_headline = (pl.col("level") == ITEM_LEVEL) & pl.col("metric").is_in(METRICS) & pl.col("k").is_in(ks)
-    part = evaluation.filter(in_headline).with_columns(origin=pl.lit(MEASURED), reference=pl.lit(None, pl.String))
-    best = part.filter((pl.col("metric") == NDCG) & (pl.col("k") == ks[-1]))
+    origin = pl.when(pl.col(MODEL) == OPTIMAL).then(pl.lit(OPTIMAL)).otherwise(pl.lit(MEASURED))
+    part = evaluation.filter(in_headline).with_columns(origin=origin, reference=pl.lit(None, pl.String))
+    best = part.filter((pl.col("metric") == NDCG) & (pl.col("k") == ks[-1]) & (pl.col("origin") == MEASURED))
     # Equal values share a place.
     places = best.select(MODEL, MODE, pl.col("value").rank("min", descending=True).cast(pl.Int32).alias("place"))
-    measured = part.join(places, on=[MODEL, MODE], maintain_order="left").sort("place", maintain_order=True)
+    placed = part.join(places, on=[MODEL, MODE], how="left", maintain_order="left")
+    measured = placed.sort("place", nulls_last=True, maintain_order=True)
     remarks = Remarks.empty() if remarks is None else remarks
     texts = remarks.group_by(MODEL, MODE, maintain_order=True).agg(pl.col("remark").str.join("; ").alias("remarks"))
     measured = measured.join(texts, on=[MODEL, MODE], how="left", maintain_order="left")
@@ -97,10 +102,10 @@ def grids(table: pl.DataFrame) -> tuple[Grid, ...]:
     for key, cells in lines.items():
         line: dict[str, Any] = dict(zip(_LINE, key, strict=True))
         rows = f"{line['n_rows']:,}"
-        if line["origin"] == MEASURED:
+        if line["origin"] != PUBLISHED:
             producer = (str(line["beam_width"]), str(line["seed"]), line["seen_until"], line["checkpoint"][:12])
             remarks = line["remarks"] or ""
-            measured.append((str(line["place"]), list_name(line), *cells.values(), rows, *producer, remarks))
+            measured.append((str(line["place"] or ""), list_name(line), *cells.values(), rows, *producer, remarks))
         else:
             published.append((line[MODEL], *cells.values(), rows, line["reference"], PUBLISHED))
     labels = tuple(next(iter(lines.values())))
@@ -121,8 +126,9 @@ _LINE = (
 
 def page(table: pl.DataFrame, synthetic: bool) -> str:
     """The leaderboard as Markdown."""
-    measured = table.filter(pl.col("origin") == MEASURED)
-    notes = (_MEASURED_NOTE.format(k=measured["k"].max()), _PUBLISHED_NOTE)
+    measured = table.filter(pl.col("origin") != PUBLISHED)
+    known = _OPTIMAL_NOTE if OPTIMAL in table["origin"] else ""
+    notes = (_MEASURED_NOTE.format(k=measured["k"].max()) + known, _PUBLISHED_NOTE)
     boards = [(grid.markdown(), note) for grid, note in zip(grids(table), notes, strict=False)]
     heading = titled("# Leaderboard", synthetic)
     return joined(heading, caption(measured, synthetic), *(part for board in boards for part in board))
@@ -134,7 +140,7 @@ def _draw(table: pl.DataFrame, path: Path, synthetic: bool) -> None:
     points = table.filter((pl.col("metric") == NDCG) & (pl.col("k") == k))
     labels, lows, highs = [], [], []
     for row in points.iter_rows(named=True):
-        measured = row["origin"] == MEASURED
+        measured = row["origin"] != PUBLISHED
         labels.append(list_name(row) if measured else f"published: {row[MODEL]}, {row['reference']}")
         lows.append(row["ci_low"] if measured else row["value"])
         highs.append(row["ci_high"] if measured else row["value"])

@@ -338,8 +338,8 @@ STAGES: tuple[Stage, ...] = (
             "interactions": ("train.parquet", "test.parquet", "items.parquet"),
             "sid_codebook": ("sid_codebook.parquet",),
         },
-        sections=("evaluation", "decoding", "dataset", "snapshot"),
-        code_version="4",
+        sections=("source", "evaluation", "decoding", "dataset", "snapshot"),
+        code_version="5",
         tables={"evaluation": "EvaluationTable", "paired": "Paired", "slices": "Slices", "remarks": "Remarks"},
         kinds=("duckdb", "parquet"),
         description="HR, NDCG and MRR at item and SID level, coverage, Gini and novelty, with intervals clustered by "
@@ -359,7 +359,7 @@ STAGES: tuple[Stage, ...] = (
         run="sidr_core.evaluation.leaderboard:build",
         inputs={"evaluation": ("evaluation.parquet", "remarks.parquet")},
         sections=("source",),
-        code_version="3",
+        code_version="4",
         tables={"leaderboard": "Leaderboard"},
         kinds=("parquet",),
         description="Every list placed by NDCG, with interval, seed and checkpoint; published figures of the same "

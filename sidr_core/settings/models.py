@@ -64,6 +64,8 @@ MODELS = (
     Model("sasrec", "baseline_sasrec", ranker="sidr_core.baselines.sequential:load_sasrec", is_reference=True),
     Model("tiger", "baseline_tiger", ranker="sidr_core.baselines.tiger:load", is_reference=True),
 )
+#: The sample's own generator: the line of what could be known at best, no model.
+OPTIMAL = "optimal"
 MODEL_NAMED = {model.name: model for model in MODELS}
 LANGUAGE_MODELS = tuple(model.name for model in MODELS if model.is_language_model)
 #: The stages that train a language model: those that can be spread over several processes.

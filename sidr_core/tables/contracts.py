@@ -547,7 +547,7 @@ class Remarks(Contract):
 
 
 class Leaderboard(Contract):
-    """One metric of one model: `measured` here, with its place, or `published` elsewhere, without one.
+    """One metric of one model: `measured` here, with its place, or `optimal` or `published` elsewhere, without one.
 
     Published figures have no interval, seed, checkpoint or place: they are not of this experiment.
     """
@@ -556,12 +556,13 @@ class Leaderboard(Contract):
     snapshot: str = pa.Field(description="window up to which data were known, `YYYY-MM`")
     split: str = pa.Field(description="`train`, `valid` or `test`")
     origin: str = pa.Field(
-        isin=["measured", "published"], description="`measured` by this pipeline, or `published` elsewhere"
+        isin=["measured", "optimal", "published"],
+        description="`measured` by this pipeline, `optimal`: known to the sample's generator, or `published` elsewhere",
     )
     place: pl.Int32 = pa.Field(
         nullable=True,
         ge=1,
-        description="rank by NDCG at the largest headline cut-off, among measured lists; null for published ones",
+        description="rank by NDCG at the largest headline cut-off, among measured lists; null for the others",
     )
     model: str = pa.Field(description="stage or baseline that made the list, or the name it was published under")
     mode: str = pa.Field(

@@ -72,8 +72,20 @@ def test_an_unknown_dataset_names_the_near_one(world, sidr):
         refused(sidr(*command, "--dataset", "toy"), "no dataset 'toy'", "did you mean 'toys'?")
 
 
-def test_show_prints_the_evaluation_and_says_synthetic(world, sidr):
+def test_show_is_short_and_says_synthetic_and_what_thinking_gave(world, sidr):
     code, out, _ = sidr("show")
+    assert code == 0 and len(out.splitlines()) <= 25
+    assert "synthetic sample data" in out and "grpo/thinking − grpo/direct" in out
+    assert "user0:4 thought: " in out and "user1:" in out
+    table = tables.read(world.store.require("toys", SNAPSHOT, "evaluation").path("evaluation.parquet"))
+    item = table.filter((pl.col("metric") == "ndcg") & (pl.col("k") == 5) & (pl.col("level") == "item"))
+    best = item.sort("value", descending=True, maintain_order=True).row(0, named=True)
+    first = out.splitlines()[2]
+    assert first.startswith(f" 1 {best['model']}/{best['mode']} ") and f"{best['value']:.4f} [" in first
+
+
+def test_show_all_prints_every_list_and_difference(world, sidr):
+    code, out, _ = sidr("show", "--all")
     assert code == 0
     assert "synthetic sample data" in out
     table = tables.read(world.store.require("toys", SNAPSHOT, "evaluation").path("evaluation.parquet"))

@@ -45,6 +45,16 @@ def test_places_are_by_ndcg_and_equal_values_share_one():
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((row["value"] - 0.01, row["value"] + 0.01))
 
 
+def test_what_could_be_known_at_best_stands_below_the_places_without_one():
+    table = leaderboard(evaluation(a=0.1, optimal=0.4, b=0.3))
+    contracts.Leaderboard.validate(table)
+    lines = table.select("model", "origin", "place").unique(maintain_order=True).rows()
+    assert lines == [("b", "measured", 1), ("a", "measured", 2), ("optimal", "optimal", None)]
+    assert "the best that could be known" in page(table, True) and "optimal" not in page(
+        leaderboard(evaluation(a=0.1)), True
+    )
+
+
 def test_published_figures_have_no_place_however_high_they_are():
     others = of_split("minionerec", 4866, 2024)
     table = leaderboard(evaluation(a=0.01, b=0.02), others)

@@ -177,18 +177,19 @@ def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     baselines = ("text_knn", "gru4rec", "sasrec", "tiger")
     for name in baselines:
         world.run(f"baseline_{name}")
-    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "sft_mixed/direct"]
+    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "grpo/merged", "sft_mixed/direct"]
     outcome = world.run("recommendations", small_world.profile(models=names, choice_rows=6))
     checks = {check["name"]: check["passed"] for check in outcome.artifact.manifest["checks"]}
     assert checks["only_real_items"] and checks["distinct"]
     table = published(world, "recommendations", "recommendations.parquet")
     contracts.Recommendations.validate(table)
     full = table.group_by(KEYS).agg(pl.col("sid").n_unique(), (pl.col("item_id").n_unique() == pl.len()).alias("once"))
-    assert full.height == 6 * 12 and set(full["sid"]) == {5} and full["once"].all()
+    assert full.height == 7 * 12 and set(full["sid"]) == {5} and full["once"].all()
     models = published(world, "recommendations", "models.parquet")
     assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
     metrics = outcome.artifact.manifest["metrics"]
     assert metrics["grpo_adaptive_valid_rows"] == 6 and 0 <= metrics["grpo_adaptive_valid_share"] <= 1
+    assert metrics["grpo_valid_rows"] == 6 and 0 <= metrics["grpo_valid_thought"] <= 1
     assert metrics["sft_mixed_valid_rows"] == 6 and 0 <= metrics["sft_mixed_valid_share"] <= 1
 
 

@@ -67,27 +67,33 @@ class Optimal:
         """(N,): probability of each thing, in the order of `things`, after all that the step's user bought before."""
         belief = np.full((len(self._anchors), self._taste[True].shape[1]), 1.0)  # (A, P), not normalised
         for place, thing in enumerate(step.history):
-            belief = belief * self._given(step.history[:place], step.days[place])[..., self._column[thing]]
+            bought = self._given(step.history[:place], step.days[place], [self._column[thing]])
+            belief = belief * bought[..., 0]
             belief = belief / belief.sum() if belief.any() else np.ones_like(belief)
-        after = self._given(step.history, step.day)
+        after = self._given(step.history, step.day, list(range(len(self.things))))
         if len(after) == 1:  # the system is known
             belief = belief.sum(axis=0, keepdims=True)
         return np.einsum("ap,apn->n", belief / belief.sum(), after)
 
-    def _given(self, history: list[Thing], day: date) -> np.ndarray:
-        """(A, P, N), or (1, P, N) where the history shows the system: probabilities for each hidden state."""
+    def _given(self, history: list[Thing], day: date, columns: list[int]) -> np.ndarray:
+        """(A, P, C), or (1, P, C) where the history shows the system: what C things are likely to be bought."""
+        gone = sorted({self._column[thing] for thing in history if not may_repeat(self.world, thing)})
+        chances = self._drawn(history, day, [*columns, *gone])  # of all N things they sum to 1
+        left = 1.0 - chances[..., len(columns) :].sum(axis=-1, keepdims=True)
+        return np.where(np.isin(columns, gone), 0.0, chances[..., : len(columns)]) / left
+
+    def _drawn(self, history: list[Thing], day: date, columns: list[int]) -> np.ndarray:
+        """As :meth:`_given`, as if everything could be bought again."""
         world, released = self.world, day >= RELEASE
-        taste = self._taste[released]
+        taste, popularity = self._taste[released], self._popularity[released][columns]
         if anchor := owned_anchor(history):
             taste = taste[self._anchors.index(anchor)][None]
-        drawn = world.taste * taste + (1 - world.taste) * self._popularity[released]
+        drawn = world.taste * taste[..., columns] + (1 - world.taste) * popularity
         if not history:
-            return BEGINS_WITH_ANCHOR * self._start[:, None] + (1 - BEGINS_WITH_ANCHOR) * drawn
+            return BEGINS_WITH_ANCHOR * self._start[:, None, columns] + (1 - BEGINS_WITH_ANCHOR) * drawn
         if likely := options(world, history, day):
             ruled = np.zeros(len(self.things))
             for option in likely:
                 ruled[self._column[option.thing]] += option.weight
-            drawn = world.rule_share * ruled / ruled.sum() + (1 - world.rule_share) * drawn
-        chances = world.switches * self._start.mean(axis=0) + (1 - world.switches) * drawn
-        chances[..., [self._column[thing] for thing in history if not may_repeat(world, thing)]] = 0.0
-        return chances / chances.sum(axis=-1, keepdims=True)
+            drawn = world.rule_share * (ruled / ruled.sum())[columns] + (1 - world.rule_share) * drawn
+        return world.switches * self._start.mean(axis=0)[columns] + (1 - world.switches) * drawn
