@@ -119,12 +119,12 @@ def _serve(arguments: list[str]) -> None:
     """Dagster's web server with the guard around it."""
     from dagster_webserver import cli
 
-    make = cli.create_app_from_workspace_process_context
+    make = cli.create_app_from_workspace_process_context  # type: ignore[reportPrivateImportUsage]
 
     def guarded(*args: Any, **options: Any) -> Guard:
         return Guard(make(*args, **options))
 
-    cli.create_app_from_workspace_process_context = guarded
+    cli.create_app_from_workspace_process_context = guarded  # type: ignore[reportPrivateImportUsage]
     sys.argv = ["dagster-webserver", *arguments]
     cli.main()
 
@@ -133,14 +133,14 @@ def _develop(arguments: list[str]) -> None:
     """`dagster dev`, whose web server is the guarded one."""
     from dagster._cli import dev, main
 
-    start = dev.open_ipc_subprocess
+    start = dev.open_ipc_subprocess  # type: ignore[reportPrivateImportUsage]
 
     def starting(command: list[str], **options: Any) -> Any:
         if command[1:3] == ["-m", "dagster_webserver"]:
             command = [command[0], os.path.abspath(__file__), _WEB_SERVER, *command[3:]]
         return start(command, **options)
 
-    dev.open_ipc_subprocess = starting
+    dev.open_ipc_subprocess = starting  # type: ignore[reportPrivateImportUsage]
     sys.argv = ["dagster", "dev", *arguments]
     main()
 
