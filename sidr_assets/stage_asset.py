@@ -6,7 +6,7 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
-from sidr_assets import launchers, local_runs, metadata
+from sidr_assets import hosts, launchers, metadata
 from sidr_assets.automation import follows_versions
 from sidr_assets.partitions import earlier_snapshots, previous_snapshot
 from sidr_assets.schedules import STAGES as SCHEDULED
@@ -68,7 +68,7 @@ def stage_asset(
         ],
     )
     def body(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        local_runs.note_host(context)
+        hosts.note_host(context)
         progress = Progress(context.log.info)
         try:
             outcome = launchers.run(context, profile, dataset, stage, progress)
