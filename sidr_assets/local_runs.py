@@ -13,23 +13,9 @@ import platform
 import dagster as dg
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
-from dagster._core.storage.runs import InMemoryRunStorage, SqliteRunStorage
 
+from sidr_assets.hosts import HOST_TAG, is_shared
 from sidr_core.pipeline.host import is_alive
-
-#: Tag of a run: the machine that executes it.
-HOST_TAG = "sidr/host"
-
-
-def note_host(context: dg.AssetExecutionContext) -> None:
-    """Tag the run with this machine, if other machines may look at it."""
-    if _is_shared(context.instance) and HOST_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run.run_id, {HOST_TAG: platform.node()})
-
-
-def _is_shared(instance: dg.DagsterInstance) -> bool:
-    """Whether other machines can see the history of runs; a SQLite file belongs to one."""
-    return not isinstance(instance.run_storage, (SqliteRunStorage, InMemoryRunStorage))
 
 
 class LocalRunLauncher(DefaultRunLauncher):
@@ -44,7 +30,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         one that logged no pid, and one of a shared history that has not said yet where it runs.
         """
         here = platform.node()
-        if (host := run.tags.get(HOST_TAG, None if _is_shared(self._instance) else here)) != here:
+        if (host := run.tags.get(HOST_TAG, None if is_shared(self._instance) else here)) != here:
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"it runs on {host or 'a machine not yet known'}")
         logs = self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         entries = [(log.dagster_event.engine_event_data.metadata, log.timestamp) for log in logs if log.dagster_event]

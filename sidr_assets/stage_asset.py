@@ -14,7 +14,7 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.record import replace
 
-from sidr_assets import launchers, local_runs, metadata
+from sidr_assets import hosts, launchers, metadata
 from sidr_assets.automation import follows_versions
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
@@ -85,7 +85,7 @@ def stage_asset(
         ],
     )
     def body(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-        local_runs.note_host(context)
+        hosts.note_host(context)
         progress = Progress(context.log.info)
         try:
             outcome = launchers.run(context, profile, dataset, stage, progress)

@@ -13,7 +13,8 @@ from dagster._core.launcher.base import WorkerStatus
 
 from builders import postgres
 from builders.s3_server import S3Server
-from sidr_assets.local_runs import HOST_TAG, LocalRunLauncher
+from sidr_assets.hosts import HOST_TAG, note_host
+from sidr_assets.local_runs import LocalRunLauncher
 
 ROOT = Path(__file__).resolve().parents[2]
 if postgres.binaries() is None:
@@ -79,8 +80,6 @@ def test_only_the_machine_of_a_run_judges_it(instance):
 
 
 def test_an_asset_says_where_its_run_runs(instance):
-    from sidr_assets.local_runs import note_host
-
     @dg.asset
     def thing(context: dg.AssetExecutionContext) -> None:
         note_host(context)

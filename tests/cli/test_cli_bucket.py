@@ -1,12 +1,12 @@
 """The commands on a store in a bucket, from a machine that has nothing of it."""
 
 import json
-import shutil
 
 import pytest
 
 pytest.importorskip("obstore", reason="the extra `bucket` is not installed: pip install -c constraints.txt obstore")
 
+from builders.bucket import publish
 from builders.s3_server import S3Server
 from builders.small_world import ITEMS, SNAPSHOT
 from sidr_core.cli import doctor
@@ -25,25 +25,6 @@ def server(world, tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)
         publish(world.store, BucketStore(tmp_path / "publisher", Bucket.at(URL)))
         yield running
-
-
-def publish(local, shared):
-    """Every current output of a store, and its parts, under the same fingerprints."""
-    for where in local.refs():
-        current = local.require(*where)
-        for artifact in (current, *(local.open(*part) for part in current.manifest.get("parts", ()))):
-            manifest = artifact.manifest
-
-            def build(folder, artifact=artifact):
-                shutil.copytree(artifact.folder, folder, dirs_exist_ok=True)
-                (folder / "MANIFEST.json").unlink()
-
-            names = {"metrics", "markdown", "checks", "lineage", "parts", "started"} & set(manifest)
-            kept = {name: manifest[name] for name in names}
-            key, version = manifest["key"], manifest["code_version"]
-            made, _ = shared.obtain(artifact.stage, version, key, build, synthetic=artifact.synthetic, extra=kept)
-            assert (made.fingerprint, made.digest) == (artifact.fingerprint, artifact.digest)
-        shared.set_ref(*where, current.fingerprint)
 
 
 def test_an_empty_machine_says_the_same_as_the_one_that_built(server, sidr, tmp_path, monkeypatch):
