@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from sidr_core.cli.published import Published, unknown_name
 from sidr_core.errors import SidrError
 from sidr_core.evaluation import cases
+from sidr_core.serving.published import Published, unknown_name
 from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
 
 

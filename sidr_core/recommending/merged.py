@@ -135,7 +135,9 @@ def choose_weights(
         lists = merged(direct, thinking, candidates, shares, weights, codebook, width)
         return ndcg_at(lists.rankings, valid, codebook, width)
 
-    pairs = [weights for weights in product(THOUGHT_WEIGHTS, NAMED_WEIGHTS) if weights[0] or not weights[1]]
+    # Without a thought nothing is named; and candidates alone, of which a thought may name none, make no full list.
+    tries = product(THOUGHT_WEIGHTS, NAMED_WEIGHTS)
+    pairs = [weights for weights in tries if (weights[0] or not weights[1]) and weights != (1.0, 1.0)]
     tried = {weights: score(weights) for weights in pairs}
     best = max(tried, key=lambda weights: (tried[weights], -weights[0], -weights[1]))
     plain = {f"{n}/{position}": share for (n, position), share in sorted(shares.items())}
