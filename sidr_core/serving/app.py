@@ -170,6 +170,16 @@ def _errors(app: FastAPI, server: Server) -> None:
         )
         return refusal(504, error)
 
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        told = SidrError(
+            "the server failed to answer",
+            expected="an answer",
+            found=type(error).__name__,
+            fix="see the server's log; other questions are not concerned",
+        )
+        return refusal(500, told)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return refusal(422, _of_fields(error))

@@ -54,7 +54,7 @@ def parts_of(thought: str, catalogue: Catalogue) -> list[Part]:
             Part(
                 text=match[0],
                 item_ids=[item.item_id for item in carried],
-                titles=[item.full_title for item in carried],
+                titles=[item.short_title for item in carried],
             )
         )
         start = match.end()
