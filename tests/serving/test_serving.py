@@ -2,8 +2,8 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 
-import numpy as np
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
@@ -111,11 +111,9 @@ def test_each_filter_lets_through_what_it_says(server, client):
     assert sorted(items(unseen)) == sorted(set(ITEMS) - {"A01", "A02"})
     twin = post(client, history=["A01"], k=1, mode="merged", filters={"in_stock": ["A15"]}).json()
     assert items(twin) == ["A15"]  # A14 shares its SID
-    met = np.array([item in {f"A{n:02d}" for n in range(16)} for item in shelf.item_ids])
-    early, late = (
-        shelf.allowed(Filters.model_validate({"fresher_than": day}), []) for day in ("2020-01-01", "2021-01-01")
-    )
-    assert early is not None and late is not None and early.sum() == met.sum() and not late.any()
+    days = (date(2020, 1, 26), date(2020, 1, 27))  # everything was met on the 26th
+    early, late = (shelf.allowed(Filters(fresher_than=day), []) for day in days)
+    assert early.all() and not late.any()
 
 
 # -- wrong questions -----------------------------------------------------------------------------
@@ -238,7 +236,7 @@ def test_a_conversation_names_items_by_id_or_title(client, content):
 
 def test_a_conversation_names_a_user(client):
     for text in ("user1", "user: user1"):
-        assert [item["item_id"] for item in chat(client, text).json()["sidr"]["history"]][0] == "A02"
+        assert chat(client, text).json()["sidr"]["history"][0]["item_id"] == "A02"
 
 
 def test_a_stream_says_the_same_piece_by_piece(client):
