@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -84,7 +84,7 @@ def application(server: Server) -> FastAPI:
     _errors(app, server)
     _recommending(app, server)
     _looking(app, server)
-    app.add_middleware(Gate, limits=server.limits)  # type: ignore[arg-type]
+    app.add_middleware(Gate, limits=server.limits, answered=server.counts.answered)  # type: ignore[arg-type]
     return app
 
 
@@ -146,13 +146,6 @@ def _looking(app: FastAPI, server: Server) -> None:
 
 def _errors(app: FastAPI, server: Server) -> None:
     """Every error in one form."""
-
-    @app.middleware("http")
-    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        route = request.scope.get("route")
-        server.counts.answers.labels(getattr(route, "path", "unknown"), response.status_code).inc()
-        return response
 
     @app.exception_handler(SidrError)
     async def sidr(_: Request, error: SidrError) -> Response:

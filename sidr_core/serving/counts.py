@@ -19,7 +19,7 @@ class Counts:
 
     def __init__(self, waiting: Callable[[], int], swaps: Callable[[], int], failures: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
-        self.answers = Counter("sidr_answers", "Answers by route and status.", ["route", "status"], registry=registry)
+        self._answers = Counter("sidr_answers", "Answers by route and status.", ["route", "status"], registry=registry)
         self.seconds = Histogram(
             "sidr_answer_seconds", "Time from a question to its answer.", ["mode"], buckets=_SECONDS, registry=registry
         )
@@ -33,6 +33,10 @@ class Counts:
             ("sidr_release_failures", "Looks for another release that failed since the start.", failures),
         ):
             Gauge(name, about, registry=registry).set_function(value)
+
+    def answered(self, route: str, status: int) -> None:
+        """A request was answered, or refused."""
+        self._answers.labels(route, status).inc()
 
     def decoded(self, rows: int, seconds: float, mode: str) -> None:
         """A batch was decoded."""

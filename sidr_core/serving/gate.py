@@ -61,15 +61,31 @@ class Limits:
 
 
 class Gate:
-    """The application behind its checks (ASGI)."""
+    """The application behind its checks (ASGI). `answered` is told the route and the status of every answer."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], limits: Limits, answered: Callable[[str, int], None]
+    ) -> None:
+        self._app, self._limits, self._answered = app, limits, answered
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                # Only names of routes: a path from outside would make a figure of its own each.
+                self._answered(getattr(scope.get("route"), "path", "none"), message["status"])
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, counted)
+        except Exception:  # it is answered, and logged, outside of this
+            self._answered(getattr(scope.get("route"), "path", "none"), 500)
+            raise
+
+    async def _pass(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             self._check(headers, scope["path"])

@@ -182,8 +182,11 @@ def test_a_token_is_asked_for_everywhere_but_on_the_page_and_of_a_probe(server):
 
 def test_metrics_count_answers_batches_and_time(client):
     post(client, history=["A01"], mode="direct")
+    client.get("/nothing")
+    client.get("/health", headers={"Host": "evil.example"})
     text = client.get("/metrics").text
-    for line in ('sidr_answers_total{route="/recommend",status="200"}', 'sidr_batch_rows_count{mode="direct"}',
+    for line in ('sidr_answers_total{route="/recommend",status="200"}', 'sidr_answers_total{route="none",status="404"}',
+                 'sidr_answers_total{route="none",status="400"}', 'sidr_batch_rows_count{mode="direct"}',
                  'sidr_answer_seconds_bucket{le="1.0",mode="direct"}', "sidr_waiting 0.0"):  # fmt: skip
         assert line in text
 

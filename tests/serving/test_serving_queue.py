@@ -123,6 +123,17 @@ def test_too_many_are_answered_429_too_slow_ones_504_and_the_rest_in_full(listed
         assert client.post("/recommend", json=question).status_code == 200
 
 
+def test_a_failure_of_the_server_is_told_in_the_same_form_and_counted(listed, monkeypatch):
+    server = serving.server_over(listed)
+    with TestClient(application(server), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Served, "find", lambda self, asks: 1 / 0)
+            failed = client.post("/recommend", json={"history": ["A01"]})
+        assert failed.status_code == 500 and failed.json()["error"]["found"] == "ZeroDivisionError"
+        assert 'route="/recommend",status="500"} 1.0' in client.get("/metrics").text
+        assert client.post("/recommend", json={"history": ["A01"]}).status_code == 200
+
+
 # -- another release -----------------------------------------------------------------------------
 
 
