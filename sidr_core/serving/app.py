@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from sidr_core.errors import SidrError
@@ -79,7 +80,7 @@ def application(server: Server) -> FastAPI:
 
     # The pages of Swagger and ReDoc load their scripts from other servers; /openapi.json is served alone.
     app = FastAPI(
-        title="SIDR", description=__doc__, docs_url=None, redoc_url=None, lifespan=lifespan, version="1",
+        title="SIDR", description="Recommendations that reason over Semantic IDs.", docs_url=None, redoc_url=None, lifespan=lifespan, version="1",
     )  # fmt: skip
     _errors(app, server)
     _recommending(app, server)
@@ -174,7 +175,8 @@ def _errors(app: FastAPI, server: Server) -> None:
         return refusal(500, told)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    @app.exception_handler(ValidationError)
+    async def invalid(_: Request, error: RequestValidationError | ValidationError) -> Response:
         return refusal(422, _of_fields(error))
 
     @app.exception_handler(HTTPException)
@@ -189,7 +191,7 @@ def _errors(app: FastAPI, server: Server) -> None:
         return refusal(error.status_code, told, dict(error.headers or {}))
 
 
-def _of_fields(error: RequestValidationError) -> SidrError:
+def _of_fields(error: RequestValidationError | ValidationError) -> SidrError:
     """The first wrong field of a body, in our form."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"

@@ -259,6 +259,7 @@ def test_a_conversation_that_cannot_be_answered_is_refused(client):
     refused(chat(client, "A01", model="gpt"), 422, "grpo/direct")
     refused(chat(client, "A01, Toy B07"), 422, "Toy B07")
     refused(chat(client, ""), 422, "the history is empty")
+    refused(chat(client, "A01," * 10_001), 422, "history")
     refused(client.post("/v1/chat/completions", json={"model": "grpo/direct", "messages": []}), 422, "messages")
     system = [{"role": "system", "content": "A01"}]
     refused(client.post("/v1/chat/completions", json={"model": "grpo/direct", "messages": system}), 422, "user")
