@@ -80,8 +80,13 @@ def application(server: Server) -> FastAPI:
 
     # The pages of Swagger and ReDoc load their scripts from other servers; /openapi.json is served alone.
     app = FastAPI(
-        title="SIDR", description="Recommendations that reason over Semantic IDs.", docs_url=None, redoc_url=None, lifespan=lifespan, version="1",
-    )  # fmt: skip
+        title="SIDR",
+        description="Recommendations that reason over Semantic IDs.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        version="1",
+    )
     _errors(app, server)
     _recommending(app, server)
     _looking(app, server)
