@@ -199,7 +199,9 @@ def _errors(app: FastAPI, server: Server) -> None:
 def _of_fields(error: RequestValidationError | ValidationError) -> SidrError:
     """The first wrong field of a body, in our form."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
+    unread = first["type"] == "json_invalid"  # its place is then that of a character
+    where = "" if unread else ".".join(str(part) for part in first["loc"] if part != "body")
+    where = where or "the body"
     found = repr(first.get("input"))
     return SidrError(
         f"{where}: {first['msg']}",
