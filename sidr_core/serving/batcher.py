@@ -87,6 +87,8 @@ class Batcher:
         with self._wake:
             if self._closed:
                 raise Closed
+            if len(self._waiting) >= self._most_waiting:  # those that gave up make room
+                self._waiting = deque(pair for pair in self._waiting if not pair[1].cancelled())
             if len(self._waiting) >= self._most_waiting:
                 wait = math.ceil(self._seconds_each * len(self._waiting))
                 raise Busy(self._most_waiting, min(max(wait, 1), _LONGEST_WAIT))

@@ -54,11 +54,11 @@ def server_over(
         told.append,
         0,
     )
-    batches: list[tuple[int, str]] = []
-    batcher = Batcher(batch_size, most_waiting, lambda rows, seconds, mode: batches.append((rows, mode)))
+    counts: Counts
+    batcher = Batcher(batch_size, most_waiting, lambda rows, seconds, mode: counts.decoded(rows, seconds, mode))
     counts = Counts(lambda: batcher.waiting, lambda: follower.swaps, lambda: follower.failures)
     server = Server(follower, batcher, counts, limits or Limits(frozenset(LOOPBACK)), seconds)
-    vars(follower)["told"], vars(batcher)["batches"] = told, batches
+    vars(follower)["told"] = told
     return server
 
 
