@@ -51,7 +51,7 @@ def test_a_person_sees_the_lists_filters_them_and_makes_a_history(address: str, 
     assert page.locator("#thought").inner_text() and "cut at the limit" in page.locator("#ended").inner_text()
 
     page.check("#seen")
-    page.wait_for_function("!document.body.innerText.includes('seen before') && document.querySelector('.gone')")
+    page.wait_for_selector("[data-mode=direct] .gone")
     seen = {f"Toy A0{n}" for n in range(2, 8)}
     assert not seen & set(listed(page, "direct")) and len(listed(page, "direct")) == 10
     assert page.locator("[data-mode=direct] .tag.moved").count() > 0
@@ -62,7 +62,7 @@ def test_a_person_sees_the_lists_filters_them_and_makes_a_history(address: str, 
     page.fill("#item", "toy a1")
     page.click("#items button >> nth=0")
     page.wait_for_selector("[data-mode=direct] ol.list li")
-    assert page.locator("#history li").inner_text().split("\n")[:2] == ["1", "Toy A10"]
+    assert "Toy A10" in page.locator("#history li").inner_text()
     assert page.url.endswith("#history=A10")
     page.fill("#k", "99")
     page.wait_for_selector("#trouble:not([hidden])")
