@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from collections.abc import Sequence
@@ -68,8 +69,15 @@ def limits_of(host: str, token: str | None, allowed_hosts: Sequence[str]) -> Lim
             found="no token",
             fix=f"give --token-file, or set {TOKEN_VARIABLE}",
         )
-    named = {name.lower() for name in (*LOOPBACK, host, *allowed_hosts)} - {"0.0.0.0", "::"}  # noqa: S104
-    return Limits(frozenset(named), token)
+    own = () if _is_every_address(host) else (host,)
+    return Limits(frozenset(name.lower() for name in (*LOOPBACK, *own, *allowed_hosts)), token)
+
+
+def _is_every_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return False
 
 
 def say(line: str) -> None:
