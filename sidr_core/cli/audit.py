@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from sidr_core.cli.published import Published
 from sidr_core.render.grid import markdown_table
+from sidr_core.serving.published import Published
 from sidr_core.sids import audit as audits
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import HISTORY, ITEM_ID, SID, TARGET

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import typer
 
-from sidr_core.cli.published import tell_if_stale
 from sidr_core.errors import InputError
 from sidr_core.evaluation import compare as report
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, load_profile, repeats
 from sidr_core.pipeline.status import newest_published
+from sidr_core.serving.published import tell_if_stale
 
 
 def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from sidr_core.cli.published import Published, unknown_name
 from sidr_core.evaluation import cases
+from sidr_core.serving.published import Published, unknown_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import HISTORY, ITEM_ID, MODE, MODEL, POSITION, RANK, REASONING, ROW_ID, TARGET, USER_ID
 

@@ -111,6 +111,33 @@ def explain(
 
 
 @app.command()
+def serve(
+    dataset: Dataset = None,
+    model: Annotated[str | None, typer.Option("--model", help="Default: the language model trained last.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Another one than this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the token; or set SIDR_SERVE_TOKEN.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Another name in the Host header; may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch", min=1, help="Questions decoded together, at most.")] = 32,
+    most_waiting: Annotated[int, typer.Option("--queue", min=1, help="Questions that may wait; then 429.")] = 256,
+    seconds: Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds for an answer; then 504.")] = 60,
+    reload_seconds: Annotated[
+        float, typer.Option("--reload", min=0, help="Seconds between looks for another release; 0: never.")
+    ] = 5,
+) -> None:
+    """Serve lists over HTTP: POST /recommend, an OpenAI-compatible API, a page at /, metrics."""
+    from sidr_core.cli import serve as command
+
+    command.serve(
+        dataset, model, host, port, token_file, allow_host or (), batch_size, most_waiting, seconds, reload_seconds
+    )
+
+
+@app.command()
 def compare(
     names: Annotated[list[str], typer.Argument(help="<dataset>/<model>/<mode>; the first is the reference.")],
     snapshot: Snapshot = None,

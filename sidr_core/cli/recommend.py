@@ -12,9 +12,9 @@ from collections.abc import Container
 
 import polars as pl
 
-from sidr_core.cli.published import Published, unknown_name
 from sidr_core.errors import SidrError
 from sidr_core.evaluation import cases
+from sidr_core.serving.published import Published, unknown_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sidr_core.cli.published import tell_if_stale
 from sidr_core.evaluation.pages import render
 from sidr_core.evaluation.summary import summary
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.status import newest_published
 from sidr_core.render.terminal import console
+from sidr_core.serving.published import tell_if_stale
 from sidr_core.tables import files as tables
 
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sidr_core.cli.published import tell_if_stale
 from sidr_core.errors import NotMaterialized, SidrError
 from sidr_core.pipeline import catalog
 from sidr_core.pipeline.graph import STAGES
@@ -20,6 +19,7 @@ from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.store import Store
 from sidr_core.render.terminal import console
 from sidr_core.render.text import printable
+from sidr_core.serving.published import tell_if_stale
 from sidr_core.tables.sql import quoted
 
 if TYPE_CHECKING:

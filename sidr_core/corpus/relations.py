@@ -22,6 +22,8 @@ NEXT, SAME, FIRST = "next", "same", "first"
 LEAST_ROWS, LEAST_PROBABILITY, MOST_CANDIDATES = 5, 0.04, 4
 #: Rows without a hit that are added to each share; and the most rows that are looked at.
 _SHRINKAGE, _MOST_ROWS = 20, 20_000
+#: Histories whose candidates are remembered at most; then all are forgotten, so that a server does not grow.
+_MOST_REMEMBERED = 50_000
 
 Row = tuple[Sequence[Item], Item]
 
@@ -147,9 +149,12 @@ class Relations:
     def candidates(self, history: Sequence[Item]) -> list[Candidate]:
         """Items to which the history leads, the most probable first, equal ones by item id."""
         ids = tuple(item.item_id for item in history)
-        if ids not in self._known:
-            self._known[ids] = self._find(history)
-        return self._known[ids]
+        found = self._known.get(ids)
+        if found is None:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            found = self._known[ids] = self._find(history)
+        return found
 
     def _find(self, history: Sequence[Item]) -> list[Candidate]:
         state = self.state(history)

@@ -1,6 +1,6 @@
 """The lists of a checkpoint: think if the mode asks for it, then rank real items only.
 
-The stage `recommendations` and `sidr recommend` both use this, so they serve the same lists. Deviation from the
+The stage `recommendations`, `sidr recommend` and the server use this, so they give the same lists. Deviation from the
 paper's code, which scores a thought without its closing tag as finished: here it is closed by force and counted as
 not closed.
 """
@@ -17,6 +17,8 @@ from sidr_core.decoding.lists import CLOSED, N_TOKENS, Lists, rankings_of
 from sidr_core.tables.columns import DIRECT, REASONING, ROW_ID, TRACE
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sidr_core.decoding.thinking import Thought
     from sidr_core.models.checkpoint import Loaded
     from sidr_core.pipeline.stage import Progress
@@ -33,6 +35,7 @@ def checkpoint_lists(
     mode: str,
     decoding: Decoding,
     progress: Progress | None = None,
+    allowed: np.ndarray | None = None,
 ) -> Lists:
     """Lists of a checkpoint: `decoding.beam_width` distinct SIDs per row, scores in nats.
 
@@ -43,14 +46,16 @@ def checkpoint_lists(
         mode: `direct`, or `thinking`: `decoding.traces` thoughts of at most `max_thought_tokens`, then the list.
         decoding: widths, batch size, caps, traces and scoring.
         progress: counts the rows done.
+        allowed: (S,) or (R, S) bool, the SIDs that may be listed (`SidIndex.leaves_with`); a row with fewer than
+            `beam_width` lists them all. Default: all.
     """
     from sidr_core.decoding.decoder import Decoder  # torch takes seconds to import
 
     decoder, turns = Decoder.of(loaded, decoding), [next_item(history) for history in histories]
     if mode == DIRECT:
-        direct = decoder.rank_directly(turns, progress=progress)
+        direct = decoder.rank_directly(turns, allowed, progress)
         return Lists(rankings_of(direct, loaded.index, row_ids))
-    ranked = decoder.think_and_rank(turns, progress=progress)
+    ranked = decoder.think_and_rank(turns, allowed=allowed, progress=progress)
     return Lists(rankings_of(ranked.beams, loaded.index, row_ids), _thoughts(loaded, row_ids, ranked.thoughts))
 
 

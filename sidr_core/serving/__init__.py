@@ -1,1 +1,1 @@
-"""What goes live, and what serves it."""
+"""After the table: what goes live, and the server and the page that show it."""

@@ -1,4 +1,4 @@
-"""The outputs of one published snapshot, as `sidr recommend` and `sidr explain` read them."""
+"""The outputs of one published snapshot, as the commands read them."""
 
 from __future__ import annotations
 
