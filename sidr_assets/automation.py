@@ -20,6 +20,8 @@ from sidr_core.pipeline.stage import Stage
 from sidr_core.settings import DatasetConfig, Snapshots
 from sidr_core.settings.sources import single_sources
 
+#: The tag of assets, and of the runs that sensors and schedules ask for.
+DATASET_TAG = "dataset"
 INTERVAL_SECONDS = 60
 #: A file that changed more recently may still be being written.
 SETTLED_SECONDS = 60
@@ -105,13 +107,14 @@ def new_files_sensor(profile: Profile, dataset: str) -> dg.SensorDefinition | No
             return dg.SkipReason(f"new, but changed less than {SETTLED_SECONDS} s ago: {current}")
         snapshot = snapshot_for(config.snapshots, current.changed_at)
         context.log.info(f"asking for {dataset}/* of {snapshot}: {current}")
-        request = dg.RunRequest(run_key=f"{snapshot}-{current.digest}", partition_key=snapshot)
+        tags = {DATASET_TAG: dataset}
+        request = dg.RunRequest(run_key=f"{snapshot}-{current.digest}", partition_key=snapshot, tags=tags)
         return dg.SensorResult(run_requests=[request], cursor=current.digest)
 
     return sensor
 
 
-def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.AutomationCondition | None:
+def follows_versions(key: dg.AssetKey, stage: Stage) -> dg.AutomationCondition | None:
     """When a stage should run again: when its inputs have other bytes, or its own code or settings changed.
 
     A dependency that was materialized again with the same bytes requests nothing, so each step waits until its
@@ -127,11 +130,11 @@ def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.Au
     code = dg.AutomationCondition.code_version_changed() & ~dg.AutomationCondition.missing()
     any_change: dg.AutomationCondition = changed | code
     missing = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
-    optional = [f"{dataset}/{name}" for name in stage.inputs if name not in stage.reads(config)]
-    optional += [f"{dataset}/{stage.name}"] if stage.warm else []
+    if stage.warm:
+        missing = missing.ignore(dg.AssetSelection.assets(key))
     return (
         any_change.since_last_handled()  # type: ignore[reportAttributeAccessIssue]
-        & ~(missing.ignore(dg.AssetSelection.assets(*optional)) if optional else missing)
+        & ~missing
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
     ).with_label("data or code changed")
@@ -144,5 +147,6 @@ def automation_sensor(profile: Profile, dataset: str) -> dg.AutomationConditionS
         name=f"{dataset}_automation",
         target=dg.AssetSelection.groups(dataset),
         default_status=dg.DefaultSensorStatus.RUNNING if is_on else dg.DefaultSensorStatus.STOPPED,
+        run_tags={DATASET_TAG: dataset},
         description=f"Materializes what lies below changed data in {dataset}, and what has other code or settings.",
     )

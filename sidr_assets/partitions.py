@@ -28,11 +28,11 @@ def previous_snapshot() -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
 
 
-def earlier_snapshots(snapshots: Snapshots, include_itself: bool) -> dg.TimeWindowPartitionMapping:
-    """Maps a snapshot to all before it, and to itself if `include_itself`; the first one has none, without an error."""
+def earlier_snapshots(snapshots: Snapshots) -> dg.TimeWindowPartitionMapping:
+    """Maps a snapshot to all before it; the first one has none, without an error."""
     return dg.TimeWindowPartitionMapping(
         start_offset=-len(snapshots.keys()),
-        end_offset=0 if include_itself else -1,
+        end_offset=-1,
         allow_nonexistent_upstream_partitions=True,
     )
 

@@ -1,5 +1,6 @@
 """The one adapter from a Stage to a Dagster asset: key `[dataset, stage]`, partitioned by snapshot."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import dagster as dg
@@ -7,14 +8,15 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
 from sidr_assets import launchers, metadata
+from sidr_assets.arrows import Arrows, data_version
 from sidr_assets.automation import follows_versions
 from sidr_assets.partitions import earlier_snapshots, previous_snapshot
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
-from sidr_core.pipeline.profile import Profile, StageConfig
+from sidr_core.pipeline.profile import Profile, StageConfig, home
 from sidr_core.pipeline.run import Outcome
 from sidr_core.pipeline.stage import Progress, Stage
-from sidr_core.pipeline.store import fingerprint
+from sidr_core.pipeline.store import Store, fingerprint
 from sidr_core.settings import DatasetConfig
 from sidr_core.settings.models import TRAINING_STAGES
 from sidr_core.settings.sources import single_sources
@@ -39,11 +41,23 @@ class UserMistake(dg.Failure, DagsterUserCodeProcessError):
 
 
 def stage_asset(
-    profile: Profile, dataset: str, stage: Stage, partitions: dg.PartitionsDefinition
+    profile: Profile,
+    dataset: str,
+    stage: Stage,
+    partitions: dg.PartitionsDefinition,
+    arrows: Arrows,
+    prefix: Sequence[str] = (),
+    upstream: Sequence[dg.AssetKey] = (),
 ) -> dg.AssetsDefinition:
-    """The asset of one stage of one dataset. Its body is `run_stage`, wherever that runs."""
+    """The asset of one stage of one dataset. Its body is `run_stage`, wherever that runs.
+
+    Args:
+        arrows: what it is seen to depend on, and what its data version carries on.
+        prefix: parts of the key before the dataset.
+        upstream: assets that write the source files; a stage that reads nothing but these files depends on them.
+    """
     config = profile.dataset(dataset)
-    key = dg.AssetKey([dataset, stage.name])
+    key = dg.AssetKey([*prefix, dataset, stage.name])
     synthetic = any(source.kind == "sample" for source in single_sources(config.source))
     days, scheduled = config.operation.fresh_days, stage.name in SCHEDULED
 
@@ -52,12 +66,13 @@ def stage_asset(
         description=f"**Synthetic sample data.** {stage.description}" if synthetic else stage.description,
         group_name=dataset,
         partitions_def=partitions,
-        deps=_deps(config, dataset, stage),
+        deps=_deps(config, key, stage, arrows) if stage.inputs else upstream,
         code_version=_code_version(config, dataset, stage),
         kinds=set(stage.kinds),
         owners=[OWNER],
         pool=TRAINING_POOL if stage.name in TRAINING_STAGES else None,
-        automation_condition=follows_versions(config, dataset, stage),
+        op_tags={"dagster/priority": str(-arrows.place)},
+        automation_condition=follows_versions(key, stage),
         # What the schedule materializes stays fresh for `operation.fresh_days` after it last was.
         freshness_policy=dg.FreshnessPolicy.time_window(timedelta(days=days)) if days and scheduled else None,
         tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
@@ -74,8 +89,11 @@ def stage_asset(
         except SidrError as error:
             raise UserMistake(error) from None
         progress.say(_closing_line(outcome))
+        store = Store(home() / "store")
+        outputs = {name: store.current(dataset, context.partition_key, name) for name in arrows.carries}
+        carried = {name: output.digest for name, output in outputs.items() if output is not None}
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(outcome.artifact.digest),
+            data_version=dg.DataVersion(data_version(outcome.artifact.digest, carried)),
             metadata=metadata.of_outcome(stage, outcome),
             check_results=_check_results(stage, outcome),
         )
@@ -83,17 +101,17 @@ def stage_asset(
     return body
 
 
-def _deps(config: DatasetConfig, dataset: str, stage: Stage) -> list[dg.AssetDep]:
+def _deps(config: DatasetConfig, key: dg.AssetKey, stage: Stage, arrows: Arrows) -> list[dg.AssetDep]:
     """The stages that it reads, snapshot by snapshot; those that it may read of any earlier snapshot; and itself, of
     the previous or any earlier snapshot, if it starts warm.
     """
-    mappings: dict[str, dg.PartitionMapping] = dict.fromkeys(stage.inputs, dg.IdentityPartitionMapping())
+    mappings: dict[str, dg.PartitionMapping] = dict.fromkeys(arrows.inputs, dg.IdentityPartitionMapping())
     if stage.warm:
         mappings[stage.name] = previous_snapshot()
     if stage.from_earlier:
-        for name in (*stage.from_earlier, *((stage.name,) if stage.warm else ())):
-            mappings[name] = earlier_snapshots(config.snapshots, include_itself=name in stage.inputs)
-    return [dg.AssetDep([dataset, name], partition_mapping=mapping) for name, mapping in mappings.items()]
+        for name in (*arrows.earlier, *((stage.name,) if stage.warm else ())):
+            mappings[name] = earlier_snapshots(config.snapshots)
+    return [dg.AssetDep([*key.path[:-1], name], partition_mapping=mapping) for name, mapping in mappings.items()]
 
 
 def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:

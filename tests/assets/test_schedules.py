@@ -10,7 +10,6 @@ from sidr_assets.definitions import build_definitions
 from sidr_assets.partitions import earlier_snapshots, snapshot_partitions
 from sidr_assets.schedules import DEFAULT_CRON, STAGES, reevaluation_schedule
 from sidr_core.errors import ProfileError
-from sidr_core.pipeline.graph import stage_named
 
 
 def tick(when: str):
@@ -27,6 +26,7 @@ def tick(when: str):
 def test_a_tick_asks_for_the_newest_snapshot_that_has_ended(when: str, snapshot: str) -> None:
     (request,) = tick(when).run_requests
     assert (request.partition_key, request.run_key) == (snapshot, f"{when}T00:00:00+00:00")
+    assert request.tags["dataset"] == "toys"
 
 
 def test_before_the_first_end_nothing_is_asked() -> None:
@@ -67,28 +67,27 @@ def test_operation_is_part_of_no_code_version_and_shows_freshness() -> None:
         assert operated.get(key).freshness_policy == expected
 
 
-def test_earlier_snapshots_are_all_before_and_itself_where_both_are_read() -> None:
+def test_earlier_snapshots_are_all_before() -> None:
     snapshots = fake_profile().dataset("toys").snapshots
     partitions = snapshot_partitions(snapshots)
 
-    def read(key: str, own: bool) -> list[str]:
-        mapped = earlier_snapshots(snapshots, own).get_upstream_mapped_partitions_result_for_partitions(
+    def read(key: str) -> list[str]:
+        mapped = earlier_snapshots(snapshots).get_upstream_mapped_partitions_result_for_partitions(
             partitions.subset_with_partition_keys([key]), partitions, partitions
         )
         assert not list(mapped.required_but_nonexistent_subset.get_partition_keys())
         return sorted(mapped.partitions_subset.get_partition_keys())
 
-    assert read("2018-10", False) == []
-    assert read("2018-12", False) == ["2018-10", "2018-11"]
-    assert read("2018-11", True) == ["2018-10", "2018-11"]
+    assert [read(key) for key in ("2018-10", "2018-12")] == [[], ["2018-10", "2018-11"]]
 
 
 def test_dagster_knows_what_is_read_of_earlier_snapshots() -> None:
+    """`evaluation` carries on the rest of what is read of an earlier snapshot."""
     graph = build_definitions(fake_profile()).resolve_asset_graph()
-    stage, key = stage_named("reevaluation"), dg.AssetKey(["toys", "reevaluation"])
-    expected = {*stage.inputs, *stage.from_earlier, stage.name}
-    assert {parent.path[1] for parent in graph.get(key).parent_keys} == expected
-    offsets = {name: graph.get_partition_mapping(key, dg.AssetKey(["toys", name])) for name in expected}
-    assert {name: mapping.end_offset for name, mapping in offsets.items()} == {
-        name: 0 if name in stage.inputs else -1 for name in expected
+    key = dg.AssetKey(["toys", "reevaluation"])
+    mappings = {parent.path[1]: graph.get_partition_mapping(key, parent) for parent in graph.get(key).parent_keys}
+    assert mappings == {
+        "interactions": dg.IdentityPartitionMapping(),
+        "evaluation": earlier_snapshots(fake_profile().dataset("toys").snapshots),
+        "reevaluation": earlier_snapshots(fake_profile().dataset("toys").snapshots),
     }
