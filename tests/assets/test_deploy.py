@@ -46,7 +46,8 @@ def program(name: str) -> Any:
 @pytest.mark.parametrize(("service", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
 def test_each_command_exists_and_its_flags_parse(service: str, command: list[str]) -> None:
     assert Path(sys.executable).with_name(command[0]).exists()
-    parser, arguments = program(command[0]), command[1:]
+    # Where the image has its settings.
+    parser, arguments = program(command[0]), [word.replace("/opt/dagster/", f"{DEPLOY}/") for word in command[1:]]
     context = parser.make_context(command[0], list(arguments))
     while hasattr(parser, "commands"):
         rest = [*context._protected_args, *context.args]
