@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from PIL import Image
-from screenshot import ROOT, browser, make_home, picture, web_server
+from screenshot import LYING, ROOT, browser, make_home, picture, web_server
 from web_api import LOCATION, REPOSITORY, WebApi
 
 from sidr_core.pipeline.graph import STAGES
@@ -285,7 +285,7 @@ def walking(address: str, dataset: str, chromium: str, pictures: Path | None = N
         window = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = window.new_page(viewport=VIEW)  # type: ignore[arg-type]
         page.set_default_timeout(SHOWN)
-        page.add_init_script("""localStorage.setItem("asset-graph-direction", '"vertical"')""")
+        page.add_init_script(LYING)
         try:
             yield Walk(page, address, dataset, pictures)
         finally:

@@ -40,13 +40,14 @@ _MADE = """query($key: AssetKeyInput!, $partitions: [String!]) { assetNodeOrErro
   __typename ... on AssetNotFoundError { message }
   ... on AssetNode { assetMaterializations(partitions: $partitions, limit: 1) {
     runId metadataEntries { label ... on IntMetadataEntry { intValue intRepr } ... on FloatMetadataEntry { floatValue }
-      ... on TextMetadataEntry { text } ... on BoolMetadataEntry { boolValue } ... on PathMetadataEntry { path }
+      ... on JsonMetadataEntry { jsonString } ... on TextMetadataEntry { text }
+      ... on BoolMetadataEntry { boolValue } ... on PathMetadataEntry { path }
       ... on MarkdownMetadataEntry { mdStr } ... on TableMetadataEntry { table { records schema {
         columns { name } } } } ... on TableSchemaMetadataEntry { schema { columns { name } } } } } } } }"""
 _CHECKS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { assetChecksOrError {
   ... on AssetChecks { checks { name executionForLatestMaterialization { status evaluation { success } } } } } } } }"""
 #: What holds the value of a metadata entry, by its type.
-_VALUES = ("floatValue", "text", "boolValue", "path", "mdStr", "table", "schema")
+_VALUES = ("floatValue", "jsonString", "text", "boolValue", "path", "mdStr", "table", "schema")
 
 
 class WebError(RuntimeError):
@@ -174,4 +175,6 @@ def _value(entry: dict[str, Any]) -> Any:
     value = entry[name] if name else None
     if name == "table":
         return [json.loads(record) for record in value["records"]]
+    if name == "jsonString":
+        return json.loads(value)
     return [column["name"] for column in value["columns"]] if name == "schema" else value

@@ -20,6 +20,8 @@ from sidr_core.pipeline.stage import Stage
 from sidr_core.settings import DatasetConfig, Snapshots
 from sidr_core.settings.sources import single_sources
 
+#: The tag of assets, and of the runs that sensors and schedules ask for.
+DATASET_TAG = "dataset"
 INTERVAL_SECONDS = 60
 #: A file that changed more recently may still be being written.
 SETTLED_SECONDS = 60
@@ -109,13 +111,13 @@ def new_files_sensor(profile: Profile, dataset: str) -> dg.SensorDefinition | No
         snapshot = snapshot_for(config.snapshots, current.changed_at)
         context.log.info(f"asking for {dataset}/* of {snapshot}: {current}")
         cursor = f"{int(changes or 0) + 1}-{current.digest}"
-        request = dg.RunRequest(run_key=f"{snapshot}-{cursor}", partition_key=snapshot)
+        request = dg.RunRequest(run_key=f"{snapshot}-{cursor}", partition_key=snapshot, tags={DATASET_TAG: dataset})
         return dg.SensorResult(run_requests=[request], cursor=cursor)
 
     return sensor
 
 
-def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.AutomationCondition | None:
+def follows_versions(stage: Stage) -> dg.AutomationCondition | None:
     """When a stage should run again: when its inputs have other bytes, or its own code or settings changed.
 
     A dependency that was materialized again with the same bytes requests nothing, so each step waits until its
@@ -134,10 +136,9 @@ def follows_versions(config: DatasetConfig, dataset: str, stage: Stage) -> dg.Au
     first_look = dg.AutomationCondition.initial_evaluation() & built
     any_change: dg.AutomationCondition = changed | code
     missing = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
-    optional = [f"{dataset}/{name}" for name in stage.inputs if name not in stage.reads(config)]
     return (
         (any_change.since_last_handled() | first_look)  # type: ignore[reportAttributeAccessIssue]
-        & ~(missing.ignore(dg.AssetSelection.assets(*optional)) if optional else missing)
+        & ~missing
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
     ).with_label("data or code changed")
@@ -150,5 +151,6 @@ def automation_sensor(profile: Profile, dataset: str) -> dg.AutomationConditionS
         name=f"{dataset}_automation",
         target=dg.AssetSelection.groups(dataset),
         default_status=dg.DefaultSensorStatus.RUNNING if is_on else dg.DefaultSensorStatus.STOPPED,
+        run_tags={DATASET_TAG: dataset},
         description=f"Materializes what lies below changed data in {dataset}, and what has other code or settings.",
     )

@@ -1,7 +1,12 @@
-"""What the UI shows about an output: counts, cost, origin, tables, figures. Numbers are plotted over snapshots."""
+"""What the UI shows about an output: counts, cost, origin, tables, figures.
+
+The UI plots every number of its own entry over the snapshots. So only those that matter most have one, about ten with
+rows, seconds and size, in the order of `Stage.plots`; `all numbers` holds them all.
+"""
 
 import base64
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,9 @@ from sidr_core.pipeline.stage import Stage
 from sidr_core.pipeline.store import Artifact
 from sidr_core.tables.docs import tables
 
+#: Most metrics of a stage that are plotted.
+MOST_PLOTS = 7
+ALL_NUMBERS = "all numbers"
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 120
 #: Most bytes of a picture that is put into the event log.
@@ -30,7 +38,7 @@ def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, 
 
 
 def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
-    """Metadata of one materialization, in reading order: pages and pictures, numbers, rows, cost, origin."""
+    """Metadata of one materialization, in reading order: numbers, pages and pictures, rows, cost, origin."""
     artifact, manifest = outcome.artifact, outcome.artifact.manifest
     pictures = _pictures(artifact)
     pages: dict[str, dg.MetadataValue] = {}
@@ -43,20 +51,37 @@ def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
         for name, data in pictures.items()
         if not any(f"]({name})" in text for text in manifest["markdown"].values())
     }
-    rows = _main_table(stage, artifact) | {f"rows/{name}": count for name, count in row_counts(artifact).items()}
+    rows = _main_table(stage, artifact)
     facts: dict[str, Any] = {
         "reused": outcome.reused,
         "seconds": manifest["seconds"],
         "megabytes": round(sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6, 3),
-        "peak_memory_megabytes": round(manifest["peak_memory_bytes"] / 1e6),
         "synthetic": artifact.synthetic,
         "fingerprint": artifact.fingerprint,
         "folder": dg.MetadataValue.path(str(artifact.folder)),
     }
     if outcome.started:
         facts["started"] = outcome.started
-    numbers = {name: value for name, value in manifest["metrics"].items() if name not in facts | rows | pages | figures}
-    return pages | figures | numbers | rows | facts
+    metrics = manifest["metrics"]
+    plotted = {name: metrics[name] for name in plots(stage, metrics) if name not in facts | rows | pages | figures}
+    more = {
+        **metrics,
+        **{f"rows/{name}": count for name, count in row_counts(artifact).items()},
+        "peak_memory_megabytes": round(manifest["peak_memory_bytes"] / 1e6),
+    }
+    return plotted | pages | figures | rows | {ALL_NUMBERS: dg.MetadataValue.json(more)} | facts
+
+
+def plots(stage: Stage, metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics to plot, most important first; the first ones by name if the stage does not say which.
+
+    >>> stage = Stage("s", "m:f", {}, (), "1", "", plots=("ndcg@10", "*_hr"))
+    >>> plots(stage, {"b_hr": 1.0, "a_hr": 2.0, "loss": 3.0, "ndcg@10": 4.0, "note": "x"})
+    ['ndcg@10', 'a_hr', 'b_hr']
+    """
+    numbers = sorted(name for name, value in metrics.items() if isinstance(value, (int, float)))
+    chosen = [name for pattern in stage.plots or ("*",) for name in numbers if fnmatchcase(name, pattern)]
+    return list(dict.fromkeys(chosen))[:MOST_PLOTS]
 
 
 def row_counts(artifact: Artifact) -> dict[str, int]:

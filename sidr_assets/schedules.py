@@ -5,8 +5,11 @@ requests one run of the newest snapshot that has ended. Nothing is trained, and 
 tick without new reviews takes seconds.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
+from sidr_assets.automation import DATASET_TAG
 from sidr_core.pipeline.profile import Profile
 
 #: What a tick materializes: the stages from source files to test rows, and the evaluation on them.
@@ -15,8 +18,8 @@ STAGES = ("raw_reviews", "raw_items", "interactions", "reevaluation")
 DEFAULT_CRON = "0 6 * * 1"
 
 
-def reevaluation_schedule(profile: Profile, dataset: str) -> dg.ScheduleDefinition:
-    """The schedule of a dataset."""
+def reevaluation_schedule(profile: Profile, dataset: str, prefix: Sequence[str] = ()) -> dg.ScheduleDefinition:
+    """The schedule of a dataset, whose assets have `prefix` before their keys."""
     config = profile.dataset(dataset)
     cron = config.operation.reevaluate
 
@@ -24,7 +27,7 @@ def reevaluation_schedule(profile: Profile, dataset: str) -> dg.ScheduleDefiniti
         name=f"{dataset}_reevaluation",
         cron_schedule=cron or DEFAULT_CRON,
         execution_timezone="UTC",
-        target=dg.AssetSelection.assets(*([dataset, stage] for stage in STAGES)),
+        target=dg.AssetSelection.assets(*([*prefix, dataset, stage] for stage in STAGES)),
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
         description=f"Evaluates earlier checkpoints of {dataset} on the rows of its newest snapshot that has ended.",
     )
@@ -32,6 +35,7 @@ def reevaluation_schedule(profile: Profile, dataset: str) -> dg.ScheduleDefiniti
         snapshot = config.snapshots.ended(context.scheduled_execution_time.timestamp())
         if snapshot is None:
             return dg.SkipReason(f"no snapshot has ended yet; the first is {config.snapshots.start}")
-        return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat(), partition_key=snapshot)
+        when = context.scheduled_execution_time.isoformat()
+        return dg.RunRequest(run_key=when, partition_key=snapshot, tags={DATASET_TAG: dataset})
 
     return schedule

@@ -5,7 +5,7 @@ backfill; what a stage reads of an earlier snapshot it finds in the store. A bac
 one run each, and a pool of the dataset has them run in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +15,11 @@ from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.record import replace
 
 from sidr_assets import hosts, launchers, metadata
+from sidr_assets.arrows import Arrows, data_version
 from sidr_assets.automation import follows_versions
 from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, StageConfig
 from sidr_core.pipeline.run import Outcome, check_failure
 from sidr_core.pipeline.stage import CheckSpec, Progress, Stage
@@ -46,11 +48,23 @@ class UserMistake(dg.Failure, DagsterUserCodeProcessError):
 
 
 def stage_asset(
-    profile: Profile, dataset: str, stage: Stage, partitions: dg.PartitionsDefinition
+    profile: Profile,
+    dataset: str,
+    stage: Stage,
+    partitions: dg.PartitionsDefinition,
+    arrows: Arrows,
+    prefix: Sequence[str] = (),
+    upstream: Sequence[dg.AssetKey] = (),
 ) -> dg.AssetsDefinition:
-    """The asset of one stage of one dataset. Its body is `run_stage`, wherever that runs."""
+    """The asset of one stage of one dataset. Its body is `run_stage`, wherever that runs.
+
+    Args:
+        arrows: what it is seen to depend on, and what its data version carries on.
+        prefix: parts of the key before the dataset.
+        upstream: assets that write the source files; a stage that reads nothing but these files depends on them.
+    """
     config = profile.dataset(dataset)
-    key = dg.AssetKey([dataset, stage.name])
+    key = dg.AssetKey([*prefix, dataset, stage.name])
     synthetic = any(source.kind == "sample" for source in single_sources(config.source))
     days, scheduled = config.operation.fresh_days, stage.name in SCHEDULED
     # What starts warm runs one at a time, so that it finds the snapshot before it made.
@@ -62,12 +76,13 @@ def stage_asset(
         group_name=dataset,
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
-        deps=[dg.AssetDep([dataset, name], partition_mapping=dg.IdentityPartitionMapping()) for name in stage.inputs],
+        deps=_deps(key, arrows) if stage.inputs else upstream,
         code_version=_code_version(config, dataset, stage),
         kinds=set(stage.kinds),
         owners=[OWNER],
         pool=pool,
-        automation_condition=follows_versions(config, dataset, stage),
+        op_tags={"dagster/priority": str(-arrows.place)},
+        automation_condition=follows_versions(stage),
         # What the schedule materializes stays fresh for `operation.fresh_days` after it last was.
         freshness_policy=dg.FreshnessPolicy.time_window(timedelta(days=days)) if days and scheduled else None,
         tags={"dataset": dataset, "data": "synthetic" if synthetic else "real"},
@@ -94,8 +109,11 @@ def stage_asset(
         progress.say(_closing_line(outcome))
         for line in _warnings(stage, outcome):
             context.log.warning(line)
+        store = open_store(profile)
+        outputs = {name: store.current(dataset, context.partition_key, name) for name in arrows.carries}
+        carried = {name: output.digest for name, output in outputs.items() if output is not None}
         yield dg.MaterializeResult(
-            data_version=dg.DataVersion(outcome.artifact.digest),
+            data_version=dg.DataVersion(data_version(outcome.artifact.digest, carried)),
             metadata=metadata.of_outcome(stage, outcome),
             check_results=_check_results(stage, outcome),
         )
@@ -104,6 +122,12 @@ def stage_asset(
             raise UserMistake(failure)
 
     return body
+
+
+def _deps(key: dg.AssetKey, arrows: Arrows) -> list[dg.AssetDep]:
+    """The stages that it is seen to read, snapshot by snapshot."""
+    alike = dg.IdentityPartitionMapping()
+    return [dg.AssetDep([*key.path[:-1], name], partition_mapping=alike) for name in arrows.inputs]
 
 
 def _code_version(config: DatasetConfig, dataset: str, stage: Stage) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from sidr_core.errors import SidrError
 
@@ -224,6 +225,52 @@ def estimate(dataset: Dataset = None, snapshot: Snapshot = None) -> None:
     from sidr_core.cli import estimate as command
 
     command.estimate(dataset, snapshot)
+
+
+class _Export(TyperGroup):
+    """`sidr export OUT` writes; `sidr export verify FOLDER` verifies."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        plain = args[:1] in ([], ["verify"], ["write"], ["--help"])
+        return super().parse_args(ctx, args if plain else ["write", *args])
+
+
+export_app = typer.Typer(
+    cls=_Export, no_args_is_help=True, help="Write a checkpoint for another engine, and verify it."
+)
+app.add_typer(export_app, name="export")
+
+
+@export_app.command()
+def write(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    to: Annotated[Literal["vllm", "sglang", "static", "hf"], typer.Option("--to", help="The engine.")] = "hf",
+    model: Annotated[Literal["sft", "activation", "grpo"], typer.Option("--model", help="The checkpoint.")] = "grpo",
+    rows: Annotated[int, typer.Option("--rows", min=2, help="Valid rows with reference lists.")] = 200,
+    dataset: Dataset = None,
+    snapshot: Snapshot = None,
+) -> None:
+    """Write a plain Hugging Face folder with contiguous codes, the catalogue in an engine's form, reference lists."""
+    from sidr_core.cli import export as command
+
+    command.export(dataset, snapshot, to, model, rows, out)
+
+
+@export_app.command("verify")
+def verify_export(
+    folder: Annotated[Path, typer.Argument(help="What `sidr export` wrote.")],
+    lists: Annotated[
+        Path | None, typer.Option("--lists", help="The engine's lists as JSON lines; without it our decoder answers.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option("--dtype", help="Precision of our decoder.")
+    ] = None,
+    k: Annotated[int | None, typer.Option("-k", min=1, help="Items per list that count; default: all.")] = None,
+) -> None:
+    """Compare an engine's lists with the reference: an equivalence certificate. Exit code 1 if not equivalent."""
+    from sidr_core.cli import export as command
+
+    raise typer.Exit(command.verify(folder, lists, dtype, k))
 
 
 @app.command()

@@ -44,6 +44,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="4",
         tables={"raw_reviews": "RawReviews", "quarantine": "Quarantine"},
         kinds=("duckdb", "parquet"),
+        plots=("rows", "quarantine_share", "quarantined", "exact_duplicates", "damaged_files"),
         description="Every accepted review known by the end of the snapshot, typed, without exact duplicates; "
         "refused lines in `quarantine` with file, line and reason.",
         checks=(
@@ -70,6 +71,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="4",
         tables={"raw_items": "RawItems", "quarantine": "Quarantine"},
         kinds=("duckdb", "parquet"),
+        plots=("rows", "quarantined", "described_share"),
         description="Every accepted item record, typed and cleaned; refused ones in `quarantine`.",
         checks=(CheckSpec("unique_items", "No item id occurs twice."), _COUNTED),
     ),
@@ -87,6 +89,15 @@ STAGES: tuple[Stage, ...] = (
             "test": "Samples",
         },
         kinds=("duckdb", "parquet"),
+        plots=(
+            "interactions",
+            "users",
+            "items",
+            "mean_history",
+            "cold_target_share",
+            "repeat_target_share",
+            "test_rows",
+        ),
         description="k-core users and items, ordered histories, and train/valid/test samples cut by "
         "the time of their target.",
         checks=(
@@ -113,6 +124,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"baseline_popularity": "Popularity"},
         kinds=("duckdb",),
+        plots=("items", "top_10_share", "never_a_target"),
         description="How often each item is a target in train.",
     ),
     Stage(
@@ -123,6 +135,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"baseline_item_item": "ItemItem"},
         kinds=("duckdb",),
+        plots=("pairs", "items_with_neighbours"),
         description="Decayed item-to-item co-occurrence in train: the count model to beat.",
     ),
     Stage(
@@ -133,6 +146,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="2",
         tables={"item_embeddings": "Embeddings"},
         kinds=("pytorch", "parquet"),
+        plots=("items", "encoded", "items_per_second"),
         description="One text vector per item of the catalogue; a text that was encoded before comes from the cache.",
         checks=(
             CheckSpec(
@@ -149,6 +163,15 @@ STAGES: tuple[Stage, ...] = (
         warm=True,
         tables={"sid_codebook": "Codebook", "retired": "RetiredSids"},
         kinds=("faiss", "parquet"),
+        plots=(
+            "distinct_sids",
+            "collision_rate",
+            "churned_items",
+            "reconstruction_error",
+            "level_a_perplexity",
+            "nearest_shares_ab",
+            "placed_since_fit",
+        ),
         description="The codebook, the item -> SID table and a quality report. A known, unchanged item "
         "keeps its SID from the previous snapshot; train rows are read for fused vectors only.",
         checks=(
@@ -170,6 +193,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"baseline_text_knn": "TextKnnLog", "items": "BaselineItems"},
         kinds=("parquet",),
+        plots=("valid_ndcg@10", "valid_hr@10"),
         description="Items whose text is nearest to the texts of the history; the weights of the history are chosen "
         "on valid rows.",
         checks=_LEARNT,
@@ -182,6 +206,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"baseline_gru4rec": "BaselineLog", "items": "BaselineItems"},
         kinds=("pytorch",),
+        plots=("valid_ndcg@10", "valid_hr@10", "epochs"),
         description="GRU4Rec over item ids, whole softmax, tuned and stopped on valid rows.",
         checks=_LEARNT,
     ),
@@ -193,6 +218,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"baseline_sasrec": "BaselineLog", "items": "BaselineItems"},
         kinds=("pytorch",),
+        plots=("valid_ndcg@10", "valid_hr@10", "epochs"),
         description="SASRec over item ids, whole softmax, tuned and stopped on valid rows.",
         checks=_LEARNT,
     ),
@@ -204,6 +230,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"baseline_tiger": "BaselineLog", "items": "BaselineItems"},
         kinds=("pytorch", "transformers"),
+        plots=("valid_ndcg@10", "valid_hr@10", "epochs"),
         description="TIGER: an encoder-decoder over the SIDs of this codebook, tuned and stopped on valid rows.",
         checks=_LEARNT,
     ),
@@ -216,6 +243,15 @@ STAGES: tuple[Stage, ...] = (
         code_version="3",
         tables={"synthetic_corpus": "Corpus", "teacher_quarantine": "TeacherQuarantine"},
         kinds=("parquet",),
+        plots=(
+            "sid_coverage",
+            "thoughts_with_target",
+            "thoughts_open",
+            "thought_words_mean",
+            "thought_restating",
+            "titles_ambiguous",
+            "words",
+        ),
         description="What ties SIDs to language: alignment tasks, narratives and reasoning traces, from "
         "train rows only.",
         checks=(
@@ -236,6 +272,7 @@ STAGES: tuple[Stage, ...] = (
         sources="sidr_core.models.sources:files",
         code_version="4",
         kinds=("pytorch", "transformers"),
+        plots=("valid direct ndcg@10", "valid direct hr@10", "last eval_loss", "last loss", "steps"),
         description="Stage 1: the base model learns the SID vocabulary through the alignment tasks.",
         checks=_TRAINED,
     ),
@@ -251,6 +288,14 @@ STAGES: tuple[Stage, ...] = (
         sections=("activation", "decoding.max_thought_tokens"),
         code_version="4",
         kinds=("pytorch", "transformers"),
+        plots=(
+            "valid thinking ndcg@10",
+            "valid direct ndcg@10",
+            "valid thinking hr@10",
+            "last eval_loss",
+            "last loss",
+            "steps",
+        ),
         description="Stage 2: the model learns to think before it answers.",
         checks=_TRAINED,
     ),
@@ -265,6 +310,15 @@ STAGES: tuple[Stage, ...] = (
         sections=("grpo", "decoding.max_thought_tokens"),
         code_version="5",
         kinds=("pytorch", "transformers"),
+        plots=(
+            "valid thinking ndcg@10",
+            "valid direct ndcg@10",
+            "last reward",
+            "last close_rate",
+            "last kl",
+            "last thought_tokens",
+            "steps",
+        ),
         description="Stage 3: GRPO on thinking rollouts, rewarded by how much of the target SID they hit.",
         checks=_TRAINED,
     ),
@@ -289,6 +343,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="1",
         tables={"grounding": "Grounding"},
         kinds=("pytorch", "parquet"),
+        plots=("*_grounded", "*_sid_to_title_f1", "*_title_to_sid_hr@1"),
         description="What each trained checkpoint knows of its SIDs: title from SID, SID from title, stated facts from "
         "SID; apart for items that training has met as targets, in histories, and never.",
         checks=(
@@ -318,6 +373,7 @@ STAGES: tuple[Stage, ...] = (
             "rows": "Samples",
         },
         kinds=("pytorch", "parquet"),
+        plots=("*_close_rate", "*_thoughts_true", "*_facts_right", "test_rows"),
         description="Top-k items per test row, per model and mode, with the thought that led there.",
         checks=(
             CheckSpec("only_real_items", "Every recommended SID is an item of the catalogue."),
@@ -348,6 +404,7 @@ STAGES: tuple[Stage, ...] = (
             "remarks": "Remarks",
         },
         kinds=("duckdb", "parquet"),
+        plots=("grpo_*_ndcg@10", "item_item_direct_ndcg@10", "sasrec_direct_ndcg@10", "*_ndcg@10", "*_ndcg@*"),
         description="HR, NDCG and MRR at item and SID level, coverage, Gini and novelty, with intervals clustered by "
         "user; paired differences, corrected for being many; slices of the test rows.",
         checks=(
@@ -368,6 +425,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="4",
         tables={"leaderboard": "Leaderboard"},
         kinds=("parquet",),
+        plots=("lists",),
         description="Every list placed by NDCG, with interval, seed and checkpoint, and a card of what is claimed of "
         "it; published figures of the same test rows beside, marked and without a place.",
     ),
@@ -383,6 +441,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="3",
         tables={"cases": "Cases"},
         kinds=("parquet",),
+        plots=("*_thoughts_true", "*_helped", "*_harmed", "*_names_target"),
         description="What the thoughts say, how often they name what was recommended or bought, how long they are, "
         "and cases: at random, most helped and most harmed by thinking.",
     ),
@@ -400,6 +459,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="2",
         tables={"interventions": "Interventions"},
         kinds=("pytorch", "parquet"),
+        plots=("own_ndcg", "placebo_ndcg", "shuffled_ndcg", "blank_ndcg", "corrupted_ndcg", "true_ndcg"),
         description="Lists after a thinking model's own thoughts against those after another user's, shuffled, blank, "
         "corrupted and true ones, paired.",
         checks=(
@@ -428,6 +488,7 @@ STAGES: tuple[Stage, ...] = (
         code_version="3",
         tables={"reevaluation": "Reevaluation"},
         kinds=("pytorch", "parquet"),
+        plots=("*_ndcg@*", "apart", "outside", "unreachable_share", "history_rows"),
         description="The newest earlier checkpoints again, on rows of this snapshot that are newer than all they were "
         "judged on; a history over snapshots.",
         checks=(

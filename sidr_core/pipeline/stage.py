@@ -72,6 +72,7 @@ class Stage:
         sources: `"module:function"` giving the external files that the first of its sections names; they are
             fingerprinted by content instead of by path.
         kinds, description: shown in the UI.
+        plots: metrics, by name or pattern (`*_ndcg@10`), in the order of what matters: the UI plots these.
         checks: the checks it reports; :data:`SCHEMA` is added if it names tables.
         tables: Parquet file, without suffix -> its contract, a class in `sidr_core/tables/contracts.py`.
         unused: `"module:function"` giving, for a dataset's config, the `inputs` and `from_earlier` that it does
@@ -92,6 +93,7 @@ class Stage:
     checks: tuple[CheckSpec, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
     unused: str | None = None
+    plots: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tables and SCHEMA not in self.checks:

@@ -1,1 +1,1 @@
-"""After the table: what goes live, and the server and the page that show it."""
+"""After the table: what goes live, the server and the page that show it, export to other engines."""

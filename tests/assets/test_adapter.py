@@ -199,7 +199,7 @@ def test_user_mistake_is_one_message_and_publishes_nothing(toys: Toys) -> None:
 def test_metadata(toys: Toys) -> None:
     metadata = events(toys.run())[TOYS_NUMBERS].metadata
     assert metadata["dagster/row_count"].value == 4
-    assert metadata["rows/numbers"].value == 4
+    assert metadata["all numbers"].value["rows/numbers"] == 4
     assert metadata["largest"] == dg.IntMetadataValue(3)
     assert metadata["synthetic"].value is True
     assert metadata["card"] == dg.MetadataValue.md("# Numbers")
@@ -213,7 +213,18 @@ def test_metadata(toys: Toys) -> None:
     assert metadata["fingerprint"].value == artifact.fingerprint
     size = sum(path.stat().st_size for path in map(artifact.path, artifact.files))
     assert metadata["megabytes"].value == round(size / 1e6, 3)
-    assert metadata["seconds"].value >= 0 and metadata["peak_memory_megabytes"].value > 1
+    assert metadata["seconds"].value >= 0 and metadata["all numbers"].value["peak_memory_megabytes"] > 1
+
+
+def test_a_dozen_numbers_are_plotted_and_the_rest_is_one_entry(toys: Toys) -> None:
+    """The UI plots each number that is an entry of its own; `kind`, a text, and the rest stand together."""
+    metadata = events(toys.run())[TOYS_NUMBERS].metadata
+    numeric = [
+        name for name, value in metadata.items() if isinstance(value, (dg.IntMetadataValue, dg.FloatMetadataValue))
+    ]
+    assert numeric == ["largest", "dagster/row_count", "seconds", "megabytes"]
+    assert next(iter(metadata)) == "largest"
+    assert metadata["all numbers"].value["kind"] == "range"
 
 
 def test_preview_is_five_rows(toys: Toys) -> None:

@@ -31,7 +31,7 @@ from sidr_core.pipeline.stage import Progress  # noqa: E402
 from sidr_core.pipeline.store import Store  # noqa: E402
 
 #: What a materialization says about its own circumstances.
-OWN = {"seconds", "peak_memory_megabytes", "folder"}
+OWN = {"seconds", "all numbers", "folder"}
 TINY = {"kind": "tiny", "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64}
 #: Two hundred and forty steps, a resume point after each second one.
 SFT = {"epochs": 60, "batch_size": 32, "micro_batch": 16, "select_rows": 0, "save_every": 2, "warmup_steps": 2}

@@ -25,6 +25,7 @@ def tick(when: str):
 def test_a_tick_asks_for_the_newest_snapshot_that_has_ended(when: str, snapshot: str) -> None:
     (request,) = tick(when).run_requests
     assert (request.partition_key, request.run_key) == (snapshot, f"{when}T00:00:00+00:00")
+    assert request.tags["dataset"] == "toys"
 
 
 def test_before_the_first_end_nothing_is_asked() -> None:
