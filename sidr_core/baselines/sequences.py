@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from sidr_core.baselines.ranking import by_popularity
 from sidr_core.errors import InputError
@@ -60,6 +61,35 @@ class Catalogue:
                 fix="materialize interactions again; it writes samples and items together",
             )
         return [[self.number[item] for item in history] for history in histories]
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """The items of R histories as one entry each: its row, its age (0 is the last of its history), its number."""
+
+    row: np.ndarray
+    age: np.ndarray
+    item: np.ndarray
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, catalogue: Catalogue) -> Histories:
+        """Of rows of the contract `Samples`; items outside the catalogue are ignored."""
+        numbers = pl.DataFrame({ITEM_ID: catalogue.ids, "item": np.arange(len(catalogue), dtype=np.int32)})
+        entries = (
+            rows.select(pl.col(HISTORY).list.reverse().alias(ITEM_ID))
+            .with_row_index("row")
+            .explode(ITEM_ID)
+            .with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("row").alias("age"))
+            .join(numbers, on=ITEM_ID, how="inner", maintain_order="left")
+        )
+        row, age, item = (entries[name].to_numpy() for name in ("row", "age", "item"))
+        return cls(row, age, item, (rows.height, len(catalogue)))
+
+    def weighted(self, decay: float) -> sparse.csr_array:
+        """(R, N) float32: `decay ** age`; an item that occurs twice has the sum."""
+        weights = (decay**self.age).astype(np.float32)
+        return sparse.csr_array((weights, (self.row, self.item)), shape=self.shape)
 
 
 def windows(train: pl.DataFrame, catalogue: Catalogue) -> list[list[int]]:

@@ -101,6 +101,18 @@ STAGES: tuple[Stage, ...] = (
         description="Decayed item-to-item co-occurrence in train: the count model to beat.",
     ),
     Stage(
+        name="baseline_shortcut",
+        run="sidr_core.baselines.shortcut:build",
+        inputs={**_CHOSEN, "interactions": (*_CHOSEN["interactions"], "items.parquet")},
+        sections=(),
+        code_version="1",
+        tables={"baseline_shortcut": "ChoiceLog", "items": "BaselineItems"},
+        kinds=("scipy",),
+        description="Co-occurrence in train and TF-IDF of the item texts, mixed as valid rows choose: the bar for "
+        "every model.",
+        checks=_LEARNT,
+    ),
+    Stage(
         name="item_embeddings",
         run="sidr_core.items.embeddings:build",
         inputs={"interactions": ("items.parquet",)},
@@ -131,10 +143,14 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="baseline_text_knn",
         run="sidr_core.baselines.text_knn:build",
-        inputs={**_CHOSEN, "item_embeddings": ("item_embeddings.parquet",)},
+        inputs={
+            **_CHOSEN,
+            "interactions": (*_CHOSEN["interactions"], "items.parquet"),
+            "item_embeddings": ("item_embeddings.parquet",),
+        },
         sections=("text_knn",),
-        code_version="1",
-        tables={"baseline_text_knn": "TextKnnLog", "items": "BaselineItems"},
+        code_version="2",
+        tables={"baseline_text_knn": "ChoiceLog", "items": "BaselineItems"},
         kinds=("parquet",),
         description="Items whose text is nearest to the texts of the history; the weights of the history are chosen "
         "on valid rows.",

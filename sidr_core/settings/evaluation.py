@@ -42,6 +42,7 @@ class Decoding(Section):
         "grpo/thinking",
         "popularity/direct",
         "item_item/direct",
+        "shortcut/direct",
     )
     """The lists to make, as `<model>/<mode>`, in the order of the tables. A stage that no list needs is not built."""
 

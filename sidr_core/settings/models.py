@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidr_core.tables.columns import ADAPTIVE, DIRECT, MERGED, MIXED, THINKING
+from sidr_core.tables.columns import ADAPTIVE, DIRECT, MIXED, THINKING
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ MODELS = (
         is_counted=True,
         is_reference=True,
     ),
+    Model(
+        "shortcut",
+        "baseline_shortcut",
+        ranker="sidr_core.baselines.shortcut:load",
+        is_reference=True,
+    ),
     Model("text_knn", "baseline_text_knn", ranker="sidr_core.baselines.text_knn:load"),
     Model("gru4rec", "baseline_gru4rec", ranker="sidr_core.baselines.sequential:load_gru4rec"),
     Model("sasrec", "baseline_sasrec", ranker="sidr_core.baselines.sequential:load_sasrec", is_reference=True),
@@ -72,7 +78,7 @@ TRAINING_STAGES = tuple(model.stage for model in MODELS if model.is_language_mod
 
 def list_names() -> list[str]:
     """Every `<model>/<mode>` that a profile can ask for."""
-    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING, MERGED)]
+    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING)]
     names += [
         f"{model}_{kind}" for model in LANGUAGE_MODELS for kind in (f"{ADAPTIVE}/{THINKING}", f"{MIXED}/{DIRECT}")
     ]

@@ -174,7 +174,7 @@ def test_models_name_checkpoint_seed_and_newest_train_target(world):
 
 def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     """On the same rows, by the same contract; adaptive models and mixtures say what was chosen on valid rows."""
-    baselines = ("text_knn", "gru4rec", "sasrec", "tiger")
+    baselines = ("shortcut", "text_knn", "gru4rec", "sasrec", "tiger")
     for name in baselines:
         world.run(f"baseline_{name}")
     names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "sft_mixed/direct"]
@@ -184,7 +184,7 @@ def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     table = published(world, "recommendations", "recommendations.parquet")
     contracts.Recommendations.validate(table)
     full = table.group_by(KEYS).agg(pl.col("sid").n_unique(), (pl.col("item_id").n_unique() == pl.len()).alias("once"))
-    assert full.height == 6 * 12 and set(full["sid"]) == {5} and full["once"].all()
+    assert full.height == 7 * 12 and set(full["sid"]) == {5} and full["once"].all()
     models = published(world, "recommendations", "models.parquet")
     assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
     metrics = outcome.artifact.manifest["metrics"]
