@@ -23,8 +23,10 @@ from sidr_core.settings.sources import (
     MixSource,
     RatingsCsvSource,
     SampleSource,
+    SequencesSource,
     Source,
     TablesSource,
+    single_sources,
 )
 from sidr_core.settings.training import (
     Activation,
@@ -72,6 +74,7 @@ __all__ = [
     "SampleSource",
     "SasRec",
     "Section",
+    "SequencesSource",
     "Sft",
     "Snapshots",
     "Source",
@@ -143,6 +146,13 @@ class DatasetConfig(Section):
                 )
         if known and self.quantizer.kind == "published":
             raise ValueError("published SIDs of several sources are not one SID space: choose another quantizer.kind")
+        return self
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DatasetConfig:
+        """Sequences without times cannot be cut by time."""
+        if any(source.kind == "sequences" for source in single_sources(self.source)) and self.split.kind == "time":
+            raise ValueError("sequences carry no times: set split.kind to leave_one_out")
         return self
 
     @model_validator(mode="after")
