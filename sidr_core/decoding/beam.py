@@ -109,7 +109,8 @@ def constrained_beam(
         option[first] if option is not None and len(option) > 1 else option for option in (weights, allowed)
     )
     leaf = np.full((len(groups), beam_width), -1, dtype=np.int64)
-    scores = np.full((len(groups), contexts, beam_width), -np.inf, dtype=np.float32)
+    scores = np.full((len(groups), beam_width), -np.inf, dtype=np.float32)
+    apart = np.full((len(groups), contexts, beam_width), -np.inf, dtype=np.float32)
     trie = _trie(index, model.device)
     longest = [max(group, key=len) for group in groups]
     _refuse_unfit(model, max(map(len, longest), default=0) + beam_width * (index.levels - 1))
@@ -125,15 +126,15 @@ def constrained_beam(
                 None if weights is None else torch.from_numpy(_of_rows(weights, rows)).to(model.device),
                 None if allowed is None else allowed_nodes(index, _of_rows(allowed, rows), model.device),
             )
-            ranked, values = _search(head, [context for row in rows for context in groups[row]], search, pad_id)
+            found = _search(head, [context for row in rows for context in groups[row]], search, pad_id)
+            ranked, pooled, each = (tensor.cpu().numpy() for tensor in found)
             width = ranked.shape[1]
-            leaf[rows, :width], scores[rows, :, :width] = ranked.cpu().numpy(), values.cpu().numpy()
+            leaf[rows, :width], scores[rows, :width], apart[rows, :, :width] = ranked, pooled, each
             done += len(rows)
             if progress:
                 progress.tick(done, len(groups), "prompts ranked")
-    scores[np.broadcast_to(leaf[:, None] < 0, scores.shape)] = -np.inf
-    pooled = np.where(leaf < 0, np.float32(-np.inf), _mixed(scores, weights))
-    return Beams(leaf[group_of], pooled[group_of], scores[group_of] if contexts > 1 else None)
+    apart[np.broadcast_to(leaf[:, None] < 0, apart.shape)] = -np.inf
+    return Beams(leaf[group_of], scores[group_of], apart[group_of] if contexts > 1 else None)
 
 
 def _weights(weights: np.ndarray | None, rows: int, contexts: int) -> np.ndarray | None:
@@ -167,16 +168,6 @@ def _filter(allowed: np.ndarray | None, rows: int, leaves: int) -> np.ndarray | 
 
 def _of_rows(options: np.ndarray, rows: list[int]) -> np.ndarray:
     return options[rows] if len(options) > 1 else options
-
-
-def _mixed(scores: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """:func:`_pooled` of scores (R, N, B) in numpy."""
-    if weights is None:
-        contexts = scores.shape[1]
-        return scores[:, 0] if contexts == 1 else np.logaddexp.reduce(scores, axis=1) - np.float32(math.log(contexts))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mixture = np.logaddexp.reduce(scores + np.log(np.maximum(weights, 0))[..., None], axis=1)
-        return mixture + np.where(weights[..., None] < 0, weights[..., None] * scores, 0).sum(axis=1)
 
 
 def _refuse_unfit(model: PreTrainedModel, tokens: int) -> None:
@@ -245,8 +236,8 @@ def allowed_nodes(index: SidIndex, leaves: np.ndarray, device: torch.device) -> 
 
 def _search(
     head: Head, prompts: list[tuple[int, ...]], search: Search, pad_id: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Search R rows of N contexts. Returns leaves (R, B'), best first, and scores per context (R, N, B')."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Search R rows of N contexts: leaves, best first, and scores (R, B'), and scores per context (R, N, B')."""
     model, trie, contexts = head.model, search.trie, search.contexts
     output, mask, last = prefill(head.read_prompts, prompts, pad_id, model.device)
     nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=mask.device)  # (R N, W), the root: W = 1
@@ -272,7 +263,7 @@ def _search(
     pooled = torch.where(leaves < 0, -torch.inf, _pooled(scores, search))
     order = torch.argsort(pooled, dim=1, descending=True, stable=True)  # (R, B')
     ranked = scores.unflatten(0, (-1, contexts)).take_along_dim(order[:, None], dim=2)
-    return leaves.gather(1, order), ranked
+    return leaves.gather(1, order), pooled.gather(1, order), ranked
 
 
 def extend(

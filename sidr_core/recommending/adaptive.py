@@ -5,25 +5,14 @@ A list is unsure if its first SID leads by little. How little is chosen on valid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from sidr_core.corpus.prompts import next_item
-from sidr_core.decoding.lists import Lists, rankings_of
+from sidr_core.decoding.lists import Lists
 from sidr_core.metrics.ranking import NDCG, column, per_row
-from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
-from sidr_core.recommending.rows import history_sids
-from sidr_core.tables.columns import DIRECT, ITEM_LEVEL, MODE, MODEL, ROW_ID, THINKING
-
-if TYPE_CHECKING:
-    from sidr_core.decoding.beam import Beams
-    from sidr_core.models.checkpoint import Loaded
-    from sidr_core.pipeline.stage import Progress
-    from sidr_core.settings import Decoding
+from sidr_core.tables.columns import DIRECT, ITEM_LEVEL, MODE, MODEL, RANK, ROW_ID, SCORE, SID, THINKING
 
 _K = 10
 
@@ -48,61 +37,39 @@ class Threshold:
     rows: int
 
 
-def adaptive(
-    loaded: Loaded,
-    row_ids: Sequence[str],
-    histories: Sequence[Sequence[str]],
-    threshold: float,
-    decoding: Decoding,
-    progress: Progress | None = None,
-) -> Lists:
+def adaptive(direct: Lists, thinking: Lists, threshold: float) -> Lists:
     """Lists of a checkpoint that thinks only where its direct list is unsure.
 
     Args:
+        direct, thinking: lists of one checkpoint for the same rows, scores in nats.
         threshold: `Threshold.margin` of :func:`choose_threshold`, chosen on valid rows.
-
-    The other arguments are those of :func:`~sidr_core.recommending.lists.checkpoint_lists`.
     """
-    beams = _direct_beams(loaded, histories, decoding, progress)
-    direct = rankings_of(beams, loaded.index, row_ids)
-    unsure = np.flatnonzero(margins(beams) <= threshold).tolist()
-    if not unsure:
-        return Lists(direct, pl.DataFrame(schema=THOUGHTS))
-    names = [row_ids[row] for row in unsure]
-    thinking = checkpoint_lists(loaded, names, [histories[row] for row in unsure], THINKING, decoding, progress)
-    sure = direct.filter(~pl.col(ROW_ID).is_in(names))
-    return Lists(pl.concat([sure, thinking.rankings]), thinking.thoughts)
+    unsure = margins(direct.rankings).filter(pl.col("margin") <= threshold).select(ROW_ID)
+    sure = direct.rankings.join(unsure, on=ROW_ID, how="anti")
+    thought = thinking.rankings.join(unsure, on=ROW_ID, how="semi")
+    assert thinking.thoughts is not None
+    return Lists(pl.concat([sure, thought]), thinking.thoughts.join(unsure, on=ROW_ID, how="semi"))
 
 
-def choose_threshold(
-    loaded: Loaded,
-    valid: pl.DataFrame,
-    codebook: pl.DataFrame,
-    decoding: Decoding,
-    progress: Progress | None = None,
-) -> Threshold:
-    """The margin below which thinking pays, by NDCG@10.
+def choose_threshold(direct: Lists, thinking: Lists, valid: pl.DataFrame, codebook: pl.DataFrame, k: int) -> Threshold:
+    """The margin below which thinking pays, by NDCG at `min(k, 10)`.
 
     Every margin that occurs is tried; of equal results the one with the fewest thoughts is taken.
 
     Args:
+        direct, thinking: lists of one checkpoint for `valid`, scores in nats.
         valid: valid samples, of :func:`~sidr_core.recommending.rows.choice_rows`; never test rows.
         codebook: item_id -> sid.
     """
-    row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    beams = _direct_beams(loaded, histories, decoding, progress)
-    lists = {
-        DIRECT: rankings_of(beams, loaded.index, row_ids),
-        THINKING: checkpoint_lists(loaded, row_ids, histories, THINKING, decoding, progress).rankings,
-    }
+    lists = ((DIRECT, direct), (THINKING, thinking))
     both = pl.concat(
-        [ranking.with_columns(pl.lit("").alias(MODEL), pl.lit(mode).alias(MODE)) for mode, ranking in lists.items()]
+        [one.rankings.with_columns(pl.lit("").alias(MODEL), pl.lit(mode).alias(MODE)) for mode, one in lists]
     )
-    k = min(_K, decoding.beam_width)
+    k = min(_K, k)
     gain = column(ITEM_LEVEL, NDCG, k)
     scored = per_row(both, valid, codebook, (k,)).sort(MODE, ROW_ID)
-    direct, thinking = (scored.filter(pl.col(MODE) == mode)[gain].to_numpy() for mode in (DIRECT, THINKING))
-    return best_threshold(margins(beams), direct, thinking)
+    of_direct, of_thinking = (scored.filter(pl.col(MODE) == mode)[gain].to_numpy() for mode in (DIRECT, THINKING))
+    return best_threshold(margins(direct.rankings)["margin"].to_numpy(), of_direct, of_thinking)
 
 
 def best_threshold(margin: np.ndarray, direct: np.ndarray, thinking: np.ndarray) -> Threshold:
@@ -128,16 +95,16 @@ def best_threshold(margin: np.ndarray, direct: np.ndarray, thinking: np.ndarray)
     )
 
 
-def margins(beams: Beams) -> np.ndarray:
-    """How far each list's first SID leads, (R,): its share of the list's probability less that of the second."""
-    shares = np.exp(beams.scores.astype(np.float64) - beams.scores[:, :1])
-    shares /= shares.sum(axis=1, keepdims=True)
-    return shares[:, 0] - (shares[:, 1] if shares.shape[1] > 1 else 0.0)
+def margins(rankings: pl.DataFrame) -> pl.DataFrame:
+    """How far each list's first SID leads: its share of the list's probability less that of the second.
 
+    Args:
+        rankings: lists of a checkpoint (`lists.RANKING`), scores in nats.
 
-def _direct_beams(
-    loaded: Loaded, histories: Sequence[Sequence[str]], decoding: Decoding, progress: Progress | None
-) -> Beams:
-    from sidr_core.decoding.decoder import Decoder  # torch takes seconds to import
-
-    return Decoder.of(loaded, decoding).rank_directly([next_item(history) for history in histories], progress=progress)
+    Returns:
+        row_id and margin, in the order of row_id.
+    """
+    sids = rankings.sort(ROW_ID, RANK).unique([ROW_ID, SID], keep="first", maintain_order=True)
+    chance = (pl.col(SCORE) - pl.col(SCORE).max()).exp()
+    lead = (chance.first() - chance.slice(1, 1).sum()) / chance.sum()
+    return sids.group_by(ROW_ID, maintain_order=True).agg(lead.alias("margin"))

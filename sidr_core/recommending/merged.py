@@ -58,12 +58,13 @@ class Weights:
         return {(int(n), int(position)): self.shares[name] for name, (n, position) in pairs.items()}
 
 
-def named_candidates(thoughts: pl.DataFrame, catalogue: Catalogue) -> pl.DataFrame:
+def named_candidates(thoughts: pl.DataFrame | None, catalogue: Catalogue) -> pl.DataFrame:
     """The real candidates of each row's thought: row_id, n (how many), position (from 0), item_id.
 
     Args:
         thoughts: row_id, trace and reasoning, as `Lists.thoughts`; trace 0 counts.
     """
+    assert thoughts is not None, "candidates are named by thoughts"
     rows: list[tuple[str, int, int, str]] = []
     for row_id, text in thoughts.filter(pl.col(TRACE) == 0).select(ROW_ID, REASONING).iter_rows():
         candidates = candidates_in(text or "")
@@ -86,53 +87,33 @@ def candidate_shares(candidates: pl.DataFrame, targets: Mapping[str, str]) -> di
 
 
 def merged(
-    direct: pl.DataFrame,
-    thinking: pl.DataFrame,
-    candidates: pl.DataFrame,
-    shares: Shares,
-    weights: tuple[float, float],
-    codebook: pl.DataFrame,
-    width: int,
+    direct: Lists, thinking: Lists, catalogue: Catalogue, weights: Weights, codebook: pl.DataFrame, width: int
 ) -> Lists:
     """Lists of the merger, of `width` distinct SIDs; the score is the log of an item's worth.
 
     Args:
-        direct, thinking: lists of one checkpoint (`lists.RANKING`), scores in nats.
-        candidates: :func:`named_candidates`. shares: :func:`candidate_shares`; unknown ones count 0.
-        weights: of the thought, and of its candidates within it.
+        direct, thinking: lists of one checkpoint for the same rows, scores in nats.
+        weights: as :func:`choose_weights` gives them; a candidate without a share counts 0.
         codebook: item_id -> sid.
     """
-    thought, named = weights
-    table = [(n, position, share) for (n, position), share in shares.items()]
-    known = pl.DataFrame(table, schema={"n": pl.Int32, "position": pl.Int32, "worth": pl.Float64}, orient="row")
-    parts = [
-        (chances(direct), 1 - thought),
-        (chances(thinking), thought * (1 - named)),
-        (candidates.join(known, on=["n", "position"]), thought * named),
-    ]
-    weighed = [part.select(ROW_ID, ITEM_ID, pl.col("worth") * weight) for part, weight in parts if weight]
-    order = direct.select(ROW_ID, ITEM_ID, RANK)
-    total = pl.concat(weighed).group_by(ROW_ID, ITEM_ID).agg(pl.col("worth").sum())
-    return by_worth(total.join(order, on=[ROW_ID, ITEM_ID], how="left"), (RANK,), codebook, width)
+    candidates = named_candidates(thinking.thoughts, catalogue)
+    chosen = (weights.thought, weights.named)
+    return _merged(direct, thinking, candidates, weights.known_shares(), chosen, codebook, width)
 
 
 def choose_weights(
-    direct: pl.DataFrame,
-    thinking: pl.DataFrame,
-    candidates: pl.DataFrame,
-    valid: pl.DataFrame,
-    codebook: pl.DataFrame,
-    width: int,
+    direct: Lists, thinking: Lists, catalogue: Catalogue, valid: pl.DataFrame, codebook: pl.DataFrame, width: int
 ) -> Weights:
     """The weights with the highest NDCG@10 on valid rows; of equal ones the least thought.
 
     Args:
-        direct, thinking, candidates: of the rows of `valid`, as of :func:`merged`. Test rows must never come here.
+        direct, thinking: of the rows of `valid`, as of :func:`merged`. Test rows must never come here.
     """
+    candidates = named_candidates(thinking.thoughts, catalogue)
     shares = candidate_shares(candidates, dict(valid.select(ROW_ID, TARGET).iter_rows()))
 
     def score(weights: tuple[float, float]) -> float:
-        lists = merged(direct, thinking, candidates, shares, weights, codebook, width)
+        lists = _merged(direct, thinking, candidates, shares, weights, codebook, width)
         return ndcg_at(lists.rankings, valid, codebook, width)
 
     pairs = [weights for weights in product(THOUGHT_WEIGHTS, NAMED_WEIGHTS) if weights[0] or not weights[1]]
@@ -140,3 +121,28 @@ def choose_weights(
     best = max(tried, key=lambda weights: (tried[weights], -weights[0], -weights[1]))
     plain = {f"{n}/{position}": share for (n, position), share in sorted(shares.items())}
     return Weights(*best, tried[best], tried[0.0, 0.0], tried[1.0, 0.0], valid.height, plain)
+
+
+def _merged(
+    direct: Lists,
+    thinking: Lists,
+    candidates: pl.DataFrame,
+    shares: Shares,
+    weights: tuple[float, float],
+    codebook: pl.DataFrame,
+    width: int,
+) -> Lists:
+    thought, named = weights
+    table = [(n, position, share) for (n, position), share in shares.items()]
+    known = pl.DataFrame(table, schema={"n": pl.Int32, "position": pl.Int32, "worth": pl.Float64}, orient="row")
+    parts = [
+        (chances(direct.rankings), 1 - thought),
+        (chances(thinking.rankings), thought * (1 - named)),
+        (candidates.join(known, on=["n", "position"]), thought * named),
+    ]
+    # A part of weight 0 stays in the list at worth 0: where another part is empty, a row still has its list.
+    weighed = [part.select(ROW_ID, ITEM_ID, pl.col("worth") * weight) for part, weight in parts]
+    order = direct.rankings.select(ROW_ID, ITEM_ID, RANK)
+    total = pl.concat(weighed).group_by(ROW_ID, ITEM_ID).agg(pl.col("worth").sum())
+    lists = by_worth(total.join(order, on=[ROW_ID, ITEM_ID], how="left"), (RANK,), codebook, width)
+    return Lists(lists.rankings, thinking.thoughts)

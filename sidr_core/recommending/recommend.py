@@ -53,16 +53,16 @@ from sidr_core.tables.columns import (
 from sidr_core.tables.contracts import Recommendations, RecommendedModels, Samples, Thoughts
 
 if TYPE_CHECKING:
-    from sidr_core.models.checkpoint import Loaded
     from sidr_core.pipeline.store import Artifact
     from sidr_core.settings import DatasetConfig
 
 #: Raise when the same checkpoint and rows should give other lists.
-DECODED_VERSION = "2"
+DECODED_VERSION = "3"
 
 _LEAST_CLOSED = 0.95
 #: What was chosen on valid rows for an adaptive model or a mixture, and its NDCG there.
 _CHOICE = "choice.json"
+_LISTS, _THOUGHTS = "places.parquet", "thoughts.parquet"
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -139,24 +139,22 @@ def part_of(
         key["scoring"] = decoding.scoring
     if mode in (THINKING, MERGED):
         key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
-    if language_model(model) not in (model, None) or mode == MERGED:
+    if _combined(model, mode):
         key["choice_rows"] = decoding.choice_rows
     for section in (section for behind in models_behind(model) for section in behind.sections):
         key[section] = getattr(config, section).model_dump(mode="json")
 
     def build_part(folder: Path) -> None:
-        progress.say(f"{rows.height:,} test rows")
-        if model.endswith(f"_{MIXED}"):
-            lists = _mixture(model, inputs, config, rows, codebook, folder, progress, also)
-        elif mode == MERGED:
-            lists = _merger(model, inputs, config, rows, codebook, folder, progress, also)
+        progress.say(f"{rows.height:,} rows")
+        if _combined(model, mode):
+            lists = _combination(model, mode, inputs, config, rows, codebook, folder, progress, also)
         elif language_model(model):
-            lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, folder, progress)
+            lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, progress)
         else:
             lists = Lists(rankings(_open(model, inputs, config), rows, codebook, decoding.beam_width))
-        tables.write_table(lists.rankings.sort(ROW_ID, RANK), folder / "places.parquet")
+        tables.write_table(lists.rankings.sort(ROW_ID, RANK), folder / _LISTS)
         if lists.thoughts is not None:
-            tables.write_table(lists.thoughts.sort(ROW_ID, TRACE), folder / "thoughts.parquet")
+            tables.write_table(lists.thoughts.sort(ROW_ID, TRACE), folder / _THOUGHTS)
 
     return inputs.part("decoded", DECODED_VERSION, key, build_part)
 
@@ -168,95 +166,71 @@ def _from_checkpoint(
     config: DatasetConfig,
     rows: pl.DataFrame,
     codebook: pl.DataFrame,
-    folder: Path,
     progress: Progress,
 ) -> Lists:
-    """Lists of a checkpoint. An adaptive model chooses on valid rows when to think; the choice goes to `folder`."""
+    """Lists of a checkpoint."""
     from sidr_core.models import checkpoint
 
-    stage = language_model(model)
-    loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
-    row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
-    if stage == model:
-        return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress)
-    valid = _valid(inputs, config, loaded)
-    choice = choose_threshold(loaded, valid, codebook, config.decoding, progress.named("valid rows"))
-    _write_choice(folder, choice)
-    return adaptive(loaded, row_ids, histories, choice.margin, config.decoding, progress)
-
-
-def _mixture(
-    model: str,
-    inputs: Inputs,
-    config: DatasetConfig,
-    rows: pl.DataFrame,
-    codebook: pl.DataFrame,
-    folder: Path,
-    progress: Progress,
-    also: Mapping[str, Any] | None,
-) -> Lists:
-    """A checkpoint's direct lists, reused from its own part, mixed with those of the item-item counter.
-
-    The counter's share is chosen on valid rows and written to `folder`.
-    """
-    from sidr_core.models import checkpoint
-
-    stage, width = language_model(model), config.decoding.beam_width
-    loaded = checkpoint.load(inputs[f"{stage}_checkpoint"].folder())
-    valid = _valid(inputs, config, loaded)
-    row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    valid_lists = checkpoint_lists(
-        loaded, row_ids, histories, DIRECT, config.decoding, progress.named("valid rows")
-    ).rankings
-    counter, length = _open("item_item", inputs, config), list_length(codebook, width)
-    share = mixture.choose_share(valid_lists, counter.rank(valid, length), valid, codebook, width)
-    _write_choice(folder, share)
-    direct = part_of(f"{stage}/{DIRECT}", inputs, config, rows, codebook, progress, also)
-    lists = tables.read(direct.path("places.parquet"), RANKING)
-    return mixture.mixed(lists, counter.rank(rows, length), share.share, codebook, width)
-
-
-def _merger(
-    model: str,
-    inputs: Inputs,
-    config: DatasetConfig,
-    rows: pl.DataFrame,
-    codebook: pl.DataFrame,
-    folder: Path,
-    progress: Progress,
-    also: Mapping[str, Any] | None,
-) -> Lists:
-    """A checkpoint's direct and thinking lists, reused from their own parts, in one list with what its thoughts name.
-
-    The weights are chosen on valid rows and written to `folder`.
-    """
-    from sidr_core.models import checkpoint
-
-    width = config.decoding.beam_width
     loaded = checkpoint.load(inputs[f"{model}_checkpoint"].folder())
-    valid = _valid(inputs, config, loaded)
-    catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
-    row_ids, histories = valid[ROW_ID].to_list(), history_sids(valid, codebook)
-    on_valid = progress.named("valid rows")
-    direct, thinking = (
-        checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, on_valid) for mode in (DIRECT, THINKING)
+    return checkpoint_lists(
+        loaded, rows[ROW_ID].to_list(), history_sids(rows, codebook), mode, config.decoding, progress
     )
-    assert thinking.thoughts is not None
-    candidates = merging.named_candidates(thinking.thoughts, catalogue)
-    choice = merging.choose_weights(direct.rankings, thinking.rankings, candidates, valid, codebook, width)
-    _write_choice(folder, choice)
-    parts = [part_of(f"{model}/{mode}", inputs, config, rows, codebook, progress, also) for mode in (DIRECT, THINKING)]
-    first, second = (tables.read(part.path("places.parquet"), RANKING) for part in parts)
-    thoughts = tables.read(parts[1].path("thoughts.parquet"))
-    named = merging.named_candidates(thoughts, catalogue)
-    weights = (choice.thought, choice.named)
-    lists = merging.merged(first, second, named, choice.known_shares(), weights, codebook, width)
-    return Lists(lists.rankings, thoughts)
 
 
-def _valid(inputs: Inputs, config: DatasetConfig, loaded: Loaded) -> pl.DataFrame:
-    """The valid rows on which something about a checkpoint's lists is chosen."""
-    return choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), config.decoding, loaded)
+def _combined(model: str, mode: str) -> bool:
+    """Whether lists of a model and mode are made of other lists, by something that is chosen on valid rows."""
+    return mode == MERGED or language_model(model) not in (model, None)
+
+
+def _combination(
+    model: str,
+    mode: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    folder: Path,
+    progress: Progress,
+    also: Mapping[str, Any] | None,
+) -> Lists:
+    """Lists made of a checkpoint's own, which are parts of their own, on `rows` and on valid rows.
+
+    What is chosen on the valid rows is written to `folder`.
+    """
+    stage, decoding = language_model(model), config.decoding
+    meta = json.loads(inputs[f"{stage}_checkpoint"].path("meta.json").read_text())
+    valid = choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), decoding, meta["seed"])
+    on_valid = {"valid_rows": decoding.choice_rows, "seed": meta["seed"]}
+    said = progress.named("valid rows")
+
+    def own(mode: str) -> tuple[Lists, Lists]:
+        """The checkpoint's lists on the valid rows, and on `rows`."""
+        name = f"{stage}/{mode}"
+        before = part_of(name, inputs, config, valid, codebook, said, on_valid)
+        return _lists(before), _lists(part_of(name, inputs, config, rows, codebook, progress, also))
+
+    width, (direct_before, direct) = decoding.beam_width, own(DIRECT)
+    if model.endswith(f"_{MIXED}"):
+        counter, length = _open("item_item", inputs, config), list_length(codebook, width)
+        of_valid, of_rows = counter.rank(valid, length), counter.rank(rows, length)
+        share = mixture.choose_share(direct_before.rankings, of_valid, valid, codebook, width)
+        _write_choice(folder, share)
+        return mixture.mixed(direct.rankings, of_rows, share.share, codebook, width)
+    thinking_before, thinking = own(THINKING)
+    if mode == MERGED:
+        catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
+        weights = merging.choose_weights(direct_before, thinking_before, catalogue, valid, codebook, width)
+        _write_choice(folder, weights)
+        return merging.merged(direct, thinking, catalogue, weights, codebook, width)
+    threshold = choose_threshold(direct_before, thinking_before, valid, codebook, width)
+    _write_choice(folder, threshold)
+    return adaptive(direct, thinking, threshold.margin)
+
+
+def _lists(part: Artifact) -> Lists:
+    """The lists of a part, with the thoughts behind them."""
+    thoughts = tables.read(part.path(_THOUGHTS)) if _THOUGHTS in part.files else None
+    return Lists(tables.read(part.path(_LISTS), RANKING), thoughts)
 
 
 def _write_choice(folder: Path, choice: Threshold | mixture.Share | merging.Weights) -> None:
@@ -277,10 +251,10 @@ def joined_lists(parts: Mapping[str, Artifact], rows: pl.DataFrame, config: Any)
     frames = []
     for name, part in parts.items():
         model, mode = split_name(name)
-        lists = tables.read(part.path("places.parquet"), RANKING).join(targets, on=ROW_ID, how="inner")
+        lists = tables.read(part.path(_LISTS), RANKING).join(targets, on=ROW_ID, how="inner")
         reasoning = pl.lit(None, pl.String).alias(REASONING)
-        if "thoughts.parquet" in part.files:
-            thoughts = tables.read(part.path("thoughts.parquet"), [ROW_ID, TRACE, REASONING])
+        if _THOUGHTS in part.files:
+            thoughts = tables.read(part.path(_THOUGHTS), [ROW_ID, TRACE, REASONING])
             lists = lists.join(thoughts.filter(pl.col(TRACE) == 0).drop(TRACE), on=ROW_ID, how="left")
             reasoning = pl.col(REASONING)
         frames.append(
@@ -306,8 +280,8 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
         source = inputs[producers(model)[0]]
         meta = json.loads(source.path("meta.json").read_text()) if "meta.json" in source.files else {}
         rate, length = None, None
-        if "thoughts.parquet" in part.files:
-            thoughts = tables.read(part.path("thoughts.parquet"), [CLOSED, N_TOKENS])
+        if _THOUGHTS in part.files:
+            thoughts = tables.read(part.path(_THOUGHTS), [CLOSED, N_TOKENS])
             rate, length = thoughts[CLOSED].mean(), thoughts[N_TOKENS].mean()
         records.append(
             {
@@ -338,11 +312,9 @@ def thoughts_of(parts: Mapping[str, Artifact]) -> pl.DataFrame:
     """Each thought with its text, and how it ended."""
     empty = pl.DataFrame(schema=THOUGHTS | {MODEL: pl.String})
     frames = [
-        tables.read(part.path("thoughts.parquet"), list(THOUGHTS)).with_columns(
-            pl.lit(split_name(name)[0]).alias(MODEL)
-        )
+        tables.read(part.path(_THOUGHTS), list(THOUGHTS)).with_columns(pl.lit(split_name(name)[0]).alias(MODEL))
         for name, part in parts.items()
-        if "thoughts.parquet" in part.files
+        if _THOUGHTS in part.files
     ]
     lines = pl.concat([empty, *frames]).unique()  # thinking and merged lists of a model share their thoughts
     return lines.sort(MODEL, ROW_ID, TRACE)

@@ -12,7 +12,6 @@ from sidr_core.tables.columns import HISTORY, ITEM_ID, ROW_ID, SID, USER_ID
 from sidr_core.tables.samples import subset
 
 if TYPE_CHECKING:
-    from sidr_core.models.checkpoint import Loaded
     from sidr_core.settings import Decoding
 
 _SEED = 42
@@ -47,9 +46,9 @@ def chosen_rows(test: pl.DataFrame, limit: int | None) -> pl.DataFrame:
     return test.filter(pl.col(USER_ID).is_in(users)).sort(ROW_ID)
 
 
-def choice_rows(valid: pl.DataFrame, decoding: Decoding, loaded: Loaded) -> pl.DataFrame:
+def choice_rows(valid: pl.DataFrame, decoding: Decoding, seed: int) -> pl.DataFrame:
     """The valid rows that choose something about decoding: `decoding.choice_rows`, drawn by the checkpoint's seed."""
-    return subset(valid.sort(ROW_ID), decoding.choice_rows, loaded.meta["seed"])
+    return subset(valid.sort(ROW_ID), decoding.choice_rows, seed)
 
 
 def history_sids(samples: pl.DataFrame, codebook: pl.DataFrame) -> list[list[str]]:

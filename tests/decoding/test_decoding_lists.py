@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from builders import small_world
 from sidr_core.corpus.prompts import next_item
-from sidr_core.decoding.beam import Beams, constrained_beam
+from sidr_core.decoding.beam import constrained_beam
 from sidr_core.decoding.decoder import PRIOR, Decoder, best_positions
-from sidr_core.decoding.lists import rankings_of
+from sidr_core.decoding.lists import RANKING, rankings_of
 from sidr_core.models import checkpoint
 from sidr_core.recommending.adaptive import adaptive, best_threshold, choose_threshold, margins
 from sidr_core.recommending.lists import checkpoint_lists
-from sidr_core.recommending.rows import choice_rows
+from sidr_core.recommending.rows import choice_rows, history_sids
 from sidr_core.settings import Decoding
 from sidr_core.tables.columns import DIRECT, THINKING
 
@@ -139,28 +139,37 @@ def test_the_oracle_takes_the_best_list_of_any_thought(loaded) -> None:
 
 
 def test_an_adaptive_model_thinks_where_its_direct_list_is_unsure(loaded) -> None:
-    direct = checkpoint_lists(loaded, ROWS, HISTORIES, DIRECT, DECODING).rankings.sort("row_id", "rank")
-    never, always = (adaptive(loaded, ROWS, HISTORIES, threshold, DECODING) for threshold in (-1.0, 1.0))
-    assert never.rankings.sort("row_id", "rank").equals(direct)
+    direct, thinking = (checkpoint_lists(loaded, ROWS, HISTORIES, mode, DECODING) for mode in (DIRECT, THINKING))
+    never, always = (adaptive(direct, thinking, threshold) for threshold in (-1.0, 1.0))
+    assert never.rankings.equals(direct.rankings)
     assert never.thoughts is not None and never.thoughts.is_empty()
-    thinking = checkpoint_lists(loaded, ROWS, HISTORIES, THINKING, DECODING)
-    assert always.rankings.sort("row_id", "rank").equals(thinking.rankings.sort("row_id", "rank"))
-    prompts = [loaded.renderer.prompt(next_item(history), DIRECT) for history in HISTORIES]
-    beams = constrained_beam(loaded.model, prompts, loaded.index, beam_width=6, batch_size=4, pad_id=0)
-    lead = margins(beams)
-    between = float(np.sort(lead)[1])
-    some = adaptive(loaded, ROWS, HISTORIES, between, DECODING)
-    thought = {row for row, margin in zip(ROWS, lead, strict=True) if margin <= between}
+    assert always.rankings.equals(thinking.rankings) and always.thoughts.equals(thinking.thoughts)
+    lead = dict(margins(direct.rankings).iter_rows())
+    between = sorted(lead.values())[1]
+    some = adaptive(direct, thinking, between)
+    thought = {row for row, margin in lead.items() if margin <= between}
     assert set(some.thoughts["row_id"]) == thought and len(thought) == 2
     kept = some.rankings.filter(~pl.col("row_id").is_in(thought)).sort("row_id", "rank")
-    assert kept.equals(direct.filter(~pl.col("row_id").is_in(thought)))
+    assert kept.equals(direct.rankings.filter(~pl.col("row_id").is_in(thought)).sort("row_id", "rank"))
     assert some.rankings.group_by("row_id").len().height == 5
 
 
 def test_margins_by_hand() -> None:
-    scores = np.log(np.array([[0.3, 0.2, 0.1], [0.02, 0.02, 0.01]], dtype=np.float32))
-    np.testing.assert_allclose(margins(Beams(np.zeros((2, 3), dtype=int), scores)), [0.1 / 0.6, 0.0], atol=1e-6)
-    np.testing.assert_allclose(margins(Beams(np.zeros((1, 1), dtype=int), scores[:1, :1])), [1.0])
+    """A SID of two items counts once; a list of one SID leads by all."""
+    lines = [
+        ("u1", 1, "A", "<a_0>", 0.3),
+        ("u1", 2, "B", "<a_0>", 0.3),
+        ("u1", 3, "C", "<a_1>", 0.2),
+        ("u1", 4, "D", "<a_2>", 0.1),
+        ("u2", 1, "A", "<a_0>", 0.02),
+        ("u2", 2, "C", "<a_1>", 0.02),
+        ("u2", 3, "D", "<a_2>", 0.01),
+        ("u3", 1, "C", "<a_1>", 0.5),
+    ]
+    lists = pl.DataFrame(lines, schema=RANKING, orient="row").with_columns(pl.col("score").log())
+    found = margins(lists.reverse())
+    assert found["row_id"].to_list() == ["u1", "u2", "u3"]
+    np.testing.assert_allclose(found["margin"], [0.1 / 0.6, 0.0, 1.0], atol=1e-12)
 
 
 grid = st.integers(0, 4).map(lambda n: n / 4)
@@ -182,12 +191,13 @@ def test_the_threshold_is_the_best_of_all_and_thinks_least_of_equals(rows) -> No
 
 
 def test_the_threshold_is_chosen_on_at_most_so_many_valid_rows(loaded) -> None:
-    valid = small_world.samples(3, 1)
-    few = choice_rows(valid, DECODING.model_copy(update={"choice_rows": 4}), loaded)
-    assert few.equals(choice_rows(valid.reverse(), DECODING.model_copy(update={"choice_rows": 4}), loaded))
-    found = choose_threshold(loaded, few, small_world.codebook(), DECODING)
+    valid, few = small_world.samples(3, 1), DECODING.model_copy(update={"choice_rows": 4})
+    rows = choice_rows(valid, few, 3)
+    assert rows.height == 4 and rows.equals(choice_rows(valid.reverse(), few, 3))
+    histories = history_sids(rows, small_world.codebook())
+    lists = [checkpoint_lists(loaded, rows["row_id"].to_list(), histories, mode, few) for mode in (DIRECT, THINKING)]
+    found = choose_threshold(*lists, rows, small_world.codebook(), 6)
     assert found.rows == 4 and max(found.direct, found.thinking) <= found.ndcg + 1e-9
-    assert choose_threshold(loaded, valid, small_world.codebook(), DECODING).rows == 6
 
 
 def test_a_checkpoint_maps_its_index_and_reads_the_table_where_the_arrays_are_not_of_it(tmp_path: Path) -> None:

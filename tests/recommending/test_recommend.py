@@ -177,7 +177,7 @@ def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     baselines = ("shortcut", "text_knn", "gru4rec", "sasrec", "tiger")
     for name in baselines:
         world.run(f"baseline_{name}")
-    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "sft_mixed/direct"]
+    names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "grpo/merged", "sft_mixed/direct"]
     outcome = world.run("recommendations", small_world.profile(models=names, choice_rows=6))
     checks = {check["name"]: check["passed"] for check in outcome.artifact.manifest["checks"]}
     assert checks["only_real_items"] and checks["distinct"]
@@ -189,6 +189,7 @@ def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
     metrics = outcome.artifact.manifest["metrics"]
     assert metrics["grpo_adaptive_valid_rows"] == 6 and 0 <= metrics["grpo_adaptive_valid_share"] <= 1
+    assert metrics["grpo_valid_rows"] == 6 and 0 <= metrics["grpo_valid_thought"] <= 1
     assert metrics["sft_mixed_valid_rows"] == 6 and 0 <= metrics["sft_mixed_valid_share"] <= 1
 
 
