@@ -129,8 +129,8 @@ def _newest_first(train: pl.DataFrame, catalogue: Catalogue) -> list[tuple[str, 
 
 
 def padded(sequences: Sequence[Sequence[int]], filler: int) -> np.ndarray:
-    """Sequences (R, T) padded on the right with `filler` to the longest."""
-    longest = max(len(sequence) for sequence in sequences)
+    """Sequences (R, T) padded on the right with `filler` to the longest, of 1 at least."""
+    longest = max(1, *(len(sequence) for sequence in sequences))
     rows = np.full((len(sequences), longest), filler, dtype=np.int64)
     for row, sequence in zip(rows, sequences, strict=True):
         row[: len(sequence)] = sequence

@@ -44,7 +44,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     others = of_split(config.source.kind, evaluation["n_rows"][0], evaluation["n_users"][0])
     table = leaderboard(evaluation, others, tables.read(inputs["evaluation"].path("remarks.parquet")))
     tables.write(table, out_dir / "leaderboard.parquet", Leaderboard)
-    text = page(table, inputs.synthetic)
+    text = page(table, inputs.synthetic, inputs["evaluation"].metrics.get("protocol", ""))
     (out_dir / "leaderboard.md").write_text(text)
     _draw(table, out_dir / "leaderboard.png", inputs.synthetic)
     first = table.filter(pl.col("place") == 1).row(0, named=True)
@@ -119,13 +119,13 @@ _LINE = (
 )
 
 
-def page(table: pl.DataFrame, synthetic: bool) -> str:
-    """The leaderboard as Markdown."""
+def page(table: pl.DataFrame, synthetic: bool, protocol: str = "") -> str:
+    """The leaderboard as Markdown; `protocol` says how rows were split and ranked."""
     measured = table.filter(pl.col("origin") == MEASURED)
     notes = (_MEASURED_NOTE.format(k=measured["k"].max()), _PUBLISHED_NOTE)
     boards = [(grid.markdown(), note) for grid, note in zip(grids(table), notes, strict=False)]
     heading = titled("# Leaderboard", synthetic)
-    return joined(heading, caption(measured, synthetic), *(part for board in boards for part in board))
+    return joined(heading, caption(measured, synthetic), protocol, *(part for board in boards for part in board))
 
 
 def _draw(table: pl.DataFrame, path: Path, synthetic: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidr_core.pipeline.stage import CheckSpec, Stage
-from sidr_core.settings.models import LANGUAGE_MODELS, MODELS, language_model, producers, split_name
+from sidr_core.settings.models import LANGUAGE_MODELS, MODEL_NAMED, MODELS, language_model, producers, split_name
 from sidr_core.tables.columns import THINKING
 
 if TYPE_CHECKING:
@@ -376,6 +376,8 @@ STAGES: tuple[Stage, ...] = (
             "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
             "sid_codebook": ("sid_codebook.parquet",),
             **{model.stage: model.files for model in MODELS if model.is_language_model or model.is_counted},
+            # part of combined lists
+            MODEL_NAMED["sasrec"].stage: MODEL_NAMED["sasrec"].files,
             "recommendations": ("models.parquet", "rows.parquet"),
             "evaluation": ("evaluation.parquet",),
         },

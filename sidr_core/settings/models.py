@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidr_core.tables.columns import ADAPTIVE, DIRECT, MIXED, THINKING
+from sidr_core.tables.columns import ADAPTIVE, DIRECT, MERGED, MIXED, THINKING
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ MODELS = (
         "shortcut",
         "baseline_shortcut",
         ranker="sidr_core.baselines.shortcut:load",
+        is_counted=True,
         is_reference=True,
     ),
     Model("text_knn", "baseline_text_knn", ranker="sidr_core.baselines.text_knn:load"),
@@ -72,17 +73,19 @@ MODELS = (
 )
 MODEL_NAMED = {model.name: model for model in MODELS}
 LANGUAGE_MODELS = tuple(model.name for model in MODELS if model.is_language_model)
+#: The shortcut with SASRec: what a combined list has without a language model.
+SASREC_MIXED = f"sasrec_{MIXED}/{DIRECT}"
 #: The stages that train a language model: those that can be spread over several processes.
 TRAINING_STAGES = tuple(model.stage for model in MODELS if model.is_language_model)
 
 
 def list_names() -> list[str]:
     """Every `<model>/<mode>` that a profile can ask for."""
-    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING)]
+    names = [f"{model}/{mode}" for model in LANGUAGE_MODELS for mode in (DIRECT, THINKING, MERGED)]
     names += [
         f"{model}_{kind}" for model in LANGUAGE_MODELS for kind in (f"{ADAPTIVE}/{THINKING}", f"{MIXED}/{DIRECT}")
     ]
-    return names + [f"{model.name}/{DIRECT}" for model in MODELS if not model.is_language_model]
+    return names + [f"{model.name}/{DIRECT}" for model in MODELS if not model.is_language_model] + [SASREC_MIXED]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -104,9 +107,16 @@ def language_model(name: str) -> str | None:
 def models_behind(name: str) -> tuple[Model, ...]:
     """The models whose output makes the lists of `name`; the first is the model itself."""
     base = language_model(name)
-    model = MODEL_NAMED[base or name]
-    also_reads = ("item_item",) if base and name.endswith(f"_{MIXED}") else model.also_reads
+    model = MODEL_NAMED[base or name.removesuffix(f"_{MIXED}")]
+    also_reads = model.also_reads
+    if is_mixed(name):
+        also_reads = ("shortcut", *(("sasrec",) if base else ()))
     return (model, *(behind for other in also_reads for behind in models_behind(other)))
+
+
+def is_mixed(name: str) -> bool:
+    """Whether a model's lists combine the shortcut's with others."""
+    return name.endswith(f"_{MIXED}")
 
 
 def producers(name: str) -> tuple[str, ...]:
@@ -114,5 +124,7 @@ def producers(name: str) -> tuple[str, ...]:
 
     >>> producers("grpo_adaptive"), producers("sasrec"), producers("item_item")
     (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
+    >>> producers("sft_mixed"), producers("sasrec_mixed")
+    (('sft_checkpoint', 'baseline_shortcut', 'baseline_sasrec'), ('baseline_sasrec', 'baseline_shortcut'))
     """
     return tuple(model.stage for model in models_behind(name))
