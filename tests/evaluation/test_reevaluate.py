@@ -232,7 +232,7 @@ def test_the_earlier_outputs_are_part_of_the_fingerprint(later):
     publish(later, LATER, newer())
     key = plan(later.profile, "toys", LATER, STAGE, later.store).key
     assert {name.split("/")[0] for name in key["earlier"]} == {SNAPSHOT}
-    assert {name.split("/")[1] for name in key["earlier"]} == set(STAGE.from_earlier)
+    assert {name.split("/")[1] for name in key["earlier"]} == set(STAGE.reads_earlier(later.profile.dataset("toys")))
 
 
 # -- checks --------------------------------------------------------------------------------------

@@ -123,7 +123,8 @@ def test_each_route_has_its_own_weights_where_that_helps_rows_that_did_not_choos
     assert choice.rule == "last item" and not choice.is_shortcut and choice.rows == 600
     known, new = choice.weights["last item met in train"], choice.weights["last item new"]
     assert known[0] > known[1] and new[1] > new[0]
-    assert choice.ndcg == pytest.approx(1.0) and choice.shortcut == pytest.approx(0.5)
+    # where the shortcut is wrong, B is third: behind its own two, as only the model lists it
+    assert choice.ndcg == pytest.approx(1.0) and choice.shortcut == pytest.approx((1 + 0.5) / 2)
     found = combined(candidates, choice, by_rule, CODEBOOK, 3).rankings
     assert found.filter(pl.col("rank") == 1)["item_id"].unique().to_list() == ["B"]
     assert "last item new: shortcut" in str(choice)

@@ -186,7 +186,7 @@ def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     table = published(world, "recommendations", "recommendations.parquet")
     contracts.Recommendations.validate(table)
     full = table.group_by(KEYS).agg(pl.col("sid").n_unique(), (pl.col("item_id").n_unique() == pl.len()).alias("once"))
-    assert full.height == 7 * 12 and set(full["sid"]) == {5} and full["once"].all()
+    assert full.height == 9 * 12 and set(full["sid"]) == {5} and full["once"].all()
     models = published(world, "recommendations", "models.parquet")
     assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
     metrics = outcome.artifact.manifest["metrics"]

@@ -93,13 +93,9 @@ def test_time_cannot_split_what_has_none(tmp_path):
 
 
 def test_leave_one_out_of_reviews_with_times_lets_the_times_of_users_cross(tmp_path):
-    lines = [
-        review(user, f"i{n}", JUNE_2018 + 86_400 * (late + n))
-        for user, late in (("a", 0), ("b", 50))
-        for n in (0, 1, 2, 3)
-    ]
-    write(tmp_path / "r.json.gz", lines[::-1])
-    write(tmp_path / "m.json.gz", [amazon_item(f"i{n}", f"Item {n}") for n in range(4)])
+    days = [(user, n, late + n) for user, late in (("a", 0), ("b", 50)) for n in range(4)]
+    write(tmp_path / "r.json.gz", *(review(user, f"i{n}", JUNE_2018 + 86_400 * day) for user, n, day in days[::-1]))
+    write(tmp_path / "m.json.gz", *(amazon_item(f"i{n}", f"Item {n}") for n in range(4)))
     source = {"kind": "amazon_2018", "reviews": [str(tmp_path / "r.json.gz")], "items": [str(tmp_path / "m.json.gz")]}
     out = Bench(tmp_path, source, **LEFT_OUT).interactions()
     assert rows(out, "test")["row_id"].to_list() == ["a:3", "b:3"]
