@@ -14,7 +14,7 @@ import polars as pl
 
 from sidr_core.decoding.lists import counted
 from sidr_core.errors import InputError
-from sidr_core.tables.columns import ITEM_ID, RANK, ROW_ID, SCORE, SID
+from sidr_core.tables.columns import HISTORY, ITEM_ID, RANK, ROW_ID, SCORE, SID
 
 
 class Ranker(Protocol):
@@ -43,9 +43,27 @@ def list_length(codebook: pl.DataFrame, width: int) -> int:
     return min(width + sharing, codebook.height)
 
 
-def rankings(ranker: Ranker, rows: pl.DataFrame, codebook: pl.DataFrame, width: int) -> pl.DataFrame:
-    """Lists of `width` distinct SIDs per row, by the columns `sidr_core.decoding.lists.RANKING`."""
-    return counted(ranker.rank(rows, list_length(codebook, width)), codebook, width).rankings
+def rankings(
+    ranker: Ranker, rows: pl.DataFrame, codebook: pl.DataFrame, width: int, repeats: bool = True
+) -> pl.DataFrame:
+    """Lists of `width` distinct SIDs per row, by the columns `sidr_core.decoding.lists.RANKING`.
+
+    Args:
+        repeats: whether SIDs of the history may be listed.
+    """
+    if repeats:
+        return counted(ranker.rank(rows, list_length(codebook, width)), codebook, width).rankings
+    longest = int(rows[HISTORY].list.len().max() or 0)  # type: ignore[arg-type]
+    ranked = ranker.rank(rows, list_length(codebook, min(width + longest, codebook.height)))
+    return counted(not_met(ranked, rows, codebook), codebook, width).rankings
+
+
+def not_met(ranked: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame) -> pl.DataFrame:
+    """The lines of lists (row_id, item_id, …) whose SID no item of the row's history has."""
+    sids = codebook.select(ITEM_ID, SID)
+    met = rows.select(ROW_ID, pl.col(HISTORY).alias(ITEM_ID)).explode(ITEM_ID).join(sids, on=ITEM_ID)
+    named = ranked.join(sids.rename({SID: "its_sid"}), on=ITEM_ID)
+    return named.join(met, left_on=[ROW_ID, "its_sid"], right_on=[ROW_ID, SID], how="anti").drop("its_sid")
 
 
 def by_popularity(popularity: pl.DataFrame) -> pl.DataFrame:

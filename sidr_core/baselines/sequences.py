@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from sidr_core.baselines.ranking import by_popularity
 from sidr_core.errors import InputError
@@ -62,6 +63,35 @@ class Catalogue:
         return [[self.number[item] for item in history] for history in histories]
 
 
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """The items of R histories as one entry each: its row, its age (0 is the last of its history), its number."""
+
+    row: np.ndarray
+    age: np.ndarray
+    item: np.ndarray
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, catalogue: Catalogue) -> Histories:
+        """Of rows of the contract `Samples`; items outside the catalogue are ignored."""
+        numbers = pl.DataFrame({ITEM_ID: catalogue.ids, "item": np.arange(len(catalogue), dtype=np.int32)})
+        entries = (
+            rows.select(pl.col(HISTORY).list.reverse().alias(ITEM_ID))
+            .with_row_index("row")
+            .explode(ITEM_ID)
+            .with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("row").alias("age"))
+            .join(numbers, on=ITEM_ID, how="inner", maintain_order="left")
+        )
+        row, age, item = (entries[name].to_numpy() for name in ("row", "age", "item"))
+        return cls(row, age, item, (rows.height, len(catalogue)))
+
+    def weighted(self, decay: float) -> sparse.csr_array:
+        """(R, N) float32: `decay ** age`; an item that occurs twice has the sum."""
+        weights = (decay**self.age).astype(np.float32)
+        return sparse.csr_array((weights, (self.row, self.item)), shape=self.shape)
+
+
 def windows(train: pl.DataFrame, catalogue: Catalogue) -> list[list[int]]:
     """The fewest sequences (history and target) that hold the last step of every row.
 
@@ -99,8 +129,8 @@ def _newest_first(train: pl.DataFrame, catalogue: Catalogue) -> list[tuple[str, 
 
 
 def padded(sequences: Sequence[Sequence[int]], filler: int) -> np.ndarray:
-    """Sequences (R, T) padded on the right with `filler` to the longest."""
-    longest = max(len(sequence) for sequence in sequences)
+    """Sequences (R, T) padded on the right with `filler` to the longest, of 1 at least."""
+    longest = max(1, *(len(sequence) for sequence in sequences))
     rows = np.full((len(sequences), longest), filler, dtype=np.int64)
     for row, sequence in zip(rows, sequences, strict=True):
         row[: len(sequence)] = sequence

@@ -59,7 +59,9 @@ class SidRanker:
         codebook: pl.DataFrame,
         beam_width: int = training.K,
         sequences: Sequence[list[str]] = (),
+        spare: bool = False,
     ) -> None:
+        self._spare = spare
         self.module: Any = module.to(training.device())  # type: ignore[arg-type]
         ids = _vocabulary(codebook)
         self.index = SidIndex.build(codebook, ids.__getitem__)
@@ -84,11 +86,14 @@ class SidRanker:
         """See :class:`~sidr_core.baselines.ranking.Ranker`: the items of the beam's SIDs, scores in nats."""
         self.module.eval()
         prompts = [self._prompt(history) for history in rows[HISTORY]]
-        leaf = np.zeros((len(prompts), self._beam_width), dtype=np.int64)
-        scores = np.zeros((len(prompts), self._beam_width), dtype=np.float32)
+        width = self._beam_width
+        if self._spare and rows.height:
+            width = min(width + max(map(len, rows[HISTORY])), len(self.index))
+        leaf = np.zeros((len(prompts), width), dtype=np.int64)
+        scores = np.zeros((len(prompts), width), dtype=np.float32)
         with torch.inference_mode():
             for batch in batches(prompts, _ROWS):
-                nodes, values = self._search([prompts[row] for row in batch], self._beam_width)
+                nodes, values = self._search([prompts[row] for row in batch], width)
                 leaf[batch], scores[batch] = nodes.cpu().numpy(), values.cpu().numpy()
         ranked = rankings_of(Beams(leaf, scores), self.index, rows[ROW_ID].to_list())
         return ranked.filter(pl.col(RANK) <= k).select(ROW_ID, RANK, ITEM_ID, SCORE)
@@ -168,7 +173,7 @@ def load(inputs: Mapping[str, StageInput], config: DatasetConfig) -> SidRanker:
         )
     module = _module(meta["model"], codebook)
     training.load_weights(module, folder)
-    return SidRanker(module, codebook, config.decoding.beam_width)
+    return SidRanker(module, codebook, config.decoding.beam_width, spare=config.decoding.seen != "keep")
 
 
 def _vocabulary(codebook: pl.DataFrame) -> dict[str, int]:

@@ -76,14 +76,14 @@ class Fitted(Generic[R]):
 
     Attributes:
         ranker: the model, with the weights of its best epoch.
-        module: what is saved of it.
+        weights: the tensors that are saved of it.
         best: the record of `log` that was chosen, with valid `ndcg@10` and `hr@10`.
         log: one row per epoch of each trial.
         cut: trials that used up all their `epochs` and might have improved further; the others stopped early.
     """
 
     ranker: R
-    module: torch.nn.Module
+    weights: Mapping[str, torch.Tensor]
     best: Mapping[str, Any]
     log: pl.DataFrame
     cut: int = 0
@@ -156,7 +156,7 @@ def fit(
     here = (pl.col("trial") == best[1]["trial"]) & (pl.col("epoch") == best[1]["epoch"])
     log_table = frame.with_columns(here.alias("chosen"))
     learner, record = best
-    return Fitted(learner, learner.module, record, log_table, cut)
+    return Fitted(learner, _untied(learner.module), record, log_table, cut)
 
 
 def _train(
@@ -242,7 +242,7 @@ def publish(
         contract: of the log, which is the stage's main table.
     """
     best, log = fitted.best, fitted.log
-    weights = {name: tensor.cpu().contiguous() for name, tensor in _untied(fitted.module).items()}
+    weights = {name: tensor.cpu().contiguous() for name, tensor in fitted.weights.items()}
     save_file(weights, out_dir / WEIGHTS)
     popular = measure(Popularity(rows.counts), rows.valid, rows.catalogue.as_codebook)
     meta = {
@@ -276,6 +276,17 @@ def publish(
                 f"valid NDCG@{K} {ndcg:.4f}, popularity {ndcg_of_popularity:.4f}, {rows.valid.height:,} rows",
             ),
         ),
+    )
+
+
+def choice_log(tried: Sequence[tuple[str, float, float]]) -> pl.DataFrame:
+    """The log of settings among which valid rows chose: the setting in words, NDCG@10 and HR@10 each."""
+    ndcg, hr = f"{NDCG}@{K}", f"{HR}@{K}"
+    frame = pl.DataFrame(tried, schema={"setting": pl.String, ndcg: pl.Float64, hr: pl.Float64}, orient="row")
+    return frame.select(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("trial"),
+        pl.all(),
+        (pl.int_range(pl.len()) == pl.col(ndcg).arg_max()).alias("chosen"),
     )
 
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from sidr_core.evaluation import optimal
 from sidr_core.evaluation.pages import page, slices_page, titled
-from sidr_core.evaluation.protocol import claims, comparisons, headline, list_name, lists_of
+from sidr_core.evaluation.protocol import claims, comparisons, headline, list_name, lists_of, protocol_line
 from sidr_core.evaluation.remarks import learnt, popularity_ndcg, remarks_table
 from sidr_core.evaluation.slices import groups_of, slices_table
 from sidr_core.evaluation.verdicts import gap_rows, judge, limits
@@ -92,7 +92,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     train, items = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("train", "items"))
     all_test = tables.read(inputs["interactions"].path("test.parquet"))
     test = chosen_rows(all_test, config.decoding.max_test_rows)
-    leakage.check_rows(test, train)
+    left_out = leakage.leaves_one_out(inputs["interactions"])
+    leakage.check_rows(test, train, left_out)
+    protocol = protocol_line(left_out, inputs["recommendations"].metrics)
     leakage.check_lists(lists, test, models, names, max(settings.ks))
     if generator := optimal.generator_of(config.source):
         best = optimal.optimal_lists(generator, test, codebook, config.decoding.beam_width)
@@ -122,7 +124,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     tables.write(slices, out_dir / "slices.parquet", Slices)
     tables.write(remarks, out_dir / "remarks.parquet", Remarks)
     pages = {
-        "evaluation": page(evaluation, paired, inputs.synthetic, settings, remarks),
+        "evaluation": page(evaluation, paired, inputs.synthetic, settings, remarks, protocol),
         "slices": slices_page(slices, inputs.synthetic, settings),
     }
     for name, text in pages.items():
@@ -130,7 +132,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     _draw(evaluation, out_dir / "evaluation.png", inputs.synthetic)
     _draw_slices(slices, out_dir / "slices.png", inputs.synthetic)
     detail = f"{len(names)} lists × {test.height:,} rows of {evaluation['n_users'][0]:,} users"
-    metrics = _headline_metrics(evaluation, settings, inputs.synthetic)
+    metrics = _headline_metrics(evaluation, settings, inputs.synthetic) | {"protocol": protocol}
     return Report(metrics, (Check("complete", True, detail), learnt(evaluation, floor)), pages)
 
 

@@ -57,7 +57,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     for card in claims.cards(inputs.manifests("evaluation"), evaluation, margins, remarks):
         (out_dir / "claims" / f"{claims.file_name(card)}.json").write_text(card.model_dump_json(indent=1) + "\n")
         (out_dir / "claims" / f"{claims.file_name(card)}.md").write_text(claims.page(card))
-    text = page(table, inputs.synthetic, margins)
+    text = page(table, inputs.synthetic, margins, inputs["evaluation"].metrics.get("protocol", ""))
     (out_dir / "leaderboard.md").write_text(text)
     _draw(table, out_dir / "leaderboard.png", inputs.synthetic)
     first = table.filter(pl.col("place") == 1).row(0, named=True)
@@ -134,8 +134,13 @@ _LINE = (
 )
 
 
-def page(table: pl.DataFrame, synthetic: bool, margins: pl.DataFrame | None = None) -> str:
-    """The leaderboard as Markdown; `margins`, by the contract `Paired`, are those over the best counting baseline."""
+def page(table: pl.DataFrame, synthetic: bool, margins: pl.DataFrame | None = None, protocol: str = "") -> str:
+    """The leaderboard as Markdown.
+
+    Args:
+        margins: those over the best counting baseline, by the contract `Paired`.
+        protocol: how rows were split and ranked.
+    """
     measured = table.filter(pl.col("origin") != PUBLISHED)
     known = _OPTIMAL_NOTE if OPTIMAL in table["origin"] else ""
     notes = (_MEASURED_NOTE.format(k=measured["k"].max()) + known, _PUBLISHED_NOTE)
@@ -147,7 +152,7 @@ def page(table: pl.DataFrame, synthetic: bool, margins: pl.DataFrame | None = No
         claimed = [replace(differences(margins), title=title).markdown(), _CLAIMS_NOTE.format(family=margins.height)]
     first, *others = boards
     parts = (*first, *claimed, *(part for board in others for part in board))
-    return joined(heading, caption(measured, synthetic), *parts)
+    return joined(heading, caption(measured, synthetic), protocol, *parts)
 
 
 def _draw(table: pl.DataFrame, path: Path, synthetic: bool) -> None:

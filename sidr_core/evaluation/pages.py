@@ -65,7 +65,12 @@ def caption(evaluation: pl.DataFrame, synthetic: bool) -> str:
 
 
 def page(
-    evaluation: pl.DataFrame, paired: pl.DataFrame, synthetic: bool, settings: Evaluation, remarks: pl.DataFrame
+    evaluation: pl.DataFrame,
+    paired: pl.DataFrame,
+    synthetic: bool,
+    settings: Evaluation,
+    remarks: pl.DataFrame,
+    protocol: str = "",
 ) -> str:
     """The evaluation as a Markdown page: both levels at all cut-offs, paired differences, the lists, notes."""
     grids = [leaderboard(evaluation), leaderboard(evaluation, SID_LEVEL)]
@@ -75,6 +80,7 @@ def page(
     return joined(
         titled("# Evaluation", synthetic),
         caption(evaluation, synthetic),
+        protocol,
         remark_lines(remarks),
         *(grid.markdown() for grid in grids),
         notes_of(settings, paired.height),

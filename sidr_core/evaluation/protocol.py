@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from sidr_core.settings.models import LANGUAGE_MODELS, MODELS, language_model, split_name
+from sidr_core.settings.models import LANGUAGE_MODELS, MODELS, SASREC_MIXED, is_mixed, language_model, split_name
 from sidr_core.tables.columns import DIRECT, MERGED, MODE, MODEL, THINKING
 
 #: Baselines that language models are compared with, where the profile has them; without any, with POPULARITY.
@@ -22,6 +22,24 @@ HEADLINE_KS = (5, 10)
 def headline(ks: Sequence[int]) -> list[int]:
     """The cut-offs to show first: 5 and 10, or the largest that there is."""
     return [k for k in HEADLINE_KS if k in ks] or [max(ks)]
+
+
+def protocol_line(leave_one_out: bool, recommended: Mapping[str, Any]) -> str:
+    """How rows were split, and whether items of the history may be listed: what every table says.
+
+    Args:
+        recommended: the metrics of the stage `recommendations`.
+    """
+    split = (
+        "Leave-one-out: the last item of every user is tested, and only the order of each user's own items holds, so "
+        "others may have trained on later ones"
+        if leave_one_out
+        else "Split by the time of the targets"
+    )
+    seen, by = (recommended.get(f"items_of_the_history{end}") for end in ("", "_by"))
+    return f"{split}. Items of the history {seen or 'may be listed'}" + (
+        f", as {by} say." if by == "valid rows" else "."
+    )
 
 
 def list_name(row: Mapping[str, Any]) -> str:
@@ -40,7 +58,7 @@ def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
 
     Thinking, always or where unsure, merged lists and mixtures against direct mode of the same checkpoint; each
     training stage against the nearest one before it that has lists in the same mode; every neural list against each of
-    REFERENCES.
+    REFERENCES; the shortcut with SASRec against the shortcut, and combined lists against that.
     No "best" model is picked first: picking on test rows flatters. All pairs are one family for the correction of
     p-values, so there are no others.
     """
@@ -55,7 +73,12 @@ def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
         with_stage_before += [(name, other) for other in before[:1]]
     references = [f"{name}/{DIRECT}" for name in REFERENCES if f"{name}/{DIRECT}" in names]
     with_references = [(name, other) for other in references or [f"{POPULARITY}/{DIRECT}"] for name in neural]
-    return [pair for pair in (*with_direct, *with_stage_before, *with_references) if pair[1] in names]
+    # What a combined list adds to the shortcut, and a language model to both.
+    mixed = [name for name in names if is_mixed(split_name(name)[0])]
+    combined = [(SASREC_MIXED, f"shortcut/{DIRECT}")] if SASREC_MIXED in names else []
+    combined += [(name, SASREC_MIXED) for name in mixed if name != SASREC_MIXED]
+    pairs = (*with_direct, *with_stage_before, *with_references, *combined)
+    return [pair for pair in pairs if pair[1] in names]
 
 
 def counting_baseline(names: Sequence[str]) -> str | None:

@@ -27,7 +27,7 @@ from sidr_core.recommending import leakage, recommend
 from sidr_core.recommending.rows import chosen_rows
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid, ranged
-from sidr_core.settings.models import MODEL_NAMED, language_model, producers, split_name
+from sidr_core.settings.models import language_model, models_behind, producers, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DATASET,
@@ -58,7 +58,7 @@ FILE = "reevaluation.parquet"
 #: What drift is looked for in.
 _JUDGED = (HR, NDCG)
 #: Settings of `decoding` that lists follow from, besides which rows and models there are.
-_DECODED_BY = ("scoring", "max_thought_tokens", "traces", "trace_temperature", "choice_rows", "beam_width")
+_DECODED_BY = ("scoring", "max_thought_tokens", "traces", "trace_temperature", "choice_rows", "beam_width", "seen")
 _AGAIN = "materialize recommendations and evaluation of that snapshot again"
 _SAME = [MODEL, MODE, "metric", "k", "level", "beam_width"]
 
@@ -160,7 +160,9 @@ def _names(config: DatasetConfig, models: pl.DataFrame) -> tuple[str, ...]:
     """What is evaluated again: the checkpoints' lists and the counters' that the earlier evaluation has."""
     then = {list_name(row) for row in models.iter_rows(named=True)}
     model_of = {name: split_name(name)[0] for name in config.decoding.models if name in then}
-    return tuple(name for name, model in model_of.items() if language_model(model) or MODEL_NAMED[model].is_counted)
+    return tuple(
+        name for name, model in model_of.items() if language_model(model) or models_behind(model)[0].is_counted
+    )
 
 
 def _refuse_others(base: Inputs, names: tuple[str, ...], models: pl.DataFrame) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidr_core.pipeline.stage import CheckSpec, Stage
-from sidr_core.settings.models import LANGUAGE_MODELS, MODELS, language_model, producers, split_name
+from sidr_core.settings.models import LANGUAGE_MODELS, MODEL_NAMED, MODELS, language_model, producers, split_name
 from sidr_core.tables.columns import THINKING
 
 if TYPE_CHECKING:
@@ -139,6 +139,18 @@ STAGES: tuple[Stage, ...] = (
         description="Decayed item-to-item co-occurrence in train: the count model to beat.",
     ),
     Stage(
+        name="baseline_shortcut",
+        run="sidr_core.baselines.shortcut:build",
+        inputs={**_CHOSEN, "interactions": (*_CHOSEN["interactions"], "items.parquet")},
+        sections=(),
+        code_version="1",
+        tables={"baseline_shortcut": "ChoiceLog", "items": "BaselineItems"},
+        kinds=("scipy",),
+        description="Co-occurrence in train and TF-IDF of the item texts, mixed as valid rows choose: the bar for "
+        "every model.",
+        checks=_LEARNT,
+    ),
+    Stage(
         name="item_embeddings",
         run="sidr_core.items.embeddings:build",
         inputs={"interactions": ("items.parquet",)},
@@ -188,10 +200,14 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="baseline_text_knn",
         run="sidr_core.baselines.text_knn:build",
-        inputs={**_CHOSEN, "item_embeddings": ("item_embeddings.parquet",)},
+        inputs={
+            **_CHOSEN,
+            "interactions": (*_CHOSEN["interactions"], "items.parquet"),
+            "item_embeddings": ("item_embeddings.parquet",),
+        },
         sections=("text_knn",),
-        code_version="1",
-        tables={"baseline_text_knn": "TextKnnLog", "items": "BaselineItems"},
+        code_version="2",
+        tables={"baseline_text_knn": "ChoiceLog", "items": "BaselineItems"},
         kinds=("parquet",),
         plots=("valid_ndcg@10", "valid_hr@10"),
         description="Items whose text is nearest to the texts of the history; the weights of the history are chosen "
@@ -480,6 +496,8 @@ STAGES: tuple[Stage, ...] = (
             "interactions": ("train.parquet", "valid.parquet", "items.parquet"),
             "sid_codebook": ("sid_codebook.parquet",),
             **{model.stage: model.files for model in MODELS if model.is_language_model or model.is_counted},
+            # part of combined lists
+            MODEL_NAMED["sasrec"].stage: MODEL_NAMED["sasrec"].files,
             "recommendations": ("models.parquet", "rows.parquet"),
             "evaluation": ("evaluation.parquet",),
         },

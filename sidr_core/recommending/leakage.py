@@ -15,22 +15,28 @@ import polars as pl
 
 from sidr_core.errors import InputError
 from sidr_core.pipeline.graph import stage_named
-from sidr_core.pipeline.stage import Inputs
+from sidr_core.pipeline.stage import Inputs, StageInput
 from sidr_core.settings.models import MODEL_NAMED, language_model, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import CODES, ITEM_ID, MODE, MODEL, POSITION, ROW_ID, TARGET_TIME, USER_ID
 
 
-def check_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
+def leaves_one_out(interactions: StageInput) -> bool:
+    """Whether rows were split by leaving the last of each user out: then times of different users may cross."""
+    return interactions.config.get("split", {}).get("kind") == "leave_one_out"
+
+
+def check_rows(test: pl.DataFrame, train: pl.DataFrame, leave_one_out: bool = False) -> None:
     """Refuse test rows that training has seen, and rows of a single user.
 
     Args:
         test: the contract `Samples`, the rows to be evaluated.
         train: the same, of the same snapshot.
+        leave_one_out: whether only the order of each user holds.
 
     Raises:
-        InputError: a (user, position) of `test` is in `train`; a train target is later than the first of `test`;
-            there are fewer than two users.
+        InputError: a (user, position) of `test` is in `train`; a train target is later than the first of `test`, with
+            `leave_one_out` than that of the same user; there are fewer than two users.
     """
     seen = test.join(train.select(USER_ID, POSITION), on=[USER_ID, POSITION], how="semi")
     if seen.height:
@@ -40,6 +46,20 @@ def check_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
             found=f"{seen[ROW_ID][0]} in both",
             fix="materialize interactions again, and all below it",
         )
+    if leave_one_out:
+        _check_own_order(test, train)
+    else:
+        _check_times(test, train)
+    if (users := test[USER_ID].n_unique()) < 2:
+        raise InputError(
+            "an interval over users cannot be computed",
+            expected="test rows of at least 2 users",
+            found=f"{test.height} rows of {users} user",
+            fix="widen the snapshot, loosen `filters` or raise decoding.max_test_rows",
+        )
+
+
+def _check_times(test: pl.DataFrame, train: pl.DataFrame) -> None:
     first, newest = test[TARGET_TIME].min(), train[TARGET_TIME].max()
     if first is not None and newest is not None and newest > first:  # type: ignore[operator]
         raise InputError(
@@ -48,12 +68,17 @@ def check_rows(test: pl.DataFrame, train: pl.DataFrame) -> None:
             found=f"one of {tables.iso_date(newest)}",  # type: ignore[arg-type]
             fix="cut train and test by time, and materialize interactions and all below it again",
         )
-    if (users := test[USER_ID].n_unique()) < 2:
+
+
+def _check_own_order(test: pl.DataFrame, train: pl.DataFrame) -> None:
+    first = test.group_by(USER_ID).agg(pl.col(POSITION).min().alias("first"))
+    behind = train.join(first, on=USER_ID).filter(pl.col(POSITION) > pl.col("first"))
+    if behind.height:
         raise InputError(
-            "an interval over users cannot be computed",
-            expected="test rows of at least 2 users",
-            found=f"{test.height} rows of {users} user",
-            fix="widen the snapshot, loosen `filters` or raise decoding.max_test_rows",
+            "training has seen what its user did after the test row",
+            expected="every train row of a user before the user's test row",
+            found=f"{behind.height:,} behind it, first {behind[ROW_ID][0]}",
+            fix="materialize interactions again, and all below it",
         )
 
 
@@ -103,7 +128,7 @@ def check_checkpoints(inputs: Inputs, names: Sequence[str], test: pl.DataFrame, 
 
     Raises:
         InputError: a token map is not the codebook's; a checkpoint was trained on other interactions than those
-            published now, or on rows later than the first test target.
+            published now, or, where time splits, on rows later than the first test target.
     """
     for model in dict.fromkeys(model for name in names if (model := language_model(split_name(name)[0]))):
         stage = MODEL_NAMED[model].stage
@@ -111,7 +136,9 @@ def check_checkpoints(inputs: Inputs, names: Sequence[str], test: pl.DataFrame, 
         meta = json.loads(source.path("meta.json").read_text())
         _check_token_map(stage, source.path("sid_index.parquet"), codebook)
         declared = stage_named(stage).inputs["interactions"]
-        _check_training_data(stage, meta, inputs["interactions"].digest_of(declared), test)
+        _check_training_data(stage, meta, inputs["interactions"].digest_of(declared))
+        if not leaves_one_out(inputs["interactions"]):
+            _check_horizon(stage, meta, test)
 
 
 def _check_token_map(name: str, path: Path, codebook: pl.DataFrame) -> None:
@@ -128,7 +155,7 @@ def _check_token_map(name: str, path: Path, codebook: pl.DataFrame) -> None:
         )
 
 
-def _check_training_data(name: str, meta: dict[str, Any], interactions: str, test: pl.DataFrame) -> None:
+def _check_training_data(name: str, meta: dict[str, Any], interactions: str) -> None:
     made_from = meta.get("made_from", {}).get("interactions")
     if made_from not in (None, interactions):
         raise InputError(
@@ -137,6 +164,9 @@ def _check_training_data(name: str, meta: dict[str, Any], interactions: str, tes
             found=f"{made_from[:12]}: what is a test row here may be a train row there",
             fix=f"materialize {name} again from this snapshot's interactions",
         )
+
+
+def _check_horizon(name: str, meta: dict[str, Any], test: pl.DataFrame) -> None:
     first: Any = test[TARGET_TIME].min()
     if first is not None and meta["seen_until"] != "unknown" and meta["seen_until"] > tables.iso_date(first):
         raise InputError(

@@ -1,61 +1,230 @@
-"""A checkpoint's direct list mixed with the item-item counter's: what both know, in one list.
+"""Lists that combine what others know: the shortcut, SASRec, and a checkpoint's own lists.
 
-The counter remembers which item followed which; a small model forgets some of these pairs, and knows about items
-that the counter never saw together. An item's worth is `(1 - share) * p + share * c / (C + 1)`: p its probability
-under the checkpoint (shared by the items of its SID), c its score under the counter, C the sum of the counter's
-list. One pseudo-count keeps the counter silent where it has seen nothing. `share` is chosen on valid rows. It is
-shallow fusion, as speech recognisers mix a language model in, and no part of the paper's method.
+An item's worth is the weighted sum of what each part gives it, from 1 for the part's first item down to 0 for what it
+does not list: the shortcut its score over that of its first item, the others the square root of their probability over
+that of their first item (the root keeps a sharp list from shutting the others out). It is shallow fusion, as speech
+recognisers mix a language model in, and no part of the paper's method.
+
+Weights are tenths that sum to 1, chosen on valid rows, apart for the routes of a rule: what a row shows before its
+answer. Which rule, and whether the mixture is published at all, is decided on rows that did not choose its weights: one
+half of the valid users chooses for the other. Where that is not above the shortcut, the list is the shortcut.
+
+Shapes: R rows, E candidates of all rows, P parts, G weights that are tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import polars as pl
 
 from sidr_core.decoding.lists import Lists, counted
 from sidr_core.metrics.ranking import NDCG, column, per_row
-from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, RANK, ROW_ID, SCORE, SID
+from sidr_core.tables.columns import (
+    DIRECT,
+    HISTORY,
+    ITEM_ID,
+    ITEM_LEVEL,
+    MODE,
+    MODEL,
+    RANK,
+    ROW_ID,
+    SCORE,
+    SID,
+    TARGET,
+    USER_ID,
+)
 
-#: The shares that are tried: the checkpoint alone, twentieths, the counter alone.
-SHARES = tuple(step / 20 for step in range(21))
-_K = 10
-_PSEUDO_COUNT = 1.0
+#: The part that all others are measured against; it always comes first.
+SHORTCUT = "shortcut"
+_STEPS, _K = 10, 10
+#: A route with fewer valid rows has the weights of all rows.
+_LEAST_ROWS = 100
+#: A history is short up to so many items.
+_SHORT = 5
+#: Above every rank.
+_LONGEST = 1_000_000
 
 
 @dataclass(frozen=True)
-class Share:
-    """The counter's share of a mixture.
+class Choice:
+    """What valid rows chose.
 
     Attributes:
-        share: 0 is the checkpoint alone, 1 the counter alone.
-        ndcg: NDCG@10 (item level) on the valid rows at this share; `neural` and `counter` at 0 and 1.
-        rows: valid rows it was chosen on.
+        parts: the shortcut, then the others. weights: route -> one weight per part.
+        rule: what tells the routes of a row, a key of :func:`routes`.
+        ndcg: NDCG@10 (item level) on each half of the valid rows with what the other half chose.
+        shortcut: of the shortcut on the same rows. rows: how many they are.
     """
 
-    share: float
+    parts: tuple[str, ...]
+    weights: Mapping[str, tuple[float, ...]]
+    rule: str
     ndcg: float
-    neural: float
-    counter: float
+    shortcut: float
     rows: int
 
+    @property
+    def is_shortcut(self) -> bool:
+        """Whether nothing was better than the shortcut, so that the list is the shortcut's."""
+        return all(weights[0] == 1 for weights in self.weights.values())
 
-def mixed(neural: pl.DataFrame, counter: pl.DataFrame, share: float, codebook: pl.DataFrame, width: int) -> Lists:
-    """Lists of the mixture, of `width` distinct SIDs; the score is the log of an item's worth.
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{route}: " + ", ".join(f"{part} {weight:g}" for part, weight in zip(self.parts, of_route, strict=True))
+            for route, of_route in self.weights.items()
+        )
+
+
+def routes(rows: pl.DataFrame, train: pl.DataFrame) -> dict[str, np.ndarray]:
+    """The rules that are tried: name -> the route (R,) of each row, by what it shows before its answer.
 
     Args:
-        neural: the checkpoint's lists (`lists.RANKING`), scores in nats.
-        counter: row_id, rank, item_id, score of the counter for the same rows.
-        share: of the counter, 0 to 1. codebook: item_id -> sid.
+        rows, train: the contract `Samples`.
     """
-    listed = chances(neural, "p")
-    evidence = pl.col(SCORE) / (pl.col(SCORE).sum().over(ROW_ID) + _PSEUDO_COUNT)
-    seen = counter.select(ROW_ID, ITEM_ID, evidence.alias("c"), pl.col(RANK).alias("counted"))
-    both = listed.join(seen, on=[ROW_ID, ITEM_ID], how="full", coalesce=True)
-    worth = (1 - share) * pl.col("p").fill_null(0.0) + share * pl.col("c").fill_null(0.0)
-    # Items of equal worth, such as those that only the other one lists at share 0 or 1, keep the checkpoint's order.
-    return by_worth(both.with_columns(worth.alias("worth")), (RANK, "counted"), codebook, width)
+    sources = train.select(pl.col(HISTORY).explode().unique()).to_series()
+    last, length = pl.col(HISTORY).list.last(), pl.col(HISTORY).list.len()
+    told = {
+        "none": (length >= 0, "all rows", ""),
+        "last item": (last.is_in(sources.implode()), "last item met in train", "last item new"),
+        "length": (length <= _SHORT, f"up to {_SHORT} items", "more items"),
+    }
+    return {
+        rule: rows.select(pl.when(first).then(pl.lit(yes)).otherwise(pl.lit(no))).to_series().to_numpy()
+        for rule, (first, yes, no) in told.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """All items that some part lists for R rows, the better placed first.
+
+    Attributes:
+        table: row_id, item_id; E of them, rows in the order of `row_ids`.
+        worth: (E, P) from 0 to 1. row: (E,) number of the row. row_ids: (R,).
+    """
+
+    table: pl.DataFrame
+    worth: np.ndarray
+    row: np.ndarray
+    row_ids: pl.Series
+
+    @classmethod
+    def of(cls, parts: Mapping[str, pl.DataFrame], row_ids: pl.Series) -> Candidates:
+        """From each part's lists (`lists.RANKING`) of the same rows; the shortcut comes first."""
+        numbers = pl.DataFrame({ROW_ID: row_ids, "row": np.arange(len(row_ids))}, schema_overrides={ROW_ID: pl.String})
+        lines = pl.concat(
+            _worths(lists, number == 0)
+            .with_columns(pl.lit(number).alias("part"))
+            .select(ROW_ID, ITEM_ID, RANK, "part", "worth")
+            for number, lists in enumerate(parts.values())
+        )
+        table = (
+            lines.group_by(ROW_ID, ITEM_ID)
+            .agg(
+                *(pl.col("worth").filter(pl.col("part") == n).sum().alias(str(n)) for n in range(len(parts))),
+                (pl.col("part") * _LONGEST + pl.col(RANK)).min().alias("place"),
+            )
+            .join(numbers, on=ROW_ID)
+            .sort("row", "place")
+        )
+        worth = table.select(str(n) for n in range(len(parts))).to_numpy()
+        return cls(table.select(ROW_ID, ITEM_ID), worth, table["row"].to_numpy(), row_ids)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """(R,) the first candidate of each row."""
+        return np.searchsorted(self.row, np.arange(len(self.row_ids)))
+
+    def gains(self, weights: np.ndarray, targets: pl.Series) -> np.ndarray:
+        """(R,) NDCG@10 of each row's target (R,) in the list by `weights` (P,); 0 where no part lists it."""
+        score = self.worth @ weights
+        is_target = (self.table[ITEM_ID] == targets.gather(self.row)).to_numpy()
+        at = np.flatnonzero(is_target)
+        found = np.full(len(self.row_ids), np.inf)
+        place = np.full(len(self.row_ids), -1)
+        found[self.row[at]], place[self.row[at]] = score[at], at
+        own = found[self.row]
+        ahead = (score > own) | ((score == own) & (np.arange(len(score)) < place[self.row]))
+        rank = np.add.reduceat(ahead, self.starts)
+        return np.where((place >= 0) & (rank < _K), 1 / np.log2(rank + 2.0), 0.0)
+
+
+def _worths(lists: pl.DataFrame, is_counted: bool) -> pl.DataFrame:
+    """Lists with `worth`, 1 for the first item of each."""
+    if is_counted:
+        score = pl.col(SCORE).clip(lower_bound=0)
+        return lists.with_columns((score / pl.max_horizontal(score.max().over(ROW_ID), 1e-12)).alias("worth"))
+    score = pl.col(SCORE) - pl.len().over(ROW_ID, SID).log()  # items of one SID share its probability
+    return lists.with_columns(((score - score.max().over(ROW_ID)) / 2).exp().alias("worth"))
+
+
+def weights_tried(parts: int) -> np.ndarray:
+    """(G, P): tenths that sum to 1, those with more of the first part before the others."""
+    grid = np.stack(np.meshgrid(*[np.arange(_STEPS, -1, -1)] * parts, indexing="ij"), axis=-1).reshape(-1, parts)
+    return grid[grid.sum(axis=1) == _STEPS] / _STEPS
+
+
+def choose(
+    candidates: Candidates, valid: pl.DataFrame, by_rule: Mapping[str, np.ndarray], parts: Sequence[str]
+) -> Choice:
+    """The rule and weights of the best mixture, by NDCG@10 on valid rows; see the head of this module.
+
+    Args:
+        candidates: of the rows of `valid`, in its order. Test rows must never come here.
+        by_rule: of :func:`routes`. parts: names, as they are in `candidates`.
+    """
+    tried = weights_tried(len(parts))
+    gains = np.stack([candidates.gains(weights, valid[TARGET]) for weights in tried])  # (G, R)
+    half = valid[USER_ID].rank("dense").to_numpy() % 2
+
+    def chosen(rule: str, rows: np.ndarray) -> dict[str, int]:
+        """Route -> number of its best weights on some rows."""
+        best, of = int(gains[:, rows].mean(axis=1).argmax()), by_rule[rule]
+        masks = {route: rows & (of == route) for route in np.unique(of).tolist()}
+        return {
+            route: int(gains[:, mask].mean(axis=1).argmax()) if mask.sum() >= _LEAST_ROWS else best
+            for route, mask in masks.items()
+        }
+
+    def crossed(rule: str) -> float:
+        picked = np.zeros(valid.height)
+        for side in (0, 1):
+            there = half == side
+            if there.all() or not there.any():  # one user alone has no other half
+                return 0.0
+            for route, number in chosen(rule, ~there).items():
+                at = there & (by_rule[rule] == route)
+                picked[at] = gains[number, at]
+        return float(picked.mean())
+
+    measured = {rule: crossed(rule) for rule in by_rule}
+    rule = max(measured, key=lambda name: measured[name])
+    shortcut = float(gains[0].mean())
+    if measured[rule] <= shortcut:
+        alone = (1.0, *[0.0] * (len(parts) - 1))
+        return Choice(tuple(parts), {"all rows": alone}, "none", shortcut, shortcut, valid.height)
+    of_route = chosen(rule, np.ones(valid.height, dtype=bool))
+    weights = {route: tuple(tried[number].tolist()) for route, number in of_route.items()}
+    return Choice(tuple(parts), weights, rule, measured[rule], shortcut, valid.height)
+
+
+def combined(
+    candidates: Candidates, choice: Choice, by_rule: Mapping[str, np.ndarray], codebook: pl.DataFrame, width: int
+) -> Lists:
+    """Lists by worth, of `width` distinct SIDs; the score is the log of an item's worth.
+
+    Args:
+        by_rule: of :func:`routes`, of the rows of `candidates`. codebook: item_id -> sid.
+    """
+    everywhere = np.mean(list(choice.weights.values()), axis=0)  # for a route that no valid row had
+    weights = np.stack([choice.weights.get(route, everywhere) for route in by_rule[choice.rule]])  # (R, P)
+    worth = (candidates.worth * weights[candidates.row]).sum(axis=1)
+    table = candidates.table.with_columns(pl.Series("worth", worth), pl.int_range(pl.len()).alias("place"))
+    return by_worth(table, ("place",), codebook, width)
 
 
 def chances(rankings: pl.DataFrame, name: str = "worth") -> pl.DataFrame:
@@ -84,20 +253,6 @@ def by_worth(items: pl.DataFrame, ties: Sequence[str], codebook: pl.DataFrame, w
         pl.max_horizontal("worth", pl.lit(1e-30)).log().alias(SCORE),
     )
     return counted(ranked, codebook, width)
-
-
-def choose_share(
-    neural: pl.DataFrame, counter: pl.DataFrame, valid: pl.DataFrame, codebook: pl.DataFrame, width: int
-) -> Share:
-    """The share of `SHARES` with the highest NDCG@10; of equal ones the lowest.
-
-    Args:
-        neural, counter: lists for the rows of `valid`, as of :func:`mixed`. Test rows must never come here.
-    """
-    lists = [mixed(neural, counter, share, codebook, width).rankings for share in SHARES]
-    tried = [ndcg_at(rankings, valid, codebook, width) for rankings in lists]
-    best = max(range(len(SHARES)), key=lambda n: (tried[n], -n))
-    return Share(SHARES[best], tried[best], tried[0], tried[-1], valid.height)
 
 
 def ndcg_at(rankings: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame, k: int) -> float:

@@ -7,16 +7,16 @@ variants of a dataset share its lists. Test rows are opened here, in `evaluation
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sidr_core.baselines.ranking import Ranker, list_length, rankings
+from sidr_core.baselines.ranking import Ranker, not_met, rankings
 from sidr_core.corpus.catalogue import Catalogue
-from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists
+from sidr_core.decoding.lists import CLOSED, N_TOKENS, RANKING, Lists, counted
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput, load_object
 from sidr_core.recommending import leakage, mixture, truth
@@ -24,17 +24,17 @@ from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
 from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
+from sidr_core.recommending.mixture import SHORTCUT
 from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
 from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
-from sidr_core.settings.models import MODEL_NAMED, language_model, models_behind, producers, split_name
+from sidr_core.settings.models import MODEL_NAMED, is_mixed, language_model, models_behind, producers, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DATASET,
     DIRECT,
     ITEM_ID,
     MERGED,
-    MIXED,
     MODE,
     MODEL,
     RANK,
@@ -63,6 +63,8 @@ DECODED_VERSION = "3"
 _LEAST_CLOSED = 0.95
 #: What was chosen on valid rows for an adaptive model or a mixture, and its NDCG there.
 _CHOICE = "choice.json"
+#: Of a mixture: how much longer than a list those of its parts are, and rows that are combined at once.
+_DEEP, _BLOCK = 5, 4096
 _LISTS, _THOUGHTS = "places.parquet", "thoughts.parquet"
 
 
@@ -83,12 +85,17 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     tables.write(models, out_dir / "models.parquet", RecommendedModels)
     tables.write(thoughts, out_dir / "thoughts.parquet", Thoughts)
     tables.write(rows, out_dir / "rows.parquet", Samples)
-    metrics: dict[str, Any] = {"test_rows": rows.height, "test_users": rows[USER_ID].n_unique()}
+    metrics: dict[str, Any] = {
+        "test_rows": rows.height,
+        "test_users": rows[USER_ID].n_unique(),
+        "items_of_the_history": "may be listed" if lists_repeat(inputs, config) else "left out",
+        "items_of_the_history_by": "valid rows" if config.decoding.seen == "choose" else "the profile",
+    }
     for name, part in parts.items():
         metrics[f"{name.replace('/', '_')}_seconds"] = part.manifest["seconds"]
         if _CHOICE in part.files:
             choice = json.loads(part.path(_CHOICE).read_text())
-            chosen = {key: value for key, value in choice.items() if not isinstance(value, dict)}
+            chosen = {key: value for key, value in choice.items() if not isinstance(value, dict | list)}
             metrics |= {f"{split_name(name)[0]}_valid_{key}": value for key, value in chosen.items()}
     for row in models.filter(pl.col("close_rate").is_not_null()).iter_rows(named=True):
         metrics[f"{row[MODEL]}_close_rate"] = row["close_rate"]
@@ -135,6 +142,8 @@ def part_of(
         "max_test_rows": decoding.max_test_rows,
         **(also or {}),
     }
+    if not (repeats := lists_repeat(inputs, config)):
+        key["repeats"] = False
     if language_model(model):
         key["batch_size"] = decoding.batch_size  # padding differs, and with it the last bits of a score
         key["scoring"] = decoding.scoring
@@ -142,17 +151,21 @@ def part_of(
         key |= decoding.model_dump(include={"max_thought_tokens", "traces", "trace_temperature"})
     if _combined(model, mode):
         key["choice_rows"] = decoding.choice_rows
+    if is_mixed(model):
+        key["parts"] = _own_lists(model, config)
     for section in (section for behind in models_behind(model) for section in behind.sections):
         key[section] = getattr(config, section).model_dump(mode="json")
 
     def build_part(folder: Path) -> None:
         progress.say(f"{rows.height:,} rows")
-        if _combined(model, mode):
+        if is_mixed(model):
+            lists = _mixture(model, inputs, config, rows, codebook, folder, progress, also)
+        elif _combined(model, mode):
             lists = _combination(model, mode, inputs, config, rows, codebook, folder, progress, also)
         elif language_model(model):
             lists = _from_checkpoint(model, mode, inputs, config, rows, codebook, progress)
         else:
-            lists = Lists(rankings(_open(model, inputs, config), rows, codebook, decoding.beam_width))
+            lists = Lists(rankings(_open(model, inputs, config), rows, codebook, decoding.beam_width, repeats))
         tables.write_table(lists.rankings.sort(ROW_ID, RANK), folder / _LISTS)
         if lists.thoughts is not None:
             tables.write_table(lists.thoughts.sort(ROW_ID, TRACE), folder / _THOUGHTS)
@@ -176,7 +189,15 @@ def _from_checkpoint(
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     if checkpoint.codebook_digest(codebook) != loaded.meta["codebook_digest"]:
         loaded = with_catalogue(loaded, codebook).loaded
-    return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress)
+    repeats = lists_repeat(inputs, config)
+    return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress, repeats=repeats)
+
+
+def lists_repeat(inputs: Inputs, config: DatasetConfig) -> bool:
+    """Whether items of the history may be listed: as `decoding.seen` says, or as the shortcut chose on valid rows."""
+    if config.decoding.seen != "choose":
+        return config.decoding.seen == "keep"
+    return json.loads(inputs[f"baseline_{SHORTCUT}"].path("meta.json").read_text())["model"]["repeats"]
 
 
 def _combined(model: str, mode: str) -> bool:
@@ -199,34 +220,90 @@ def _combination(
 
     What is chosen on the valid rows is written to `folder`.
     """
-    stage, decoding = language_model(model), config.decoding
-    meta = json.loads(inputs[f"{stage}_checkpoint"].path("meta.json").read_text())
-    valid = choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), decoding, meta["seed"])
-    on_valid = {"valid_rows": decoding.choice_rows, "seed": meta["seed"]}
-    said = progress.named("valid rows")
-
-    def own(mode: str) -> tuple[Lists, Lists]:
-        """The checkpoint's lists on the valid rows, and on `rows`."""
-        name = f"{stage}/{mode}"
-        before = part_of(name, inputs, config, valid, codebook, said, on_valid)
-        return _lists(before), _lists(part_of(name, inputs, config, rows, codebook, progress, also))
-
-    width, (direct_before, direct) = decoding.beam_width, own(DIRECT)
-    if model.endswith(f"_{MIXED}"):
-        counter, length = _open("item_item", inputs, config), list_length(codebook, width)
-        of_valid, of_rows = counter.rank(valid, length), counter.rank(rows, length)
-        share = mixture.choose_share(direct_before.rankings, of_valid, valid, codebook, width)
-        _write_choice(folder, share)
-        return mixture.mixed(direct.rankings, of_rows, share.share, codebook, width)
+    own, valid = _own(model, inputs, config, rows, codebook, progress, also)
+    width, (direct_before, direct) = config.decoding.beam_width, own(DIRECT)
     thinking_before, thinking = own(THINKING)
     if mode == MERGED:
         catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
         weights = merging.choose_weights(direct_before, thinking_before, catalogue, valid, codebook, width)
         _write_choice(folder, weights)
-        return merging.merged(direct, thinking, catalogue, weights, codebook, width)
+        if lists_repeat(inputs, config):
+            return merging.merged(direct, thinking, catalogue, weights, codebook, width)
+        longer = merging.merged(direct, thinking, catalogue, weights, codebook, 3 * width)  # thoughts name what was met
+        fresh = counted(not_met(longer.rankings.drop(SID), rows, codebook), codebook, width)
+        return Lists(fresh.rankings, longer.thoughts)
     threshold = choose_threshold(direct_before, thinking_before, valid, codebook, width)
     _write_choice(folder, threshold)
     return adaptive(direct, thinking, threshold.margin)
+
+
+def _own(
+    model: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    progress: Progress,
+    also: Mapping[str, Any] | None,
+) -> tuple[Callable[[str], tuple[Lists, Lists]], pl.DataFrame]:
+    """What gives a checkpoint's lists of a mode on the valid rows and on `rows`; and the valid rows, which choose."""
+    decoding, stage = config.decoding, language_model(model)
+    meta = json.loads(inputs[producers(model)[0]].path("meta.json").read_text())
+    valid = choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), decoding, meta["seed"])
+    on_valid = {"valid_rows": decoding.choice_rows, "seed": meta["seed"]}
+    said = progress.named("valid rows")
+
+    def own(mode: str) -> tuple[Lists, Lists]:
+        name = f"{stage}/{mode}"
+        before = part_of(name, inputs, config, valid, codebook, said, on_valid)
+        return _lists(before), _lists(part_of(name, inputs, config, rows, codebook, progress, also))
+
+    return own, valid
+
+
+def _own_lists(model: str, config: DatasetConfig) -> list[str]:
+    """The modes of a checkpoint whose lists its mixture combines: direct, and what the profile has after thinking."""
+    stage = language_model(model)
+    after = [mode for mode in (MERGED, THINKING) if f"{stage}/{mode}" in config.decoding.models]
+    return [DIRECT, *after[:1]] if stage else []
+
+
+def _mixture(
+    model: str,
+    inputs: Inputs,
+    config: DatasetConfig,
+    rows: pl.DataFrame,
+    codebook: pl.DataFrame,
+    folder: Path,
+    progress: Progress,
+    also: Mapping[str, Any] | None,
+) -> Lists:
+    """The shortcut, SASRec and a checkpoint's own lists in one; what valid rows chose is written to `folder`."""
+    width, repeats = config.decoding.beam_width, lists_repeat(inputs, config)
+    own, valid = _own(model, inputs, config, rows, codebook, progress, also)
+    modes = {mode: own(mode) for mode in _own_lists(model, config)}
+    rankers = {name: _open(name, inputs, config) for name in (SHORTCUT, "sasrec")}
+    deep = min(_DEEP * width, codebook[SID].n_unique())
+    train = tables.read(inputs["interactions"].path("train.parquet"))
+
+    def candidates(some: pl.DataFrame, side: int) -> mixture.Candidates:
+        """Of some rows, valid ones (side 0) or of `rows` (side 1)."""
+        parts = {name: rankings(ranker, some, codebook, deep, repeats) for name, ranker in rankers.items()}
+        of_rows = some.select(ROW_ID)
+        parts |= {mode: lists[side].rankings.join(of_rows, on=ROW_ID, how="semi") for mode, lists in modes.items()}
+        return mixture.Candidates.of(parts, some[ROW_ID])
+
+    names = [*rankers, *(f"{language_model(model)}/{mode}" for mode in modes)]
+    choice = mixture.choose(candidates(valid, 0), valid, mixture.routes(valid, train), names)
+    progress.say(f"{choice}: NDCG@10 {choice.ndcg:.4f} on valid rows, the shortcut {choice.shortcut:.4f}")
+    _write_choice(folder, choice)
+    if choice.is_shortcut:
+        return Lists(rankings(rankers[SHORTCUT], rows, codebook, width, repeats))
+    blocks = [
+        mixture.combined(candidates(block, 1), choice, mixture.routes(block, train), codebook, width).rankings
+        for block in rows.iter_slices(_BLOCK)
+    ]
+    return Lists(pl.concat(blocks))
 
 
 def _lists(part: Artifact) -> Lists:
@@ -235,8 +312,9 @@ def _lists(part: Artifact) -> Lists:
     return Lists(tables.read(part.path(_LISTS), RANKING), thoughts)
 
 
-def _write_choice(folder: Path, choice: Threshold | mixture.Share | merging.Weights) -> None:
-    (folder / _CHOICE).write_text(json.dumps(asdict(choice), sort_keys=True, indent=2) + "\n")
+def _write_choice(folder: Path, choice: Threshold | mixture.Choice | merging.Weights) -> None:
+    said = {"weights": str(choice), "is_shortcut": choice.is_shortcut} if isinstance(choice, mixture.Choice) else {}
+    (folder / _CHOICE).write_text(json.dumps(asdict(choice) | said, sort_keys=True, indent=2) + "\n")
 
 
 def _open(model: str, inputs: Inputs, config: DatasetConfig) -> Ranker:
@@ -295,14 +373,16 @@ def _models(parts: dict[str, Artifact], inputs: Inputs, config: DatasetConfig) -
                 "seed": meta.get("seed", 0),
                 "close_rate": rate,
                 "mean_thought_tokens": length,
-                "note": _note(source, meta),
+                "note": _note(source, meta, part),
             }
         )
     return tables.typed(records, RecommendedModels)
 
 
-def _note(source: StageInput, meta: Mapping[str, Any]) -> str | None:
-    """What is to be known of a model before it is tested: RL that helped nothing, a baseline that learnt nothing."""
+def _note(source: StageInput, meta: Mapping[str, Any], part: Artifact) -> str | None:
+    """What is to be known of a list before it is tested: RL or a mixture that helped nothing, a baseline likewise."""
+    if _CHOICE in part.files and json.loads(part.path(_CHOICE).read_text()).get("is_shortcut"):
+        return "is the shortcut: no mixture was above it on valid rows"
     if "not_trained" in meta:
         return f"kept its start: {meta['not_trained']}"
     first, best = (source.metrics.get(f"{name} eval_ndcg@10") for name in ("first", "best"))

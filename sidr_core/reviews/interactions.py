@@ -45,7 +45,7 @@ CREATE TABLE people AS
     FROM (SELECT DISTINCT user_id FROM reviews);
 CREATE TABLE log AS
     SELECT row, user, item, rating, timestamp FROM reviews JOIN things USING (item_id) JOIN people USING (user_id)
-    WHERE timestamp >= $since AND ($min_rating IS NULL OR rating >= $min_rating)
+    WHERE ($since = 0 OR timestamp >= $since) AND ($min_rating IS NULL OR rating >= $min_rating)
 """
 _FILTERED = """
 SELECT count(*) FILTER (timestamp < $since) AS "before `filters.since`",
@@ -165,15 +165,9 @@ def _timed(
         progress.say(known.detail)
     fates, rounds = _k_core(db, filters, unknown, progress)
     _run(db, _TIMED)
-    total = _one(db, "SELECT count(*) FROM interactions WHERE position >= 1")
-    train, valid, _ = config.split.ratios
-    # The tiny addend keeps a product such as 0.29 * 100 = 28.999… from losing a row.
-    bounds = 0, int(total * train + 1e-9), int(total * (train + valid) + 1e-9), total
-    spans = {name: slice(*span) for name, span in zip(_SPLITS, pairwise(bounds), strict=True)}
     log = _write_log(db, out_dir / "interactions.parquet", synthetic)
-    query = "SELECT place FROM interactions WHERE position >= 1 ORDER BY timestamp, user_order, position"
-    places = _column(db, query).to_numpy()
-    parts = {name: places[span] for name, span in spans.items()}
+    by_time = config.split.kind == "time"
+    parts = _cut_by_time(db, log, config.split.ratios) if by_time else _last_left_out(log)
     if domains := config.split.train_only:
         chosen = log.of_domains(domains)
         parts |= {name: parts[name][chosen[parts[name]]] for name in (TRAIN, VALID)}
@@ -186,7 +180,41 @@ def _timed(
     in_core = "(SELECT catalogue.* FROM catalogue SEMI JOIN (FROM things SEMI JOIN log USING (item)) USING (item_id))"
     _write_items(db, in_core, out_dir / "items.parquet", synthetic)
     metrics = {**_timed_metrics(log, samples, parts), "k_core_rounds": rounds, "unknown_items": sum(unknown.values())}
-    return _Made(sizes, fates, metrics, (*_timed_checks(log, samples, parts, filters.k_core), known))
+    order = _order_of_time(log, parts) if by_time else _order_of_users(log, parts)
+    return _Made(sizes, fates, metrics, (*_log_checks(log, samples, filters.k_core), *order, known))
+
+
+def _cut_by_time(db: duckdb.DuckDBPyConnection, log: Log, ratios: tuple[float, float, float]) -> dict[str, np.ndarray]:
+    """Places of the targets of each split, cut by their times. Raises InputError if there are none."""
+    if log.time is None:
+        raise InputError(
+            "these reviews carry no times, so time cannot cut them",
+            expected="a time for every review, or `split.kind: leave_one_out`",
+            found=f"{len(log.user):,} reviews without one",
+            fix="set `split.kind: leave_one_out`",
+        )
+    query = "SELECT place FROM interactions WHERE position >= 1 ORDER BY timestamp, user_order, position"
+    places = _column(db, query).to_numpy()
+    train, valid, _ = ratios
+    # The tiny addend keeps a product such as 0.29 * 100 = 28.999… from losing a row.
+    bounds = 0, int(len(places) * train + 1e-9), int(len(places) * (train + valid) + 1e-9), len(places)
+    return {name: places[slice(*span)] for name, span in zip(_SPLITS, pairwise(bounds), strict=True)}
+
+
+def _last_left_out(log: Log) -> dict[str, np.ndarray]:
+    """Places of the targets of each split: each user's last is of test, the one before of valid, those before of train.
+
+    No user's first item is a target, as it has no history.
+    """
+    starts = log.starts()
+    places = np.arange(len(log.user))
+    behind = np.append(starts[1:], len(places))[log.user] - 1 - places  # items of the user after this one
+    targets = places > starts[log.user]
+    return {
+        TRAIN: places[targets & (behind > 1)],
+        VALID: places[targets & (behind == 1)],
+        TEST: places[targets & (behind == 0)],
+    }
 
 
 def _k_core(
@@ -239,7 +267,8 @@ def _write_log(db: duckdb.DuckDBPyConnection, path: Path, synthetic: bool) -> Lo
     def named() -> Iterator[pa.Table]:
         for table in batches(db, "SELECT user, item, rating, timestamp, position FROM interactions ORDER BY place"):
             for name, arrays in numbers.items():
-                arrays.append(table[name].to_numpy())
+                if not table[name].null_count:  # times, where the source has none
+                    arrays.append(table[name].to_numpy())
             yield pa.table(
                 {
                     "user_id": users.take(table["user"].combine_chunks()),
@@ -250,7 +279,8 @@ def _write_log(db: duckdb.DuckDBPyConnection, path: Path, synthetic: bool) -> Lo
             )
 
     write(named(), path, contracts.Interactions)
-    user, item, time = (np.concatenate(arrays) for arrays in numbers.values())
+    user, item, time = (np.concatenate(arrays) if arrays else None for arrays in numbers.values())
+    assert user is not None and item is not None
     return Log(user, item, time, users, items)
 
 
@@ -258,29 +288,58 @@ def _column(db: duckdb.DuckDBPyConnection, query: str) -> pa.ChunkedArray:
     return db.sql(query).to_arrow_table().column(0)
 
 
-def _timed_checks(log: Log, samples: Samples, places: Mapping[str, np.ndarray], k: int) -> tuple[Check, ...]:
+def _log_checks(log: Log, samples: Samples, k: int) -> tuple[Check, ...]:
+    """What holds of any split of a log."""
     counts = np.concatenate([np.bincount(log.user), np.bincount(log.item)])
     least = int(counts[counts > 0].min())
-    times = {name: log.time[at] for name, at in places.items()}
-    pairs = (TRAIN, VALID), (VALID, TEST), (TRAIN, TEST)
-    overlaps = sum(bool(times[early].max() > times[late].min()) for early, late in pairs)
-    in_train = np.zeros(len(log.user), dtype=bool)
-    in_train[places[TRAIN]] = True
-    shared = int(in_train[places[TEST]].sum())
-    after = int((times[TRAIN] > times[TEST].min()).sum())
     return (
         Check("k_core", least >= k, f"the least is {least}, k is {k}"),
         Check("history_before_target", samples.misplaced == 0, f"{samples.misplaced:,} history items out of place"),
-        Check("split_order", overlaps == 0, f"{overlaps} pairs of splits overlap in time"),
         Check(
             "splits_disjoint", samples.repeated_places == 0, f"{samples.repeated_places:,} (user, position) occur twice"
         ),
+    )
+
+
+def _order_of_time(log: Log, places: Mapping[str, np.ndarray]) -> tuple[Check, ...]:
+    """Of a split by time: what is later is never trained on."""
+    assert log.time is not None
+    times = {name: log.time[at] for name, at in places.items()}
+    pairs = (TRAIN, VALID), (VALID, TEST), (TRAIN, TEST)
+    overlaps = sum(bool(times[early].max() > times[late].min()) for early, late in pairs)
+    shared = _shared(log, places)
+    after = int((times[TRAIN] > times[TEST].min()).sum())
+    return (
+        Check("split_order", overlaps == 0, f"{overlaps} pairs of splits overlap in time"),
         Check(
             "train_only_past",
             shared == after == 0,
             f"{shared:,} test rows in train, {after:,} train targets after the first test target",
         ),
     )
+
+
+def _order_of_users(log: Log, places: Mapping[str, np.ndarray]) -> tuple[Check, ...]:
+    """Of leave-one-out: the order of each user. Of different users the times may cross: this split allows it."""
+    split = np.full(len(log.user), -1)
+    for number, name in enumerate(_SPLITS):
+        split[places[name]] = number
+    targets = np.flatnonzero(split >= 0)
+    user, number = log.user[targets], split[targets]
+    crossed = int(((user[1:] == user[:-1]) & (number[1:] < number[:-1])).sum())
+    shared = _shared(log, places)
+    note = "leave-one-out: each user's own order; times of different users may cross"
+    return (
+        Check("split_order", crossed == 0, f"{crossed:,} targets stand before one of an earlier split ({note})"),
+        Check("train_only_past", shared == crossed == 0, f"{shared:,} test rows in train ({note})"),
+    )
+
+
+def _shared(log: Log, places: Mapping[str, np.ndarray]) -> int:
+    """Test rows that are in train."""
+    in_train = np.zeros(len(log.user), dtype=bool)
+    in_train[places[TRAIN]] = True
+    return int(in_train[places[TEST]].sum())
 
 
 def _timed_metrics(log: Log, samples: Samples, places: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -294,8 +353,14 @@ def _timed_metrics(log: Log, samples: Samples, places: Mapping[str, np.ndarray])
         "mean_history": round(samples.history_items / samples.rows, 4),
         "repeat_target_share": round(samples.repeated_targets / samples.rows, 4),
         "cold_target_share": round(float(1 - known[log.item[places[TEST]]].mean()), 4),
-        "first_date": tables.iso_date(int(log.time.min())),
-        "last_date": tables.iso_date(int(log.time.max())),
+        **(
+            {}
+            if log.time is None
+            else {
+                "first_date": tables.iso_date(int(log.time.min())),
+                "last_date": tables.iso_date(int(log.time.max())),
+            }
+        ),
     }
 
 

@@ -39,10 +39,15 @@ BENCHMARK_HISTORY = "an Amazon 2023 benchmark CSV with histories (last_out_w_his
 MINIONEREC = "MiniOneRec's published CSV split"
 MINIONEREC_INFO = "MiniOneRec's info file"
 MINIONEREC_ITEMS = "MiniOneRec's item or index JSON"
+SEQUENCES = "sequences without times (user_id, item_ids)"
+ITEMS_PLAIN = "item records as JSON lines (item_id, title)"
 PARQUET = "a Parquet file"
 TABLE_CSV = "a CSV table with a header"
 EMPTY = "an empty file"
 RATINGS_LAYOUTS = (RATINGS_USER_ITEM, RATINGS_ITEM_USER, RATINGS)
+
+#: Columns of a table of sequences; others may stand beside them.
+SEQUENCE_COLUMNS = ("user_id", "item_ids")
 
 #: What the profile must say for a file of each layout.
 BELONGS = {
@@ -62,6 +67,8 @@ BELONGS = {
     MINIONEREC: "`kind: minionerec`, under `train`, `valid` or `test`",
     MINIONEREC_INFO: "`kind: minionerec`, under `info`",
     MINIONEREC_ITEMS: "`kind: minionerec`, under `items` (the item.json; the index.json is not needed)",
+    SEQUENCES: "`kind: sequences`, under `sequences`",
+    ITEMS_PLAIN: "`kind: sequences`, under `items`",
     PARQUET: "`kind: tables`, with a map of its columns",
     TABLE_CSV: "`kind: tables`, with a map of its columns",
 }
@@ -72,6 +79,7 @@ _SEPARATORS = (",", "\t", "::", "|", ";")
 # Layout, keys that a record has, and keys of which the file must show one (none: no such need). The
 # first that fits wins, so the more telling ones come first.
 _JSON: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
+    (ITEMS_PLAIN, frozenset({"item_id", "title"}), frozenset()),
     (REVIEWS_2014, frozenset({"reviewerID", "asin"}), frozenset({"helpful"})),
     (REVIEWS_2018, frozenset({"reviewerID", "asin"}), frozenset({"verified", "vote", "style", "image"})),
     (REVIEWS_2014_2018, frozenset({"reviewerID", "asin"}), frozenset()),
@@ -250,7 +258,8 @@ def _table(lines: Sequence[str]) -> Detected | None:
             "(`review_columns: {user_id: '1', item_id: '2', timestamp: '4'}`)"
         )
         return Detected("a CSV without a header", tuple(header), CsvForm(separator, width, header=False), advice)
-    return Detected(TABLE_CSV, tuple(header), CsvForm(separator, width, header=True))
+    name = SEQUENCES if set(SEQUENCE_COLUMNS) <= set(header) else TABLE_CSV
+    return Detected(name, tuple(header), CsvForm(separator, width, header=True))
 
 
 def _is_number(cell: str) -> bool:

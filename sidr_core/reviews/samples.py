@@ -23,13 +23,13 @@ class Log:
     Args:
         user: (N,) int32 number of the user, not falling.
         item: (N,) int32 number of the item.
-        time: (N,) int64 unix seconds.
+        time: (N,) int64 unix seconds; None where the source has none.
         users: (U,) ids by number. items: (I,) ids by number.
     """
 
     user: np.ndarray
     item: np.ndarray
-    time: np.ndarray
+    time: np.ndarray | None
     users: pa.Array
     items: pa.Array
 
@@ -98,15 +98,16 @@ class Samples:
                 "position": pa.array(position, pa.int32()),
                 "history_item_ids": pa.LargeListArray.from_arrays(offsets, log.items.take(pa.array(log.item[source]))),
                 "target_item_id": log.items.take(pa.array(log.item[at])),
-                "target_timestamp": pa.array(log.time[at]),
+                "target_timestamp": pa.nulls(len(at), pa.int64()) if log.time is None else pa.array(log.time[at]),
             }
         )
 
     def _count(self, at: np.ndarray, source: np.ndarray, target: np.ndarray, length: np.ndarray) -> None:
         log = self._log
         behind = (log.user[source] != log.user[at][target]) | (source >= at[target])
-        later = log.time[source] > log.time[at][target]
-        self.misplaced += int((behind | later).sum())
+        if log.time is not None:
+            behind |= log.time[source] > log.time[at][target]
+        self.misplaced += int(behind.sum())
         holds = np.bincount(target, log.item[source] == log.item[at][target], len(at))
         self.repeated_targets += int((holds > 0).sum())
         self._used[at] = True

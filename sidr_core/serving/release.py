@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidr_core.errors import NotMaterialized, SidrError
+from sidr_core.pipeline import live as alias
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.status import newest_published
 from sidr_core.pipeline.store import Artifact, Store
 from sidr_core.settings import Decoding
 from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name
-from sidr_core.tables.columns import DIRECT, MERGED, MIXED, THINKING
+from sidr_core.tables.columns import DIRECT, MERGED, THINKING
 
 LISTS = "recommendations"
 
@@ -42,7 +43,7 @@ class Release:
         lists: the output of `recommendations`.
         outputs: stage -> what the lists were made from.
         model: the language model that is served.
-        names: mode (direct, thinking, merged, mixed) -> `<model>/<mode>` of its lists.
+        names: mode (direct, thinking, merged) -> `<model>/<mode>` of its lists.
         choices: `<model>/<mode>` -> what was chosen on valid rows for it.
     """
 
@@ -57,9 +58,27 @@ class Release:
     def checkpoint(self) -> Artifact:
         return self.outputs[f"{self.model}_checkpoint"]
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the lists may hold items of the history (`decoding.seen`)."""
+        return self.lists.manifest["metrics"].get("items_of_the_history") != "left out"
+
     def setting(self, name: str) -> dict[str, Any]:
         """A section of the profile as it was when the lists were made."""
         return self.lists.manifest["key"]["config"][name]
+
+
+def to_serve(profile: Profile, store: Store, dataset: str) -> Place:
+    """What is live (`sidr promote`); where nothing ever was, the newest lists.
+
+    Raises:
+        NotMaterialized: there are none.
+        StoreError: they, or the file that says what is live, are damaged.
+    """
+    chosen = alias.read(store.root, dataset).live
+    if chosen is None:
+        return newest(profile, store, dataset)
+    return Place(dataset, chosen.snapshot, chosen.outputs[LISTS])
 
 
 def newest(profile: Profile, store: Store, dataset: str, snapshot: str | None = None) -> Place:
@@ -101,12 +120,9 @@ def opened(store: Store, place: Place, model: str | None = None) -> Release:
         for mode, name in (
             (THINKING, f"{chosen}/{THINKING}"),
             (MERGED, f"{chosen}/{MERGED}"),
-            (MIXED, f"{chosen}_{MIXED}/{DIRECT}"),
         )
         if name in names
     }
-    if MIXED in served:
-        wanted += ["baseline_item_item", "baseline_popularity"]
     stages = {stage.name for stage in STAGES}
     outputs = {stage: _held(store, stage, lineage[stage], place) for stage in wanted if stage in stages}
     return Release(place, lists, outputs, chosen, served, _choices(store, lists, place))

@@ -103,7 +103,7 @@ def assemble(
     profile, store = load_profile(), open_store()
     dataset = dataset or profile.default_dataset
     follower = Follower(
-        look=lambda: release.newest(profile, store, dataset),
+        look=lambda: release.to_serve(profile, store, dataset),
         load=lambda place: Served.load(release.opened(store, place, model)),
         say=say,
         seconds=reload_seconds,

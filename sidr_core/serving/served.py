@@ -14,26 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from sidr_core.baselines import item_item
-from sidr_core.baselines.ranking import list_length
 from sidr_core.corpus.relations import Relations
 from sidr_core.decoding.lists import CLOSED, N_TOKENS, Lists
 from sidr_core.errors import SidrError
 from sidr_core.recommending import merged as merging
-from sidr_core.recommending import mixture, truth
+from sidr_core.recommending import truth
 from sidr_core.recommending.lists import checkpoint_lists
 from sidr_core.serving.messages import Answer, Listed, Mode, Named, Question
 from sidr_core.serving.reading import read, shared_facts
 from sidr_core.serving.release import Release
 from sidr_core.serving.shelf import Shelf, refuse_empty
-from sidr_core.settings import Decoding, ItemItem
+from sidr_core.settings import Decoding
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DIRECT,
-    HISTORY,
     ITEM_ID,
     MERGED,
-    MIXED,
     RANK,
     REASONING,
     ROW_ID,
@@ -84,7 +80,7 @@ class Served:
 
     Attributes:
         decoding: the settings with which the release's lists were made.
-        counter: the item-item counter of mixed lists; None where none are published.
+        repeats: whether its lists may hold items of the history.
     """
 
     release: Release
@@ -92,7 +88,7 @@ class Served:
     shelf: Shelf
     relations: Relations
     decoding: Decoding
-    counter: item_item.ItemItem | None
+    repeats: bool
 
     @classmethod
     def load(cls, release: Release) -> Served:
@@ -106,13 +102,8 @@ class Served:
         loaded = checkpoint.load(release.checkpoint.verified_folder())
         shelf = Shelf(release, loaded.index)
         train = tables.read(release.outputs["interactions"].path("train.parquet"))
-        counter = None
-        if MIXED in release.names:
-            stages = ("baseline_item_item", "baseline_popularity")
-            weights, counts = (tables.read(release.outputs[name].path(f"{name}.parquet")) for name in stages)
-            counter = item_item.ItemItem(weights, counts, ItemItem(**release.setting("item_item")))
         decoding = Decoding(**release.setting("decoding"))
-        return cls(release, loaded, shelf, truth.learned(shelf.catalogue, train), decoding, counter)
+        return cls(release, loaded, shelf, truth.learned(shelf.catalogue, train), decoding, release.repeats)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -188,13 +179,12 @@ class Served:
 
         def made(of: str) -> Lists:
             if of == DIRECT or decoding.traces == 1:
-                return checkpoint_lists(self.loaded, rows, histories, of, decoding, allowed=allowed)
+                return checkpoint_lists(self.loaded, rows, histories, of, decoding, None, allowed, self.repeats)
             # Several thoughts are sampled, by a row's place among the rows: so each row is alone.
             each = [
-                checkpoint_lists(
-                    self.loaded, [row], [histories[n]], of, decoding, allowed=None if allowed is None else allowed[n]
-                )
+                checkpoint_lists(self.loaded, [row], [histories[n]], of, decoding, None, mask, self.repeats)
                 for n, row in enumerate(rows)
+                for mask in [None if allowed is None else allowed[n]]
             ]
             thoughts = [lists.thoughts for lists in each if lists.thoughts is not None]
             return Lists(pl.concat([lists.rankings for lists in each]), pl.concat(thoughts))
@@ -202,12 +192,6 @@ class Served:
         if mode in (DIRECT, THINKING):
             return made(mode)
         direct, everywhere = made(DIRECT), len(index)
-        if mode == MIXED:
-            assert self.counter is not None
-            asked = pl.DataFrame({ROW_ID: rows, HISTORY: [list(ask.history) for ask in asks]})
-            counted = self.counter.rank(asked, list_length(self.shelf.codebook, self.decoding.beam_width))
-            share = self.release.choices[self.release.names[MIXED]]["share"]
-            return mixture.mixed(direct.rankings, counted, share, self.shelf.codebook, everywhere)
         weights = merging.Weights(**self.release.choices[self.release.names[MERGED]])
         return merging.merged(direct, made(THINKING), self.shelf.catalogue, weights, self.shelf.codebook, everywhere)
 

@@ -23,8 +23,10 @@ from sidr_core.settings.sources import (
     MixSource,
     RatingsCsvSource,
     SampleSource,
+    SequencesSource,
     Source,
     TablesSource,
+    single_sources,
 )
 from sidr_core.settings.store import StoreSection
 from sidr_core.settings.training import (
@@ -76,6 +78,7 @@ __all__ = [
     "SampleSource",
     "SasRec",
     "Section",
+    "SequencesSource",
     "Sft",
     "Snapshots",
     "Source",
@@ -176,6 +179,13 @@ class DatasetConfig(Section):
                 f"promotion.model is {self.promotion.model!r}, which is none of decoding.models: "
                 f"{', '.join(self.decoding.models)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DatasetConfig:
+        """Sequences without times cannot be cut by time."""
+        if any(source.kind == "sequences" for source in single_sources(self.source)) and self.split.kind == "time":
+            raise ValueError("sequences carry no times: set split.kind to leave_one_out")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ budget, and the best valid NDCG@10 wins.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,8 @@ class ItemItem(Section):
 class TextKnn(Section):
     """Nearest neighbours of the decayed mean of the history's text vectors."""
 
+    vectors: Literal["encoder", "tfidf"] = "encoder"
+    """Vectors of the dataset's `encoder`, or TF-IDF of title, brand and category."""
     decays: tuple[float, ...] = Field(default=(0.3, 0.5, 0.7, 0.85, 1.0), min_length=1)
     """Decays tried; the best on valid rows is kept."""
     select_rows: int = Field(default=2000, ge=1)

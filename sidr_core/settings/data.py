@@ -114,14 +114,16 @@ class Filters(Section):
 
 
 class Split(Section):
-    """One sample per position of a history, cut by the time of its target into train, valid and test (docs/method.md,
-    "Data").
-    """
+    """One sample per position of a history, cut into train, valid and test (docs/method.md, "Data")."""
 
+    kind: Literal["time", "leave_one_out"] = "time"
+    """`time` cuts by the time of the targets. `leave_one_out` takes of each user the last item as test, the one before
+    as valid and the others as train, whatever their times: what is trained on may be later than what is tested.
+    """
     max_history: int = Field(default=10, ge=1)
     """Items of the history that a sample holds, the newest ones; prompts grow with it."""
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of the samples in train, valid and test; they sum to 1."""
+    """Shares of the samples in train, valid and test where time cuts; they sum to 1."""
     train_only: tuple[str, ...] = ()
     """Domains of a mix whose rows stay in train and valid; empty keeps all. Test rows and catalogue stay whole, so what
     is trained and chosen on some domains is tested on all of them.

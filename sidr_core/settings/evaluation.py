@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sidr_core.settings.base import Section
 from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name
-from sidr_core.tables.columns import MERGED
+from sidr_core.tables.columns import DIRECT, MERGED
 
 
 class Decoding(Section):
@@ -34,7 +34,11 @@ class Decoding(Section):
     """Temperature at which several thoughts are sampled."""
     choice_rows: int = Field(default=500, ge=1)
     """Valid rows, decoded both ways, on which the threshold of an adaptive model (`grpo_adaptive/thinking`) and the
-    share of a mixture with the item-item counter (`sft_mixed/direct`) are chosen.
+    weights of a combined list (`sft_mixed/direct`) are chosen.
+    """
+    seen: Literal["keep", "drop", "choose"] = "keep"
+    """Whether items of the history may be listed: `keep`; `drop` leaves their SIDs out of every list, of baselines and
+    checkpoints alike; `choose` does what the shortcut chose on valid rows.
     """
     models: tuple[str, ...] = (
         "sft/direct",
@@ -43,6 +47,7 @@ class Decoding(Section):
         "grpo/thinking",
         "popularity/direct",
         "item_item/direct",
+        "shortcut/direct",
     )
     """The lists to make, as `<model>/<mode>`, in the order of the tables. A stage that no list needs is not built."""
 
@@ -52,6 +57,12 @@ class Decoding(Section):
         if unknown := [name for name in value if name not in list_names()]:
             raise ValueError(f"unknown model {unknown[0]!r}; known: {', '.join(list_names())}")
         return value
+
+    @model_validator(mode="after")
+    def _who_chooses(self) -> Decoding:
+        if self.seen == "choose" and f"shortcut/{DIRECT}" not in self.models:
+            raise ValueError(f"`seen: choose` asks the shortcut: put shortcut/{DIRECT} into `models`")
+        return self
 
 
 class RecommendationsAll(Section):

@@ -59,6 +59,13 @@ MODELS = (
         is_counted=True,
         is_reference=True,
     ),
+    Model(
+        "shortcut",
+        "baseline_shortcut",
+        ranker="sidr_core.baselines.shortcut:load",
+        is_counted=True,
+        is_reference=True,
+    ),
     Model("text_knn", "baseline_text_knn", ranker="sidr_core.baselines.text_knn:load"),
     Model("gru4rec", "baseline_gru4rec", ranker="sidr_core.baselines.sequential:load_gru4rec"),
     Model("sasrec", "baseline_sasrec", ranker="sidr_core.baselines.sequential:load_sasrec", is_reference=True),
@@ -68,6 +75,8 @@ MODELS = (
 OPTIMAL = "optimal"
 MODEL_NAMED = {model.name: model for model in MODELS}
 LANGUAGE_MODELS = tuple(model.name for model in MODELS if model.is_language_model)
+#: The shortcut with SASRec: what a combined list has without a language model.
+SASREC_MIXED = f"sasrec_{MIXED}/{DIRECT}"
 #: The stages that train a language model: those that can be spread over several processes.
 TRAINING_STAGES = tuple(model.stage for model in MODELS if model.is_language_model)
 
@@ -78,7 +87,7 @@ def list_names() -> list[str]:
     names += [
         f"{model}_{kind}" for model in LANGUAGE_MODELS for kind in (f"{ADAPTIVE}/{THINKING}", f"{MIXED}/{DIRECT}")
     ]
-    return names + [f"{model.name}/{DIRECT}" for model in MODELS if not model.is_language_model]
+    return names + [f"{model.name}/{DIRECT}" for model in MODELS if not model.is_language_model] + [SASREC_MIXED]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -100,9 +109,16 @@ def language_model(name: str) -> str | None:
 def models_behind(name: str) -> tuple[Model, ...]:
     """The models whose output makes the lists of `name`; the first is the model itself."""
     base = language_model(name)
-    model = MODEL_NAMED[base or name]
-    also_reads = ("item_item",) if base and name.endswith(f"_{MIXED}") else model.also_reads
+    model = MODEL_NAMED[base or name.removesuffix(f"_{MIXED}")]
+    also_reads = model.also_reads
+    if is_mixed(name):
+        also_reads = ("shortcut", *(("sasrec",) if base else ()))
     return (model, *(behind for other in also_reads for behind in models_behind(other)))
+
+
+def is_mixed(name: str) -> bool:
+    """Whether a model's lists combine the shortcut's with others."""
+    return name.endswith(f"_{MIXED}")
 
 
 def producers(name: str) -> tuple[str, ...]:
@@ -110,5 +126,7 @@ def producers(name: str) -> tuple[str, ...]:
 
     >>> producers("grpo_adaptive"), producers("sasrec"), producers("item_item")
     (('grpo_checkpoint',), ('baseline_sasrec',), ('baseline_item_item', 'baseline_popularity'))
+    >>> producers("sft_mixed"), producers("sasrec_mixed")
+    (('sft_checkpoint', 'baseline_shortcut', 'baseline_sasrec'), ('baseline_sasrec', 'baseline_shortcut'))
     """
     return tuple(model.stage for model in models_behind(name))

@@ -137,6 +137,22 @@ class TablesSource(Section):
         return value
 
 
+class SequencesSource(Section):
+    """Sequences without times: one line per user with the columns `user_id` and `item_ids` (separated by blanks, in
+    their order), and items as JSON lines. They need `split.kind: leave_one_out`.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("sequences", "items")
+    kind: Literal["sequences"]
+    """Names this source."""
+    sequences: tuple[str, ...] = Field(min_length=1)
+    """Tables of sequences: paths, globs or URLs."""
+    items: tuple[str, ...] = ()
+    """JSON lines with `item_id`, `title` and optionally `description`, `brand` or `platform`, `category` or `kind`; may
+    be empty (see `filters.items_without_text`).
+    """
+
+
 class MiniOneRecSource(Section):
     """MiniOneRec's published CSV split: its rows, items and SIDs are kept as they are."""
 
@@ -162,6 +178,7 @@ SingleSource = Annotated[
     | Amazon2023Source
     | RatingsCsvSource
     | TablesSource
+    | SequencesSource
     | MiniOneRecSource,
     Field(discriminator="kind"),
 ]
@@ -197,6 +214,7 @@ Source = Annotated[
     | Amazon2023Source
     | RatingsCsvSource
     | TablesSource
+    | SequencesSource
     | MiniOneRecSource
     | MixSource,
     Field(discriminator="kind"),

@@ -193,15 +193,14 @@ class BaselineLog(Contract):
     chosen: bool = pa.Field(description="whether these weights, or this setting, were kept")
 
 
-class TextKnnLog(Contract):
-    """One setting that the text neighbours were tried with, measured on valid rows."""
+class ChoiceLog(Contract):
+    """One setting that a baseline without training was tried with, measured on valid rows."""
 
     trial: pl.Int32 = pa.Field(ge=1, description="number of the setting, from 1")
-    decay: float = pa.Field(description="weight of an item of the history over that of the one after it")
-    repeats: bool = pa.Field(description="whether items of the history may come back")
+    setting: str = pa.Field(description="what was tried, in words")
     ndcg_10: float = pa.Field(ge=0, le=1, description="NDCG@10 on valid rows, item level")
     hr_10: float = pa.Field(ge=0, le=1, description="HR@10 on valid rows, item level")
-    chosen: bool = pa.Field(description="whether these weights, or this setting, were kept")
+    chosen: bool = pa.Field(description="whether this setting was kept")
 
 
 class BaselineItems(Contract):

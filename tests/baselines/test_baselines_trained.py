@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array as csr
 
 from builders import small_world
 from builders.small_world import ITEMS, SNAPSHOT, samples
@@ -18,6 +19,7 @@ from sidr_core.baselines import sequential, text_knn, tiger, training
 from sidr_core.baselines.ranking import rankings, top_k
 from sidr_core.baselines.sequences import Catalogue, padded, steps, windows
 from sidr_core.errors import InputError, SidrError
+from sidr_core.pipeline.profile import parse_profile
 from sidr_core.pipeline.stage import Progress, StageInput, load_object
 from sidr_core.settings import Gru4Rec, SasRec, Tiger, Trial
 from sidr_core.settings.models import MODEL_NAMED
@@ -296,7 +298,9 @@ def test_the_first_k_are_those_of_a_stable_sort(k, table):
 
 # -- stages ---------------------------------------------------------------------------------------
 
-STAGES = ("text_knn", "gru4rec", "sasrec", "tiger")
+STAGES = ("shortcut", "text_knn", "gru4rec", "sasrec", "tiger")
+#: Nothing is trained: valid rows choose.
+CHOSEN = ("shortcut", "text_knn")
 
 
 def opened(world, name: str) -> dict[str, StageInput]:
@@ -312,10 +316,10 @@ def test_a_stage_writes_the_same_bytes_again_and_loads_what_it_wrote(world, tmp_
     again = world.run(f"baseline_{name}")
     assert not again.reused and again.artifact.digest == artifact.digest
     meta = json.loads(artifact.path("meta.json").read_text())
-    assert (meta["seed"], meta["seen_until"]) == (0 if name == "text_knn" else 42, "2020-01-28")
+    assert (meta["seed"], meta["seen_until"]) == (0 if name in CHOSEN else 42, "2020-01-28")
     assert meta["valid_rows"] == 6 and meta["synthetic"] is True
     log = tables.read(artifact.path(f"baseline_{name}.parquet"))
-    (contracts.TextKnnLog if name == "text_knn" else contracts.BaselineLog).validate(log)
+    (contracts.ChoiceLog if name in CHOSEN else contracts.BaselineLog).validate(log)
     chosen = log.filter("chosen")
     assert chosen.height == 1 and chosen["ndcg_10"][0] == meta["chosen"]["ndcg@10"] == log["ndcg_10"].max()
     assert set(artifact.files) == {f"baseline_{name}.parquet", "items.parquet", "meta.json", "model.safetensors"}
@@ -325,6 +329,21 @@ def test_a_stage_writes_the_same_bytes_again_and_loads_what_it_wrote(world, tmp_
     ranker = load_object(MODEL_NAMED[name].ranker)(opened(world, name), wide)
     codebook = small_world.codebook() if name == "tiger" else ranker.catalogue.as_codebook
     assert training.measure(ranker, samples(3, 1), codebook)["ndcg@10"] == pytest.approx(meta["chosen"]["ndcg@10"])
+
+
+def test_text_neighbours_by_tfidf_are_an_option(world):
+    vectors = np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 0]], dtype=np.float32)
+    items, rows = Catalogue(pl.Series(list("abcd"))), pl.DataFrame({"row_id": ["r"], "history_item_ids": [["a", "b"]]})
+    dense, few = (
+        text_knn.TextRanker(form(vectors), items, 0.5, repeats=True).rank(rows, 4) for form in (np.array, csr)
+    )
+    assert few["item_id"].equals(dense["item_id"]) and few["score"].to_list() == pytest.approx(dense["score"].to_list())
+    fields = world.profile.dataset("toys").model_dump(mode="json") | {"text_knn": {"vectors": "tfidf"}}
+    profile = parse_profile("test", {"datasets": {"toys": fields}})
+    world.run("baseline_text_knn", profile)
+    ranker = text_knn.load(opened(world, "text_knn"), profile.dataset("toys"))
+    first = ranker.rank(samples(3, 1), 1)
+    assert first["score"].to_list() == pytest.approx([1.0] * 6), "all toys share their one word, and no other"
 
 
 def test_tiger_of_another_codebook_is_refused(world, tmp_path):

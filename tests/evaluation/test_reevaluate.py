@@ -206,18 +206,17 @@ def test_the_stage_refuses_other_settings_only_where_there_is_something_to_decod
         run(sliced)
 
 
-def test_a_mixture_s_counter_that_was_not_the_one_judged_is_refused(later):
-    """The mixture joins the lists of then as a row; its counter and that one's counts are made anew."""
+def test_a_counter_that_was_not_the_one_judged_is_refused(later):
+    """The counter's lists of then are a row; its counts are made anew."""
     publish(later, LATER, newer())
     base = plan(later.profile, "toys", LATER, STAGE, later.store).inputs.earlier
     assert base is not None
     models = tables.read(base["recommendations"].path("models.parquet"))
-    mixture = models.filter(model="grpo", mode="direct").with_columns(model=pl.lit("grpo_mixed"))
-    reevaluate._refuse_others(base, ("grpo_mixed/direct",), mixture)
+    reevaluate._refuse_others(base, ("item_item/direct",), models)
     for counter in ("baseline_item_item", "baseline_popularity"):
         other = Inputs({**base, counter: base["sft_checkpoint"]}, later.store)
         with pytest.raises(InputError, match=f"the earlier {counter} is not the one that was evaluated then"):
-            reevaluate._refuse_others(other, ("grpo_mixed/direct",), mixture)
+            reevaluate._refuse_others(other, ("item_item/direct",), models)
         reevaluate._refuse_others(other, ("grpo/direct",), models)
 
 
@@ -233,7 +232,7 @@ def test_the_earlier_outputs_are_part_of_the_fingerprint(later):
     publish(later, LATER, newer())
     key = plan(later.profile, "toys", LATER, STAGE, later.store).key
     assert {name.split("/")[0] for name in key["earlier"]} == {SNAPSHOT}
-    assert {name.split("/")[1] for name in key["earlier"]} == set(STAGE.from_earlier)
+    assert {name.split("/")[1] for name in key["earlier"]} == set(STAGE.reads_earlier(later.profile.dataset("toys")))
 
 
 # -- checks --------------------------------------------------------------------------------------

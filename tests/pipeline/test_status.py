@@ -12,7 +12,7 @@ def by_stage(world, profile=None) -> dict[str, State]:
 
 
 #: What the small world leaves out: its lists need no trained baseline.
-LEFT_OUT = {"baseline_text_knn", "baseline_gru4rec", "baseline_sasrec", "baseline_tiger", "reevaluation"}
+LEFT_OUT = {f"baseline_{name}" for name in ("shortcut", "text_knn", "gru4rec", "sasrec", "tiger")} | {"reevaluation"}
 #: Nothing is asked of its untrained checkpoints.
 LEFT_OUT |= {"grounding", "interventions"}
 

@@ -34,6 +34,15 @@ def test_a_test_row_seen_in_training_is_named():
     assert "user3:5" in told(refused.value)
 
 
+def test_with_leave_one_out_the_order_of_each_user_holds_and_times_may_cross():
+    late = TRAIN.with_columns(pl.col("target_timestamp") + 86_400 * 10)
+    leakage.check_rows(TEST, late, leave_one_out=True)
+    behind = TRAIN.head(1).with_columns(position=pl.lit(9, pl.Int32), row_id=pl.lit("user0:9"))
+    with pytest.raises(InputError, match="what its user did after the test row") as refused:
+        leakage.check_rows(TEST, pl.concat([TRAIN, behind]), leave_one_out=True)
+    assert "user0:9" in told(refused.value)
+
+
 def test_training_after_the_first_test_row_is_refused():
     late = TRAIN.with_columns(pl.col("target_timestamp") + 86_400 * 10)
     with pytest.raises(InputError, match="what came after the first test row") as refused:

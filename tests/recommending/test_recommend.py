@@ -1,5 +1,6 @@
 """Lists and their checks, on a small published world with untrained checkpoints."""
 
+import json
 import shutil
 
 import numpy as np
@@ -174,23 +175,56 @@ def test_models_name_checkpoint_seed_and_newest_train_target(world):
 
 def test_every_baseline_adaptive_model_and_mixture_gives_full_lists(world):
     """On the same rows, by the same contract; adaptive models and mixtures say what was chosen on valid rows."""
-    baselines = ("text_knn", "gru4rec", "sasrec", "tiger")
+    baselines = ("shortcut", "text_knn", "gru4rec", "sasrec", "tiger")
     for name in baselines:
         world.run(f"baseline_{name}")
     names = [*(f"{name}/direct" for name in baselines), "grpo_adaptive/thinking", "grpo/merged", "sft_mixed/direct"]
+    names.append("sasrec_mixed/direct")
     outcome = world.run("recommendations", small_world.profile(models=names, choice_rows=6))
     checks = {check["name"]: check["passed"] for check in outcome.artifact.manifest["checks"]}
     assert checks["only_real_items"] and checks["distinct"]
     table = published(world, "recommendations", "recommendations.parquet")
     contracts.Recommendations.validate(table)
     full = table.group_by(KEYS).agg(pl.col("sid").n_unique(), (pl.col("item_id").n_unique() == pl.len()).alias("once"))
-    assert full.height == 7 * 12 and set(full["sid"]) == {5} and full["once"].all()
+    assert full.height == 9 * 12 and set(full["sid"]) == {5} and full["once"].all()
     models = published(world, "recommendations", "models.parquet")
     assert dict(models.select("model", "seed").iter_rows())["sasrec"] == 42
     metrics = outcome.artifact.manifest["metrics"]
     assert metrics["grpo_adaptive_valid_rows"] == 6 and 0 <= metrics["grpo_adaptive_valid_share"] <= 1
     assert metrics["grpo_valid_rows"] == 6 and 0 <= metrics["grpo_valid_thought"] <= 1
-    assert metrics["sft_mixed_valid_rows"] == 6 and 0 <= metrics["sft_mixed_valid_share"] <= 1
+    for name in ("sft_mixed", "sasrec_mixed"):
+        chosen = {key: metrics[f"{name}_valid_{key}"] for key in ("rows", "ndcg", "shortcut", "is_shortcut")}
+        assert chosen["rows"] == 6 and chosen["is_shortcut"] == (chosen["ndcg"] <= chosen["shortcut"])
+        note = models.filter(model=name)["note"][0]
+        assert (note == "is the shortcut: no mixture was above it on valid rows") == chosen["is_shortcut"]
+
+
+@pytest.mark.parametrize("seen", ["drop", "choose"])
+def test_items_of_the_history_are_left_out_of_every_list_alike(world, seen):
+    for name in ("shortcut", "tiger", "sasrec"):
+        world.run(f"baseline_{name}")
+    names = [
+        "sft/direct",
+        "grpo/thinking",
+        "grpo/merged",
+        "sasrec_mixed/direct",
+        "popularity/direct",
+        "item_item/direct",
+        "shortcut/direct",
+        "tiger/direct",
+    ]
+    outcome = world.run("recommendations", small_world.profile(models=names, seen=seen))
+    checks = {check["name"]: check["passed"] for check in outcome.artifact.manifest["checks"]}
+    assert checks["only_real_items"] and checks["distinct"]
+    table = published(world, "recommendations", "recommendations.parquet")
+    sids = small_world.codebook().select("item_id", "sid")
+    met = small_world.samples(4, 2).select("row_id", pl.col("history_item_ids").alias("item_id")).explode("item_id")
+    repeats = table.join(met.join(sids, on="item_id").select("row_id", "sid"), on=["row_id", "sid"], how="semi")
+    shortcut = json.loads(world.store.require("toys", SNAPSHOT, "baseline_shortcut").path("meta.json").read_text())
+    left_out = seen == "drop" or not shortcut["model"]["repeats"]
+    assert repeats.is_empty() == left_out
+    said = "left out" if left_out else "may be listed"
+    assert outcome.artifact.manifest["metrics"]["items_of_the_history"] == said
 
 
 # -- checks that can fail ------------------------------------------------------------------------

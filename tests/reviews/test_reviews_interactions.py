@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from builders.reviews import DAY, JUNE_2018, Bench, amazon, checks, item, review, rows
 from sidr_core.errors import InputError, ProfileError
-from sidr_core.reviews.interactions import _timed_checks
+from sidr_core.reviews.interactions import _log_checks, _order_of_time, _order_of_users
 from sidr_core.reviews.samples import Log, Samples
 
 
@@ -228,6 +228,18 @@ def test_checks_fail_when_train_reaches_into_the_future():
     ):
         samples = Samples(log, longest=5)
         list(samples.tables(places.values()))
-        found = _timed_checks(log, samples, places, k=2)
+        found = (*_log_checks(log, samples, k=2), *_order_of_time(log, places))
         assert {check.name for check in found if not check.passed} == failed
-    assert not _timed_checks(log, samples, places, k=3)[0].passed
+    assert not _log_checks(log, samples, k=3)[0].passed
+
+
+def test_checks_of_leave_one_out_fail_when_a_user_s_order_is_broken():
+    log = small_log()
+    good = {"train": np.array([1]), "valid": np.array([2]), "test": np.array([4])}
+    for places, failed in (
+        (good, set()),
+        (good | {"train": np.array([2]), "valid": np.array([1])}, {"split_order", "train_only_past"}),
+        (good | {"train": np.array([1, 4])}, {"train_only_past"}),
+    ):
+        found = _order_of_users(log, places)
+        assert {check.name for check in found if not check.passed} == failed

@@ -52,6 +52,8 @@ FILES = {
     layouts.MINIONEREC_ITEMS: ["{", '  "1": {', '    "title": "Thing"', "  }", "}"],
     layouts.PARQUET: None,
     layouts.TABLE_CSV: ["who,what,when", "u,thing,2018-06-01"],
+    layouts.SEQUENCES: ["user_id\titem_ids", "u\tI1 I2"],
+    layouts.ITEMS_PLAIN: [json.dumps({"item_id": "I1", "title": "Thing"})],
     layouts.EMPTY: [" ", ""],
 }
 
@@ -73,6 +75,8 @@ READS = {
     },
     ("tables", "reviews"): {layouts.PARQUET, layouts.TABLE_CSV},
     ("tables", "items"): {layouts.PARQUET, layouts.TABLE_CSV},
+    ("sequences", "sequences"): {layouts.SEQUENCES},
+    ("sequences", "items"): {layouts.ITEMS_PLAIN},
     ("minionerec", "train"): {layouts.MINIONEREC},
     ("minionerec", "test"): {layouts.MINIONEREC},
     ("minionerec", "info"): {layouts.MINIONEREC_INFO},
@@ -102,6 +106,9 @@ def sound(folder: Path, kind: str) -> dict:
     if kind == "ratings_csv":
         ratings = [put(folder, layouts.RATINGS_ITEM_USER, "ratings.csv")]
         return {"kind": kind, "ratings": ratings, "items": [put(folder, layouts.ITEMS_2018, "meta.json")]}
+    if kind == "sequences":
+        sequences = [put(folder, layouts.SEQUENCES, "s.tsv")]
+        return {"kind": kind, "sequences": sequences, "items": [put(folder, layouts.ITEMS_PLAIN, "i.jsonl")]}
     reviews, items = own[kind]
     source = {"kind": kind, "reviews": [put(folder, reviews, "r.txt")], "items": [put(folder, items, "i.txt")]}
     if kind == "tables":
@@ -120,7 +127,8 @@ def test_a_file_of_another_layout_is_named(tmp_path, kind, field, layout):
     source[field] = path if kind == "minionerec" else [path]
     if layout == layouts.RATINGS and kind == "ratings_csv":
         source["order"] = "user_item"
-    made = Bench(tmp_path / "home", source, **LENIENT)
+    split = {"split": {"kind": "leave_one_out"}} if kind == "sequences" else {}
+    made = Bench(tmp_path / "home", source, **LENIENT, **split)
     stage = "raw_items" if field in ("items", "info") else "raw_reviews"
     if layout in READS[kind, field]:
         made.run(stage)
@@ -471,7 +479,7 @@ def test_every_source_of_the_docs_is_a_valid_profile():
     for _, content in blocks("yaml"):
         profile = parse_profile("docs", yaml.safe_load(content))
         kinds |= {config.source.kind for config in profile.datasets.values()}
-    assert kinds == {"amazon_2014", "amazon_2018", "amazon_2023", "ratings_csv", "tables", "minionerec"}
+    assert kinds == {"amazon_2014", "amazon_2018", "amazon_2023", "ratings_csv", "tables", "sequences", "minionerec"}
 
 
 def test_every_reason_in_the_docs_is_one_that_the_code_gives():

@@ -89,6 +89,7 @@ _PARENT = ItemLayout(
     ("store", "details.Brand"),
     ("categories", "main_category"),
 )
+_PLAIN = ItemLayout(("item_id",), "title", ("description",), ("brand", "platform"), ("category", "kind"))
 AMAZON: dict[str, ItemLayout] = {
     layouts.ITEMS_2014: _ASIN,
     layouts.ITEMS_2014_JSON: _ASIN,
@@ -96,6 +97,7 @@ AMAZON: dict[str, ItemLayout] = {
     layouts.ITEMS_2014_2018: _ASIN,
     layouts.ITEMS_2023: _PARENT,
 }
+_LAYOUTS = AMAZON | {layouts.ITEMS_PLAIN: _PLAIN}
 
 
 class Cleaner:
@@ -150,6 +152,8 @@ class ItemWriter:
     def add(self, line: int, raw: str, record: Mapping[str, Any], layout: ItemLayout) -> None:
         """Take a record, cleaned; or refuse it for an id or title that is none."""
         item_id, title = next(iter(_values(record, layout.item)), None), record.get(layout.title)
+        if isinstance(item_id, int) and not isinstance(item_id, bool) and layout is _PLAIN:
+            item_id = str(item_id)
         if reason := _refusal(item_id, title):
             return self.refuse(line, reason, raw)
         padded_id, title = str(item_id), title or ""
@@ -191,10 +195,10 @@ class ItemWriter:
 def parse_metadata(
     inputs: Inputs, files: Mapping[str, Path], accepted: Collection[str], filters: Filters, progress: Progress
 ) -> ItemRecords:
-    """Records (:data:`RECORDS` and `file`) of Amazon metadata files, in file and line order.
+    """Records (:data:`RECORDS` and `file`) of metadata files, in file and line order.
 
     Args:
-        accepted: names of the layouts (keys of :data:`AMAZON`) that the files may have.
+        accepted: names of the layouts that the files may have.
 
     Raises:
         InputError: a file is of another layout, which is named; or damaged, unless `filters.allow_truncated`.
@@ -254,7 +258,7 @@ def _parse(path: Path, out: ItemWriter, layout: str, progress: Progress) -> None
                 if isinstance(record, str):
                     out.refuse(line, record, raw)
                 else:
-                    out.add(line, raw, record, AMAZON[layout])
+                    out.add(line, raw, record, _LAYOUTS[layout])
         except DamagedFile as error:
             out.damage = error.damage
     progress.say(f"{out.lines:,} lines parsed")
