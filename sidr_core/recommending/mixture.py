@@ -101,8 +101,8 @@ def choose_share(
 
 
 def ndcg_at(rankings: pl.DataFrame, rows: pl.DataFrame, codebook: pl.DataFrame, k: int) -> float:
-    """Mean NDCG at `min(k, 10)`, item level, of lists for some rows."""
+    """Mean NDCG at `min(k, 10)`, item level, over some rows; a row without a list gains nothing."""
     k = min(k, _K)
     named = rankings.with_columns(pl.lit("").alias(MODEL), pl.lit(DIRECT).alias(MODE))
     gains = per_row(named, rows, codebook, (k,))[column(ITEM_LEVEL, NDCG, k)].to_list()
-    return sum(gains) / len(gains)
+    return sum(gains) / rows.height
