@@ -1,4 +1,4 @@
-# make setup | run | test | lint | ui | docs | faults | teacher-faults | bench | ablations | screenshot | clean
+# make setup | run | test | lint | ui | docs | faults | teacher-faults | rehearse | bench | ablations | screenshot | clean
 # Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
 # On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
 SHELL := /bin/bash
@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
 SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
 
-.PHONY: setup run test lint ui docs faults teacher-faults bench ablations screenshot clean instance
+.PHONY: setup run test lint ui docs faults teacher-faults rehearse bench ablations screenshot clean instance
 
 setup: $(STAMP) $(DAGSTER_HOME)/dagster.yaml
 
@@ -76,6 +76,10 @@ teacher-faults: setup
 	@$(BIN)/python scripts/teacher_faults.py
 	@$(BIN)/python scripts/teacher_faults.py --kills $(or $(KILLS),50)
 	@$(BIN)/python scripts/teacher_faults.py --throughput
+
+# Every dataset of every profile on small stand-ins, minutes each; ARGS='--profile paper' for one.
+rehearse: setup
+	@$(BIN)/python scripts/rehearse.py $(ARGS)
 
 # Everything in benchmarks/README.md: about an hour, alone on the machine.
 bench: setup

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOMS = [
     "errors", "render", "tables", "metrics", "settings", "pipeline", "remote", "sids", "reviews", "corpus", "models",
-    "items", "decoding", "baselines", "recommending", "training", "evaluation", "serving", "cli",
+    "items", "decoding", "baselines", "recommending", "training", "evaluation", "rehearsal", "serving", "cli",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[1]
 MODULES = {

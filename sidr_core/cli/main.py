@@ -1,7 +1,7 @@
 """`sidr`: look at what was published, get recommendations, and see why something is stale.
 
-No command runs a stage; `dagster asset materialize` does. Each command imports what it needs when it runs, so
-`sidr --help` is instant.
+No command but `rehearse` runs a stage; `dagster asset materialize` does. Each command imports what it needs when it
+runs, so `sidr --help` is instant.
 """
 
 from __future__ import annotations
@@ -271,6 +271,19 @@ def verify_export(
     from sidr_core.cli import export as command
 
     raise typer.Exit(command.verify(folder, lists, dtype, k))
+
+
+@app.command()
+def rehearse(
+    profile: Annotated[str | None, typer.Option("--profile", "-p", help="Default: SIDR_PROFILE.")] = None,
+    dataset: Dataset = None,
+    items: Annotated[int | None, typer.Option("--items", min=1, help="Items of the real data, if known.")] = None,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Train rows of the real data, if known.")] = None,
+) -> None:
+    """Play the whole graph on small stand-ins of data, models and servers, and estimate the real run."""
+    from sidr_core.cli import rehearse as command
+
+    command.rehearse(profile, dataset, items, rows)
 
 
 @app.command()

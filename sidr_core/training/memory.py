@@ -44,7 +44,7 @@ class Estimate:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
-def estimate(model: Any, settings: Training | Grpo, longest: int) -> Estimate:
+def estimate(model: Any, settings: Training | Grpo, longest: int, on_gpu: bool | None = None) -> Estimate:
     """Memory of one step with `micro_batch` examples of `longest` tokens.
 
     Not counted: the cache of decoding while valid rows are measured or rollouts are made.
@@ -53,7 +53,9 @@ def estimate(model: Any, settings: Training | Grpo, longest: int) -> Estimate:
         model: as `parameters.prepare` gives it; only its shape is read.
         settings: of the stage.
         longest: tokens of the longest example, prompt and answer.
+        on_gpu: whether it will run on one; default: whether this machine has one.
     """
+    on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
     weights = _bytes(model.parameters())
     state = _STATE["adamw" if isinstance(settings, Grpo) else settings.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -70,7 +72,7 @@ def estimate(model: Any, settings: Training | Grpo, longest: int) -> Estimate:
         activations += _bytes(model.parameters()) // model.dtype.itemsize * number
     if settings.parameters != "all":  # the table is put together with the trained rows, for input and output
         activations += 3 * table.numel() * table.element_size()
-    scored = tokens if not torch.cuda.is_available() and not isinstance(settings, Grpo) else min(tokens, _TILE)
+    scored = tokens if not on_gpu and not isinstance(settings, Grpo) else min(tokens, _TILE)
     return Estimate(
         weights=weights,
         gradients=_bytes(trained),

@@ -1,0 +1,273 @@
+"""The profile of a rehearsal: every section of the real one, made small, with nothing changed in kind.
+
+What stays is what can fail in the fifth hour of a night: the layout of the source, the kind of quantizer, vectors and
+collisions, the architecture and precision of the model, the template, the parameters trained, packing, schedule,
+optimizer, launcher, rollouts, reward and the list of models. What shrinks is what costs: rows, widths,
+steps, lengths of thoughts. What is paid or far away is on this machine: data, models, the teacher's server.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sidr_core.pipeline.profile import Profile, parse_profile
+from sidr_core.settings import DatasetConfig, MixSource, PackagedModel, PretrainedModel
+from sidr_core.settings.sources import SingleSource
+
+#: The month in which every stand-in of data ends, and the first one.
+LAST_MONTH, FIRST_MONTH = "2018-10", "2018-03"
+#: Items and users of a stand-in.
+ITEMS, USERS = 80, 150
+#: No key is read or sent: the environment is not expected to hold this variable.
+NO_KEY = "SIDR_REHEARSAL_NO_KEY"
+#: Tokens of the longest thought, and of the longest text that an encoder reads.
+THOUGHT_TOKENS, ENCODED_TOKENS = 24, 32
+
+_TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64, "vocab_size": 600}
+
+
+def stand_in(profile: Profile, dataset: str, folder: Path, server: str) -> Profile:
+    """The profile with `dataset` alone, and that small. It reads and writes nothing.
+
+    Args:
+        folder: where the stand-ins of data and models will lie (`sidr_core.rehearsal.data`, `.models`).
+        server: base URL of the stand-in of every paid server (`sidr_core.rehearsal.server`).
+    """
+    config = profile.dataset(dataset)
+    fields: dict[str, Any] = {
+        "source": _source(config, folder),
+        "snapshots": {"cadence": config.snapshots.cadence, "start": LAST_MONTH, "end": LAST_MONTH},
+        "filters": _filters(config),
+        "split": _plain(config.split),
+        "encoder": _encoder(config, folder, server),
+        "quantizer": _quantizer(config),
+        "teacher": _teacher(config, folder, server),
+        "base_model": _base_model(config, folder),
+        **_trainings(config),
+        "grpo": _grpo(config),
+        "decoding": _decoding(config),
+        "evaluation": _evaluation(config),
+        "item_item": _plain(config.item_item),
+        "text_knn": _plain(config.text_knn),
+        "launch": {**_plain(config.launch), "processes": _processes(config)},
+        **_baselines(config),
+    }
+    return parse_profile(f"rehearsal of {profile.name}", {"datasets": {dataset: fields}})
+
+
+def data_folder(folder: Path, member: str = "") -> Path:
+    """Where the files of a source, or of a member of a mix, lie."""
+    return folder / "data" / member if member else folder / "data"
+
+
+def model_folder(folder: Path) -> Path:
+    """Where the stand-in of the base model lies."""
+    return folder / "base_model"
+
+
+def encoder_folder(folder: Path) -> Path:
+    """Where the stand-in of the encoder lies."""
+    return folder / "encoder"
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    return section.model_dump(mode="json") | _unfingerprinted(section)
+
+
+def _unfingerprinted(section: Any) -> dict[str, Any]:
+    """Fields that a dump leaves out because no fingerprint holds them."""
+    return {name: getattr(section, name) for name, field in type(section).model_fields.items() if field.exclude}
+
+
+def _processes(config: DatasetConfig) -> int:
+    return min(2, config.launch.processes)
+
+
+# -- data ------------------------------------------------------------------------------------
+
+
+def _source(config: DatasetConfig, folder: Path) -> dict[str, Any]:
+    if isinstance(config.source, MixSource):
+        members = {name: _single(one, data_folder(folder, name)) for name, one in config.source.sources.items()}
+        return {"kind": "mix", "sources": members}
+    return _single(config.source, data_folder(folder))
+
+
+def _single(source: SingleSource, folder: Path) -> dict[str, Any]:
+    """A source of the same layout whose files lie in `folder`; a generated one is generated smaller."""
+    if source.kind == "sample":
+        return _plain(source) | {"items": min(source.items, ITEMS), "users": min(source.users, USERS)}
+    files: dict[str, Any] = {}
+    for role in source.PATHS:
+        named = getattr(source, role)
+        if not named:
+            continue
+        path = str(folder / file_name(source, role))
+        files[role] = path if isinstance(named, str) else [path]
+    return _plain(source) | files
+
+
+def file_name(source: SingleSource, role: str) -> str:
+    """Name of the one file that stands in for those of a role (`reviews`, `items`, `train`, …)."""
+    if source.kind == "tables":
+        return f"{role}.parquet"
+    if source.kind == "minionerec":
+        return {"info": "info.txt", "items": "items.item.json"}.get(role, f"{role}.csv")
+    return f"{role}.csv" if role in ("ratings", "sequences") else f"{role}.json.gz"
+
+
+def _filters(config: DatasetConfig) -> dict[str, Any]:
+    """The rules, with a k-core that a small catalogue survives, and the months that it has."""
+    filters = config.filters
+    return _plain(filters) | {
+        "k_core": min(filters.k_core, 5),
+        "since": filters.since if (filters.since or FIRST_MONTH) <= FIRST_MONTH else None,
+        "max_quarantine_share": max(filters.max_quarantine_share, 0.02),  # the generator soils a few lines on purpose
+    }
+
+
+# -- vectors, codes and words ----------------------------------------------------------------
+
+
+def _encoder(config: DatasetConfig, folder: Path, server: str) -> dict[str, Any]:
+    encoder = config.encoder
+    fields = _plain(encoder) | {"max_tokens": min(encoder.max_tokens, ENCODED_TOKENS)}
+    if encoder.endpoint is not None:
+        fields["endpoint"] = _endpoint(encoder.endpoint, server)
+    elif encoder.model != "minilm":
+        fields["model"] = str(encoder_folder(folder))
+    return fields
+
+
+def _endpoint(endpoint: Any, server: str) -> dict[str, Any]:
+    return _plain(endpoint) | {"base_url": server, "api_key_env": NO_KEY, "concurrency": min(endpoint.concurrency, 8)}
+
+
+def _quantizer(config: DatasetConfig) -> dict[str, Any]:
+    quantizer = config.quantizer
+    return _plain(quantizer) | {
+        "size": min(quantizer.size, 8),
+        "epochs": min(quantizer.epochs, 200),
+        "iterations": min(quantizer.iterations, 20),
+        "fused_size": min(quantizer.fused_size, 16),
+    }
+
+
+def _teacher(config: DatasetConfig, folder: Path, server: str) -> dict[str, Any]:
+    teacher = config.teacher
+    fields = _plain(teacher) | {
+        "practice_rows": min(teacher.practice_rows, 100),
+        "traces_per_user": 1,
+        "items": _fewer(teacher.items, 40),
+        "users": _fewer(teacher.users, 40),
+        "general": None,
+    }
+    if teacher.endpoint is not None:
+        fields["endpoint"] = _endpoint(teacher.endpoint, server)
+    if teacher.general is not None:
+        fields["general"] = _plain(teacher.general) | {"path": str(data_folder(folder, "general.jsonl")), "rows": 20}
+    return fields
+
+
+def _fewer(limit: int | None, most: int) -> int:
+    return most if limit is None else min(limit, most)
+
+
+# -- models ----------------------------------------------------------------------------------
+
+
+def _base_model(config: DatasetConfig, folder: Path) -> dict[str, Any]:
+    base = config.base_model
+    if isinstance(base, (PretrainedModel, PackagedModel)):
+        return {
+            "kind": "pretrained",
+            "name": str(model_folder(folder)),
+            "dtype": base.dtype,
+            "new_rows": base.new_rows,
+            "seed": base.seed,
+        }
+    return _plain(base) | _TINY
+
+
+def _trainings(config: DatasetConfig) -> dict[str, Any]:
+    """Both stages of SFT: 8 examples a step per process, one of them at most per forward pass where it was so."""
+    batch = 8 * _processes(config)
+    sections = {}
+    for name in ("sft", "activation"):
+        real = getattr(config, name)
+        tasks = {task: min(weight, 0.1) for task, weight in real.tasks.items()}
+        if name == "sft":
+            tasks = dict.fromkeys(_TASKS_PER_ROW, 0.1) | tasks
+        sections[name] = _plain(real) | {
+            "epochs": min(real.epochs, 1.0),
+            "batch_size": batch,
+            "micro_batch": 8 if real.micro_batch >= real.batch_size else 4,
+            "warmup_steps": min(real.warmup_steps, 2),
+            "select_rows": min(real.select_rows, 16),
+            "save_every": min(real.save_every, 20),
+            "lora": _plain(real.lora) | {"rank": min(real.lora.rank, 4)},
+            "tasks": tasks,
+            "tracking": "none",
+        }
+    return sections
+
+
+#: Tasks with an example per train row, of which a few are enough.
+_TASKS_PER_ROW = ("sids_to_sid", "sids_to_title", "titles_to_title", "titles_to_sid", "user_narrative", "practice")
+
+
+def _grpo(config: DatasetConfig) -> dict[str, Any]:
+    real = config.grpo
+    return _plain(real) | {
+        "steps": min(real.steps, 2),
+        "vllm": None,
+        "prompts_per_step": 2 * _processes(config),
+        "generations": min(real.generations, 4),
+        "micro_batch": min(real.micro_batch, 4),
+        "preflight": min(real.preflight, 4),
+        # An untrained model earns nothing and closes no thought: the trial runs and refuses nothing.
+        "preflight_same": 1.0,
+        "preflight_cut": 1.0,
+        "max_thought_tokens": min(real.max_thought_tokens, THOUGHT_TOKENS),
+        "select_rows": min(real.select_rows, 8),
+        "select_every": min(real.select_every, 1),
+        "save_every": 1,
+        "lora": _plain(real.lora) | {"rank": min(real.lora.rank, 4)},
+        "tracking": "none",
+    }
+
+
+def _baselines(config: DatasetConfig) -> dict[str, Any]:
+    """Each with the first of its trials."""
+    small = {"epochs": 1, "select_rows": 16}
+    sections = {}
+    for name in ("gru4rec", "sasrec", "tiger"):
+        real = getattr(config, name)
+        trial = _plain(real.trials[0]) | {"hidden_size": 16}
+        sections[name] = _plain(real) | small | {"trials": [trial]}
+    sections["tiger"] |= {"layers": 1, "heads": 2}
+    return sections
+
+
+# -- lists and their evaluation --------------------------------------------------------------
+
+
+def _decoding(config: DatasetConfig) -> dict[str, Any]:
+    real = config.decoding
+    return _plain(real) | {
+        "batch_size": min(real.batch_size, 16),
+        "max_thought_tokens": min(real.max_thought_tokens, THOUGHT_TOKENS),
+        "max_test_rows": _fewer(real.max_test_rows, 16),
+        "traces": min(real.traces, 2),
+        "choice_rows": min(real.choice_rows, 16),
+    }
+
+
+def _evaluation(config: DatasetConfig) -> dict[str, Any]:
+    real = config.evaluation
+    return _plain(real) | {
+        "bootstrap": min(real.bootstrap, 200),
+        "grounding_items": min(real.grounding_items, 8),
+        "intervention_rows": min(real.intervention_rows, 8),
+    }
