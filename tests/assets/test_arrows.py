@@ -117,7 +117,7 @@ def test_the_arrow_past_the_middle_is_not_drawn() -> None:
 
 def test_a_change_reaches_its_readers_past_equal_bytes(followed: Followed) -> None:
     followed.run(stages=CHAIN)
-    followed.asked(stages=CHAIN)
+    followed.look(CHAIN)
     other = fake_profile(quantizer={"size": 5})
     followed.run(profile=other, stages=CHAIN, select="numbers")
     assert stale(followed, other) == {"middle"}
@@ -131,7 +131,7 @@ def test_a_change_reaches_its_readers_past_equal_bytes(followed: Followed) -> No
 
 def test_equal_numbers_ask_for_nothing(followed: Followed) -> None:
     followed.run(stages=CHAIN)
-    followed.asked(stages=CHAIN)
+    followed.look(CHAIN)
     followed.run(stages=CHAIN, select="numbers")
     followed.run(stages=CHAIN, select="middle")
     assert stale(followed, fake_profile()) == set() and followed.asked(stages=CHAIN) == set()

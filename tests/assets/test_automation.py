@@ -237,10 +237,10 @@ class Followed:
             for snapshot in result.get_requested_partitions(key)
         }
 
-    def look(self) -> None:
+    def look(self, stages=CHAIN) -> None:
         """The first look, which asks for all that was built before, and the one after it."""
-        self.asked()
-        assert self.asked() == set()
+        self.asked(stages=stages)
+        assert self.asked(stages=stages) == set()
 
 
 @pytest.fixture

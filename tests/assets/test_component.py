@@ -57,7 +57,6 @@ def test_attributes_choose_datasets_prefix_and_upstream() -> None:
     codebook = graph.get(dg.AssetKey(["ml", "sidr", "office", "sid_codebook"])).parent_keys
     assert {key.to_user_string() for key in codebook} == {
         "ml/sidr/office/item_embeddings",
-        "ml/sidr/office/sid_codebook",
     }
     (schedule,) = defs.schedules or ()
     job = defs.resolve_job_def(schedule.job_name)  # type: ignore[union-attr]

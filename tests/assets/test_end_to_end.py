@@ -88,7 +88,7 @@ def test_evaluation_has_every_model_metric_and_level(built):
     _, outcomes = built
     evaluation = table(outcomes["evaluation"], "evaluation.parquet")
     models = {("sft", "direct"), ("activation", "thinking"), ("grpo", "direct"), ("grpo", "thinking")}
-    counted = ("popularity", "item_item", "shortcut", "text_knn")
+    counted = ("popularity", "item_item", "shortcut", "text_knn", "optimal")
     models |= {(name, "direct") for name in (*counted, "gru4rec", "sasrec", "tiger")}
     assert set(evaluation.select("model", "mode").iter_rows()) == models
     ranked = evaluation.filter(pl.col("metric").is_in(["hr", "ndcg", "mrr"]))
