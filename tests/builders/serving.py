@@ -1,4 +1,4 @@
-"""The small world with merged and mixed lists, a server over it, and one on a real port."""
+"""The small world with merged lists, a server over it, and one on a real port."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sidr_core.serving.follow import Follower
 from sidr_core.serving.gate import LOOPBACK, Limits
 from sidr_core.serving.served import Served
 
-MODELS = ("grpo/direct", "grpo/thinking", "grpo/merged", "grpo_mixed/direct", "popularity/direct", "item_item/direct")
-MODES = {"direct": "grpo/direct", "thinking": "grpo/thinking", "merged": "grpo/merged", "mixed": "grpo_mixed/direct"}
+MODELS = ("grpo/direct", "grpo/thinking", "grpo/merged", "popularity/direct", "item_item/direct")
+MODES = {"direct": "grpo/direct", "thinking": "grpo/thinking", "merged": "grpo/merged"}
 
 
 def build(home: Path) -> World:
