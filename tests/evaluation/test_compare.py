@@ -200,6 +200,7 @@ def test_runs_that_differ_in_their_seed_alone_are_put_together():
                 "office": {
                     "source": {"kind": "sample", "category": "office"},
                     "snapshots": {"start": "2018-09", "end": "2018-10"},
+                    "sft": {"epochs": 2},
                 },
                 "other": {"extends": "office", "sft": {"seed": 7}},
                 "longer": {"extends": "office", "sft": {"seed": 7, "epochs": 9}},

@@ -78,6 +78,12 @@ class Source:
         self.metrics = {name.replace("_", " ", 1): value for name, value in metrics.items()}
 
 
+class Part:
+    """Lists for which nothing was chosen."""
+
+    files = ()
+
+
 @pytest.mark.parametrize(
     ("metrics", "meta", "note"),
     [
@@ -90,4 +96,4 @@ class Source:
     ],
 )
 def test_what_is_known_of_a_model_before_its_test(metrics, meta, note):
-    assert _note(Source(**metrics), meta) == note  # type: ignore[arg-type]
+    assert _note(Source(**metrics), meta, Part()) == note  # type: ignore[arg-type]
