@@ -85,5 +85,10 @@ def history_items(history: str, known: Container[str]) -> list[str]:
     >>> history_items('A, "b,c"', {"A", "b,c"}), history_items("b,c", {"A", "b,c"})
     (['A', 'b,c'], ['b,c'])
     """
-    cells = [history] if history in known else next(csv.reader([history], skipinitialspace=True), [])
+    if history in known:
+        return [history]
+    try:
+        cells = next(csv.reader([history], skipinitialspace=True), [])
+    except csv.Error:  # a line break: no quotes to be read
+        cells = history.split(",")
     return [cell.strip() for cell in cells if cell.strip()]

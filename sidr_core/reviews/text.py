@@ -15,6 +15,9 @@ MAX_FIELD = 40_000
 #: Longest Python literal that is parsed, in characters: its syntax tree takes some 500 times as many bytes.
 MAX_LITERAL = 200_000
 
+#: What counts as blank around an id, for Python's `strip` as for polars' `strip_chars`: Unicode's white space.
+BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
 #: What a cleaning rule does to a value, by its name.
 RULES = {
     "cut": f"cut to {MAX_FIELD:,} characters",

@@ -159,7 +159,11 @@ def test_a_whole_rehearsal_with_a_paid_teacher(tmp_path, monkeypatch):
         assert [scene.stage for scene in played.scenes] == [stage.name for stage in STAGES]
         (written,) = (scene.artifact for scene in played.scenes if scene.stage == "synthetic_corpus")
         corpus = written.manifest["metrics"]
-        assert corpus["accepted_item_narratives"] > 20 and corpus["accepted_thoughts"] > 20 and corpus["usd"] > 0
+        assert (
+            corpus["teacher_accepted_item_narratives"] > 20
+            and corpus["teacher_accepted_thoughts"] > 20
+            and corpus["teacher_usd"] > 0
+        )
         size = estimate.Size(items=1000, users=2000, rows=10_000, source="told")
         money = estimate.money(played, real.dataset("games"), size)
         assert {one.kind: one.calls for one in money} == {

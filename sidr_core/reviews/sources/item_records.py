@@ -26,6 +26,7 @@ from sidr_core.reviews import layouts, text
 from sidr_core.reviews.lines import DamagedFile, damaged_file, numbered_lines
 from sidr_core.reviews.quarantine import quotable
 from sidr_core.reviews.records import REFUSED
+from sidr_core.reviews.text import BLANKS
 from sidr_core.tables import files as tables
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class ItemWriter:
         if reason := _refusal(item_id, title):
             return self.refuse(line, reason, raw)
         padded_id, title = str(item_id), title or ""
-        item_id = padded_id.strip()
+        item_id = padded_id.strip(BLANKS)
         self.trimmed_ids += padded_id != item_id
         name, unusable = self._cleaner.title(title), None
         if len(name) < layout.shortest_title:
@@ -301,7 +302,7 @@ def _refusal(item_id: object, title: object) -> str | None:
         return "missing_field"
     if not isinstance(item_id, str) or not isinstance(title, str | None):
         return "wrong_type"
-    if not item_id.strip():
+    if not item_id.strip(BLANKS):
         return "missing_field"
     if "\0" in item_id:
         return "nul_byte"
