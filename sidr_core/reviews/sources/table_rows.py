@@ -110,7 +110,8 @@ def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) 
     done = 0
     try:
         for table, total in parquet_rows.batches(path, list(dict.fromkeys(columns.values())), _BATCH):
-            rows = pl.DataFrame(table).select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+            frame = pl.DataFrame(table)  # by series: `pl.col` reads names such as `*` and `^…$` as patterns
+            rows = pl.DataFrame({ours: frame[theirs] for ours, theirs in columns.items()})
             yield rows.with_columns(
                 pl.int_range(done + 1, done + 1 + pl.len(), dtype=pl.Int64).alias("line"),
                 pl.lit(None, dtype=pl.String).alias("fault"),
