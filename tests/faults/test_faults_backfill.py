@@ -7,4 +7,4 @@ import pytest
 @pytest.mark.slow
 def test_a_backfill_with_a_failure_is_resumed(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert backfill.backfills(4, 0) == []
+    assert backfill.backfills(2, 0) == []
