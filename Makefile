@@ -1,4 +1,4 @@
-# make setup | run | test | lint | ui | docs | faults | teacher-faults | rehearse | bench | ablations | screenshot | clean
+# make setup | run | test | long | lint | ui | docs | faults | teacher-faults | rehearse | bench | ablations | screenshot | clean
 # Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
 # On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
 SHELL := /bin/bash
@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
 SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
 
-.PHONY: setup run test lint ui docs faults teacher-faults rehearse bench ablations screenshot clean instance
+.PHONY: setup run test long lint ui docs faults teacher-faults rehearse bench ablations screenshot clean instance
 
 setup: $(STAMP) $(DAGSTER_HOME)/dagster.yaml
 
@@ -53,6 +53,10 @@ run: instance
 # files do not come last. ARGS='-n0 tests/pipeline/test_store.py' for one file.
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The tests that take up to minutes each, which `make test` leaves out.
+long: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m long $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def test_a_mistake_met_by_all_processes_is_reported_once(home) -> None:
     assert "expected: at most max_length = 16 tokens" in error.message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_and_killed_trainings_leave_nobody_and_go_on(home, tmp_path) -> None:
     """Two processes; the real command line gets SIGTERM in the first run and SIGKILL in the second."""
     command, environment = _command_line(home, tmp_path)

@@ -80,6 +80,7 @@ def test_a_script_launches_and_reads_the_evaluation(api: WebApi) -> None:
     assert table.select(pl.col("n_rows").unique()).item() == told["all numbers"]["rows"]
 
 
+@pytest.mark.long
 def test_a_script_asks_for_a_backfill(api: WebApi) -> None:
     with pytest.raises(WebError):
         api.backfill([EVALUATION], ["2017-01"])

@@ -58,6 +58,7 @@ def test_status_fetches_no_file(server, sidr, tmp_path, monkeypatch):
     assert not list((tmp_path / "empty").rglob("*.parquet"))
 
 
+@pytest.mark.long
 def test_gc_lists_by_age_and_the_doctor_looks_at_the_bucket(server, sidr, tmp_path, monkeypatch):
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "empty"))
     monkeypatch.setenv("SIDR_STORE", URL)

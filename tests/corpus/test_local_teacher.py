@@ -274,7 +274,7 @@ def server(packaged_home):
         process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_items_and_a_user_through_the_real_stage(world, server, tmp_path):
     """Every reply is paid for once; the corpus holds the model's own words; again, and there is no call."""
     fields = json.loads(json.dumps(dict(world.profile.raw)))

@@ -147,7 +147,7 @@ def test_texts_with_the_same_words_have_near_vectors():
     assert near == pytest.approx(1.0, abs=1e-4) and far < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_rehearsal_with_a_paid_teacher(tmp_path, monkeypatch):
     """The tiny profile with the paper's teacher and quantizer: every stage, the ledger, and the estimate."""
     monkeypatch.setenv("SIDR_HOME", str(tmp_path))

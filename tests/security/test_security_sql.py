@@ -93,11 +93,11 @@ whole = hostile.filter(lambda text: text.strip() and "<" not in text)
 
 
 @settings(  # a failure is not shrunk: that takes minutes
-    max_examples=4, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    max_examples=2, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
 )
 @given(st.lists(whole, min_size=125, max_size=125, unique_by=str.strip))
 def test_users_items_and_titles_pass_through_all_tables(tmp_path_factory, texts):
-    """4 times 125 texts as user, item, title, brand, category and name of a file, from the source to the catalog."""
+    """2 times 125 texts as user, item, title, brand, category and name of a file, from the source to the catalog."""
     folder = tmp_path_factory.mktemp("sql")
     os.environ["SIDR_HOME"] = str(folder / "home")
     try:
@@ -117,7 +117,7 @@ def test_users_items_and_titles_pass_through_all_tables(tmp_path_factory, texts)
 
 
 @given(hostile, hostile.filter(lambda text: text.strip()))
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=10, deadline=None, database=None)
 def test_columns_of_a_table_may_have_any_name(tmp_path_factory, name, other):
     """The map of columns of a `tables` source: the column is found by its whole name or reported missing."""
     folder = tmp_path_factory.mktemp("columns")
