@@ -48,8 +48,8 @@ def alert_sensors() -> list[dg.SensorDefinition]:
         events = [log.dagster_event for log in logs if log.dagster_event]
         checks = [(event.step_key or "", event.asset_check_evaluation_data) for event in events]
         failed = [(step, check) for step, check in checks if check.check_name == DRIFT and not check.passed]
-        found = [(step, check.description or DRIFT) for step, check in failed]
-        return _tell(run, "found drift", found) if found else dg.SkipReason("no drift")
+        reasons = [(step, check.description or DRIFT) for step, check in failed]
+        return _tell(run, "found drift", reasons) if reasons else dg.SkipReason("no drift")
 
     return [failures, drift]
 

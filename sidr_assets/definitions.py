@@ -31,8 +31,8 @@ def build_definitions(profile: Profile, stages: tuple[Stage, ...] = (*STAGES, *O
     """
     # In-process: a step costs 0.2 s instead of the 3 to 6 s of a process of its own, and a model that
     # is in memory for one step is let go before the next either way.
-    own = dg.Definitions(executor=dg.in_process_executor, sensors=alert_sensors())
-    return dg.Definitions.merge(graph_of(profile, stages), own)
+    runner = dg.Definitions(executor=dg.in_process_executor, sensors=alert_sensors())
+    return dg.Definitions.merge(graph_of(profile, stages), runner)
 
 
 def graph_of(

@@ -46,6 +46,25 @@ class Catalogue:
         """item_id -> sid where each item id is its own SID: models over item ids know no others."""
         return pl.DataFrame({ITEM_ID: self.ids, SID: self.ids})
 
+    def in_order(self, table: pl.DataFrame, what: str, fix: str) -> pl.DataFrame:
+        """The rows of a table with one row per item, in the catalogue's order.
+
+        Args:
+            what: what the table gives of an item, for the error. fix: how to make it whole.
+
+        Raises:
+            InputError: an item is missing.
+        """
+        ordered = pl.DataFrame({ITEM_ID: self.ids}).join(table, on=ITEM_ID, how="inner", maintain_order="left")
+        if ordered.height < len(self):
+            raise InputError(
+                f"{len(self) - ordered.height} items have no {what}",
+                expected=f"one {what} for every item of the catalogue",
+                found=f"{ordered.height} of {len(self)}",
+                fix=fix,
+            )
+        return ordered
+
     def histories(self, samples: pl.DataFrame) -> list[list[int]]:
         """The history of each sample as item numbers, oldest first.
 

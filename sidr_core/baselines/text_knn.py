@@ -23,11 +23,10 @@ from sidr_core.baselines import training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue, Histories
 from sidr_core.baselines.tfidf import matrices_in, tensors_of, tfidf
-from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import ITEM_ID, ROW_ID, VECTOR
+from sidr_core.tables.columns import ROW_ID, VECTOR
 from sidr_core.tables.contracts import ChoiceLog
 from sidr_core.tables.vectors import series_vectors
 
@@ -118,13 +117,6 @@ def _vectors(embeddings: pl.DataFrame, catalogue: Catalogue) -> np.ndarray:
     Raises:
         InputError: an item has no vector.
     """
-    ordered = pl.DataFrame({ITEM_ID: catalogue.ids}).join(embeddings, on=ITEM_ID, how="inner", maintain_order="left")
-    if ordered.height < len(catalogue):
-        raise InputError(
-            f"{len(catalogue) - ordered.height} items have no text vector",
-            expected="one vector for every item of the catalogue",
-            found=f"{ordered.height} of {len(catalogue)}",
-            fix="materialize item_embeddings again",
-        )
+    ordered = catalogue.in_order(embeddings, "text vector", "materialize item_embeddings again")
     vectors = series_vectors(ordered[VECTOR])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -16,8 +16,6 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sidr_core.baselines.sequences import Catalogue
-from sidr_core.errors import InputError
-from sidr_core.tables.columns import ITEM_ID
 from sidr_core.tables.tensors import read_tensors, unreadable
 
 _FIELDS = ("title", "brand", "category")
@@ -39,14 +37,7 @@ def tfidf(items: pl.DataFrame, catalogue: Catalogue) -> sparse.csr_array:
     Raises:
         InputError: an item of the catalogue is missing.
     """
-    ordered = pl.DataFrame({ITEM_ID: catalogue.ids}).join(items, on=ITEM_ID, how="inner", maintain_order="left")
-    if ordered.height < len(catalogue):
-        raise InputError(
-            f"{len(catalogue) - ordered.height} items have no text",
-            expected="one record for every item of the catalogue",
-            found=f"{ordered.height} of {len(catalogue)}",
-            fix="materialize interactions and baseline_popularity again",
-        )
+    ordered = catalogue.in_order(items, "text", "materialize interactions and baseline_popularity again")
     texts = ordered.select(pl.concat_str(*_FIELDS, separator=" ", ignore_nulls=True)).to_series().to_list()
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidr_core.evaluation.pages import render
-from sidr_core.evaluation.summary import summary
+from sidr_core.evaluation.summary import PLACES, summary
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.status import newest_published
@@ -19,14 +19,13 @@ def show(dataset: str | None, snapshot: str | None, whole: bool) -> None:
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "evaluation", snapshot)
     tell_if_stale(profile, store, dataset, snapshot, "evaluation")
-    artifact, lists = (store.require(dataset, snapshot, stage) for stage in ("evaluation", "recommendations"))
-    evaluation, paired, slices = (
-        tables.read(artifact.path(f"{name}.parquet")) for name in ("evaluation", "paired", "slices")
-    )
+    artifact = store.require(dataset, snapshot, "evaluation")
+    evaluation, paired = (tables.read(artifact.path(f"{name}.parquet")) for name in ("evaluation", "paired"))
     if whole:
         console().print(render(evaluation, paired, artifact.synthetic))
         return
-    thoughts, rankings, rows = (
-        tables.read(lists.path(f"{name}.parquet")) for name in ("thoughts", "recommendations", "rows")
-    )
-    console().print(summary(evaluation, paired, slices, thoughts, rankings, rows, artifact.synthetic))
+    slices = tables.read(artifact.path("slices.parquet"))
+    made = store.require(dataset, snapshot, "recommendations")
+    thoughts, rows = (tables.read(made.path(f"{name}.parquet")) for name in ("thoughts", "rows"))
+    lists = tables.read(made.path("recommendations.parquet"), list(PLACES))
+    console().print(summary(evaluation, paired, slices, thoughts, lists, rows, artifact.synthetic))

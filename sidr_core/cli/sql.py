@@ -87,11 +87,11 @@ def _views(connection: duckdb.DuckDBPyConnection, query: str) -> set[tuple[str, 
     """
     (text,) = connection.execute("select json_serialize_sql(?::varchar)", [query]).fetchone() or ("{}",)
     tree = json.loads(text)
-    found = None if tree.get("error", True) else list(_tables_in(tree))
-    if found is None or None in found:
+    named = None if tree.get("error", True) else list(_tables_in(tree))
+    if named is None or None in named:
         views = "select schema_name, view_name from duckdb_views() where not internal"
         return set(connection.execute(views).fetchall())
-    return {view for view in found if view is not None}
+    return {view for view in named if view is not None}
 
 
 def _tables_in(node: Any) -> Iterator[tuple[str, str] | None]:

@@ -149,12 +149,12 @@ class Relations:
     def candidates(self, history: Sequence[Item]) -> list[Candidate]:
         """Items to which the history leads, the most probable first, equal ones by item id."""
         ids = tuple(item.item_id for item in history)
-        found = self._known.get(ids)
-        if found is None:
+        candidates = self._known.get(ids)
+        if candidates is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
-            found = self._known[ids] = self._find(history)
-        return found
+            candidates = self._known[ids] = self._find(history)
+        return candidates
 
     def _find(self, history: Sequence[Item]) -> list[Candidate]:
         state = self.state(history)

@@ -126,8 +126,8 @@ def constrained_beam(
                 None if weights is None else torch.from_numpy(_of_rows(weights, rows)).to(model.device),
                 None if allowed is None else allowed_nodes(index, _of_rows(allowed, rows), model.device),
             )
-            found = _search(head, [context for row in rows for context in groups[row]], search, pad_id)
-            ranked, pooled, each = (tensor.cpu().numpy() for tensor in found)
+            tensors = _search(head, [context for row in rows for context in groups[row]], search, pad_id)
+            ranked, pooled, each = (tensor.cpu().numpy() for tensor in tensors)
             width = ranked.shape[1]
             leaf[rows, :width], scores[rows, :width], apart[rows, :, :width] = ranked, pooled, each
             done += len(rows)

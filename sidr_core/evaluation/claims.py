@@ -231,22 +231,22 @@ def _sentence(name: str, baseline: str | None, gaps: Sequence[Margin]) -> str:
         return f"{name}: the table has no counting baseline to compare with"
     if name == baseline:
         return f"{name} is the counting baseline that the other lists are compared with"
-    said = "; ".join(f"{gap.metric.upper()}@{gap.k} {gap.difference:+.4f}, {gap.verdict}" for gap in gaps)
-    return f"{name} against {baseline}: {said}"
+    margins = "; ".join(f"{gap.metric.upper()}@{gap.k} {gap.difference:+.4f}, {gap.verdict}" for gap in gaps)
+    return f"{name} against {baseline}: {margins}"
 
 
 def _behind(manifests: Mapping[str, Mapping[str, Any]], names: tuple[str, str]) -> dict[str, Mapping[str, Any]]:
     """The manifests behind the lists of `names`: those of other models are left out."""
-    wanted = {stage for name in names for stage in producers(split_name(name)[0])}
-    others = {model.stage for model in MODELS} - wanted
-    found: dict[str, Mapping[str, Any]] = {}
+    used = {stage for name in names for stage in producers(split_name(name)[0])}
+    others = {model.stage for model in MODELS} - used
+    behind: dict[str, Mapping[str, Any]] = {}
     waiting = ["evaluation"]
     for stage in waiting:
-        if stage in manifests and stage not in found:
-            found[stage] = manifests[stage]
+        if stage in manifests and stage not in behind:
+            behind[stage] = manifests[stage]
             skipped = others if stage == "recommendations" else set()
             waiting += [name for name in manifests[stage].get("lineage", {}) if name not in skipped]
-    return dict(sorted(found.items()))
+    return dict(sorted(behind.items()))
 
 
 def _counts(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

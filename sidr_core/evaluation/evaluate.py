@@ -31,6 +31,7 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import leakage
 from sidr_core.recommending.rows import chosen_rows
 from sidr_core.render import figures
+from sidr_core.reviews.sample.shop import simulate
 from sidr_core.settings.models import OPTIMAL, split_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
@@ -97,10 +98,11 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     protocol = protocol_line(left_out, inputs["recommendations"].metrics)
     leakage.check_lists(lists, test, models, names, max(settings.ks))
     if generator := optimal.generator_of(config.source):
-        best = optimal.optimal_lists(generator, test, codebook, config.decoding.beam_width)
+        shop = simulate(generator)[0]
+        best = optimal.optimal_lists(shop, test, codebook, config.decoding.beam_width)
         lists, names = pl.concat([lists, best], how="diagonal"), (*names, f"{OPTIMAL}/{DIRECT}")
         models = pl.concat([models, optimal.described(generator, models)])
-        test = optimal.with_kinds(generator, test, train, items)
+        test = optimal.with_kinds(shop, test, train, items)
 
     progress.say(f"{len(names)} lists on {test.height:,} rows; {settings.bootstrap:,} bootstrap draws")
     scored = score(lists, test, codebook, names, settings)

@@ -16,7 +16,7 @@ from sidr_core.decoding.lists import counted
 from sidr_core.errors import InputError
 from sidr_core.reviews.sample.optimal import Optimal
 from sidr_core.reviews.sample.rows import row_kinds, steps
-from sidr_core.reviews.sample.shop import simulate
+from sidr_core.reviews.sample.shop import Shop
 from sidr_core.settings import SampleSource
 from sidr_core.settings.models import OPTIMAL
 from sidr_core.tables import files as tables
@@ -32,13 +32,13 @@ def generator_of(source: Source) -> SampleSource | None:
     return source if isinstance(source, SampleSource) and not source.shift else None
 
 
-def with_kinds(source: SampleSource, test: pl.DataFrame, train: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+def with_kinds(shop: Shop, test: pl.DataFrame, train: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """Test rows with the column `kind`: what it takes to know the target (`reviews.sample.rows.KINDS`)."""
-    kinds = row_kinds(simulate(source)[0], test, train, items[ITEM_ID].to_list())
+    kinds = row_kinds(shop, test, train, items[ITEM_ID].to_list())
     return test.with_columns(pl.Series(KIND, kinds, dtype=pl.String))
 
 
-def optimal_lists(source: SampleSource, test: pl.DataFrame, codebook: pl.DataFrame, width: int) -> pl.DataFrame:
+def optimal_lists(shop: Shop, test: pl.DataFrame, codebook: pl.DataFrame, width: int) -> pl.DataFrame:
     """The generator's ranking of the catalogue for each test row: lists of `optimal/direct` of `width` SIDs, and users.
 
     Args:
@@ -48,7 +48,6 @@ def optimal_lists(source: SampleSource, test: pl.DataFrame, codebook: pl.DataFra
     Raises:
         InputError: a row is not a purchase of this source.
     """
-    shop = simulate(source)[0]
     optimal, item_ids = Optimal(shop), codebook[ITEM_ID].sort()
     purchases = steps(shop, test, item_ids.to_list())
     wrong = [row for row, step in zip(test[TARGET], purchases, strict=True) if shop.ids[step.thing] != row]

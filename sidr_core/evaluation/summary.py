@@ -13,7 +13,7 @@ from sidr_core.evaluation.pages import caption
 from sidr_core.evaluation.protocol import headline, list_name, lists_of, thinking_pairs
 from sidr_core.metrics.ranking import HR, NDCG
 from sidr_core.recommending import truth
-from sidr_core.render.grid import ranged
+from sidr_core.render.grid import Grid, ranged
 from sidr_core.settings.models import OPTIMAL, split_name
 from sidr_core.tables.columns import (
     DIRECT,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: Lists that are shown; the last line of them stands for those behind.
 _LISTS = 8
 _THOUGHTS = 2
+#: Columns of `recommendations` that are read.
+PLACES = (ROW_ID, USER_ID, MODEL, MODE, RANK, ITEM_ID, REASONING)
 
 
 def summary(
@@ -50,7 +52,7 @@ def summary(
 
     Args:
         evaluation, paired, slices: what the stage `evaluation` published, by their contracts.
-        thoughts, lists, rows: `thoughts`, `recommendations` and `rows` of the stage `recommendations`.
+        thoughts, rows: of the stage `recommendations`. lists: its table of that name, the columns `PLACES`.
         synthetic: whether the data are made up; it is said.
     """
     from rich.console import Group
@@ -59,33 +61,16 @@ def summary(
     k = headline(evaluation.filter(pl.col("metric") == NDCG)["k"].unique().to_list())[-1]
     names = evaluation.select(MODEL, MODE).unique(maintain_order=True).iter_rows(named=True)
     pairs = thinking_pairs([list_name(row) for row in names])
-    parts: list[Any] = [Text(caption(evaluation, synthetic), style="bold"), _places(evaluation, k)]
+    parts: list[Any] = [Text(caption(evaluation, synthetic), style="bold"), _places(evaluation, k).rich(bare=True)]
     if pairs:
         thinking, direct = pairs[-1]
-        parts.append(
-            _table(
-                (f"{thinking} − {direct}", "rows", f"HR@{k}", f"NDCG@{k}", ""), _gains(paired, slices, k, *pairs[-1])
-            )
-        )
-        parts += [
-            Text(line) for line in (*_truth(thoughts, split_name(thinking)[0]), *_thoughts(lists, rows, thinking))
-        ]
+        parts.append(_gains(paired, slices, k, thinking, direct).rich(bare=True))
+        lines = (*_truth(thoughts, split_name(thinking)[0]), *_thoughts(lists, rows, thinking))
+        parts += [Text(line) for line in lines]
     return Group(*parts)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if column else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _places(evaluation: pl.DataFrame, k: int) -> Any:
+def _places(evaluation: pl.DataFrame, k: int) -> Grid:
     """The first lists by NDCG, and what could be known at best where that is known."""
     at_k = evaluation.filter((pl.col("level") == ITEM_LEVEL) & (pl.col("k") == k))
     ndcg = at_k.filter(pl.col("metric") == NDCG).sort("value", descending=True, maintain_order=True)
@@ -102,10 +87,11 @@ def _places(evaluation: pl.DataFrame, k: int) -> Any:
         (f"   {list_name(row)}: what could be known", hits[list_name(row)], ranged(row), "100%")
         for row in best.iter_rows(named=True)
     ]
-    return _table(("list", f"HR@{k}", f"NDCG@{k}", "of what could be known" if best.height else ""), lines)
+    header = ("list", f"HR@{k}", f"NDCG@{k}", "of what could be known" if best.height else "")
+    return Grid("Lists in order", header, tuple(lines))
 
 
-def _gains(paired: pl.DataFrame, slices: pl.DataFrame, k: int, a: str, b: str) -> list[tuple[str, ...]]:
+def _gains(paired: pl.DataFrame, slices: pl.DataFrame, k: int, a: str, b: str) -> Grid:
     """What thinking gave on all rows and on each kind, or on rows whose target train knows and does not."""
     other, plain = split_name(b)
     whole = lists_of(paired.rename({"model_a": MODEL, "mode_a": MODE}), a).filter(
@@ -113,7 +99,7 @@ def _gains(paired: pl.DataFrame, slices: pl.DataFrame, k: int, a: str, b: str) -
     )
     by = KIND if KIND in slices["slice"] else "seen_pair"
     parts = lists_of(slices, a).filter((pl.col("slice") == by) & (pl.col("minus") == b))
-    groups = [("all", whole.rename({"difference": "value"}, strict=False))]
+    groups = [("all", whole.rename({"difference": "value"}))]
     groups += [(str(group), part) for (group,), part in parts.group_by("group", maintain_order=True)]
     lines = []
     for group, part in groups:
@@ -123,7 +109,7 @@ def _gains(paired: pl.DataFrame, slices: pl.DataFrame, k: int, a: str, b: str) -
             lines.append(
                 (f"   {group}", f"{gaps[HR]['n_rows']:,}", ranged(gaps[HR], "+"), ranged(gaps[NDCG], "+"), verdict)
             )
-    return lines
+    return Grid("What thinking gave", (f"{a} − {b}", "rows", f"HR@{k}", f"NDCG@{k}", ""), tuple(lines))
 
 
 def _truth(thoughts: pl.DataFrame, model: str) -> list[str]:
@@ -131,8 +117,8 @@ def _truth(thoughts: pl.DataFrame, model: str) -> list[str]:
     if not shares:
         return []
     tokens = thoughts.filter(pl.col(MODEL) == model)["n_tokens"].mean()
-    said = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in shares.items())
-    return [f"Thoughts of {model}: {said}; {tokens:.0f} tokens on average."]
+    of_each = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in shares.items())
+    return [f"Thoughts of {model}: {of_each}; {tokens:.0f} tokens on average."]
 
 
 def _thoughts(lists: pl.DataFrame, rows: pl.DataFrame, name: str) -> list[str]:

@@ -19,7 +19,7 @@ import re
 import shutil
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ from sidr_core.pipeline.store import (
 )
 
 if TYPE_CHECKING:
-    from sidr_core.pipeline.report import Report
+    pass
 
 #: Object beside a writer's files which says that one of them has other bytes than the manifest says.
 DAMAGED = "DAMAGED"
@@ -194,27 +194,14 @@ class BucketStore(Store):
         with contextlib.suppress(StoreError):  # a reader that may not write
             self.bucket.create(f"{_prefix(artifact.manifest)}{DAMAGED}", b"")
 
-    def _build(
-        self,
-        stage: str,
-        fp: str,
-        code_version: str,
-        key: Mapping[str, Any],
-        build: Callable[[Path], Report | None],
-        synthetic: bool | Callable[[], bool],
-        say: Callable[[str], None] | None,
-        extra: Mapping[str, Any] | None,
-        finish: Callable[[], Mapping[str, Any]] | None,
-    ) -> Artifact:
-        self.trust()  # before the work, not after it
+    @contextlib.contextmanager
+    def _working_on(self, stage: str, fp: str, say: Callable[[str], None] | None) -> Iterator[None]:
+        """Asks the server before the work, not after it; fetches unfinished work and copies it as it goes on."""
+        self.trust()
         mirror = ResumeMirror(self.bucket, f"{stage}/{fp}/{RESUME}/", self.resume_folder(stage, fp), say)
         mirror.fetch()
-
-        def followed(folder: Path) -> Report | None:
-            with mirror.following():
-                return build(folder)
-
-        return super()._build(stage, fp, code_version, key, followed, synthetic, say, extra, finish)
+        with mirror.following():
+            yield
 
     def _drop_resume(self, stage: str, fp: str) -> None:
         super()._drop_resume(stage, fp)

@@ -277,8 +277,8 @@ def _of_live(
     for name, files in reads.items():
         if (fp := alive.outputs.get(name)) is None:
             continue
-        artifact = store.open(name, fp)
-        if artifact is None or not artifact.hold():
+        artifact = store.held(name, fp)
+        if artifact is None:
             raise StoreError(
                 f"{alive.dataset}: {name} of what is live is not in the store",
                 expected=f"the output {fp}",

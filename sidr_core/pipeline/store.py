@@ -234,10 +234,15 @@ class Store:
             lock_path.with_suffix(".owner").unlink(missing_ok=True)
             lock.release()
 
+    def held(self, stage: str, fp: str) -> Artifact | None:
+        """The published output, held, or None if there is none."""
+        artifact = self.open(stage, fp)
+        return artifact if artifact is not None and artifact.hold() else None
+
     def sound(self, stage: str, fp: str) -> Artifact | None:
         """The output, held, if every byte of it is as published; a damaged one counts as absent."""
-        artifact = self.open(stage, fp)
-        if artifact is None or not artifact.hold():
+        artifact = self.held(stage, fp)
+        if artifact is None:
             return None
         try:
             artifact.verified_folder()
@@ -262,10 +267,11 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
         tmp = final.parent / f".tmp-{fp}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         tmp.mkdir()
-        started = time.monotonic()
         try:
-            with PeakMemory() as memory:
-                report = build(tmp)
+            with self._working_on(stage, fp, say):
+                started = time.monotonic()
+                with PeakMemory() as memory:
+                    report = build(tmp)
             names = sorted(p.relative_to(tmp).as_posix() for p in tmp.rglob("*") if p.is_file())
             manifest = {
                 "stage": stage,
@@ -290,6 +296,12 @@ class Store:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
         return artifact
+
+    def _working_on(
+        self, stage: str, fp: str, say: Callable[[str], None] | None
+    ) -> contextlib.AbstractContextManager[None, None]:
+        """What surrounds the build of an output."""
+        return contextlib.nullcontext()
 
     def _publish(self, tmp: Path, final: Path, manifest: dict[str, Any], say: Callable[[str], None] | None) -> Artifact:
         """Rename `tmp` into place and write the manifest last; each step is on disk before the next."""

@@ -251,11 +251,11 @@ def _own(
     meta = json.loads(inputs[producers(model)[0]].path("meta.json").read_text())
     valid = choice_rows(tables.read(inputs["interactions"].path("valid.parquet")), decoding, meta["seed"])
     on_valid = {"valid_rows": decoding.choice_rows, "seed": meta["seed"]}
-    said = progress.named("valid rows")
+    of_valid = progress.named("valid rows")
 
     def own(mode: str) -> tuple[Lists, Lists]:
         name = f"{stage}/{mode}"
-        before = part_of(name, inputs, config, valid, codebook, said, on_valid)
+        before = part_of(name, inputs, config, valid, codebook, of_valid, on_valid)
         return _lists(before), _lists(part_of(name, inputs, config, rows, codebook, progress, also))
 
     return own, valid
@@ -313,8 +313,8 @@ def _lists(part: Artifact) -> Lists:
 
 
 def _write_choice(folder: Path, choice: Threshold | mixture.Choice | merging.Weights) -> None:
-    said = {"weights": str(choice), "is_shortcut": choice.is_shortcut} if isinstance(choice, mixture.Choice) else {}
-    (folder / _CHOICE).write_text(json.dumps(asdict(choice) | said, sort_keys=True, indent=2) + "\n")
+    in_words = {"weights": str(choice), "is_shortcut": choice.is_shortcut} if isinstance(choice, mixture.Choice) else {}
+    (folder / _CHOICE).write_text(json.dumps(asdict(choice) | in_words, sort_keys=True, indent=2) + "\n")
 
 
 def _open(model: str, inputs: Inputs, config: DatasetConfig) -> Ranker:

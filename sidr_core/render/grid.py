@@ -43,13 +43,19 @@ class Grid:
         """As a Markdown table under a heading of level 2."""
         return f"## {self.title}\n\n{markdown_table(self.header, self.rows)}"
 
-    def rich(self) -> Any:
-        """As a `rich` table."""
+    def rich(self, bare: bool = False) -> Any:
+        """As a `rich` table; a bare one has neither title nor rule, so a line per row."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(
+            title=None if bare else self.title,
+            title_justify="left",
+            box=None if bare else box.SIMPLE_HEAD,
+            header_style="bold" if bare else None,
+            pad_edge=not bare,
+        )
         for column, name in enumerate(self.header):
             table.add_column(Text(name), justify="right" if column else "left")
         for row in self.rows:

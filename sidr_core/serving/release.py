@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidr_core.errors import NotMaterialized, SidrError
-from sidr_core.pipeline import live as alias
 from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.status import newest_published
 from sidr_core.pipeline.store import Artifact, Store
+from sidr_core.serving import promotion
 from sidr_core.settings import Decoding
 from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name
 from sidr_core.tables.columns import DIRECT, MERGED, THINKING
@@ -75,7 +75,7 @@ def to_serve(profile: Profile, store: Store, dataset: str) -> Place:
         NotMaterialized: there are none.
         StoreError: they, or the file that says what is live, are damaged.
     """
-    chosen = alias.read(store.root, dataset).live
+    chosen = promotion.live(store, dataset)
     if chosen is None:
         return newest(profile, store, dataset)
     return Place(dataset, chosen.snapshot, chosen.outputs[LISTS])
@@ -139,8 +139,8 @@ def _choices(store: Store, lists: Artifact, place: Place) -> dict[str, Mapping[s
 
 
 def _held(store: Store, stage: str, fingerprint: str, place: Place) -> Artifact:
-    artifact = store.open(stage, fingerprint)
-    if artifact is None or not artifact.hold():
+    artifact = store.held(stage, fingerprint)
+    if artifact is None:
         raise NotMaterialized(
             f"the lists of {place.dataset}, snapshot {place.snapshot}, were made from a {stage} that is not there",
             expected=f"the output {fingerprint} of {stage}",

@@ -4,14 +4,30 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 #: Given the number of the request (from 1) and its JSON body: status, body and perhaps headers. A body may be bytes,
 #: an iterable of bytes (sent in chunks until the client leaves), or what becomes JSON.
 Answer = Callable[[int, dict[str, Any]], tuple]
 
 
-class Loopback:
+class Background:
+    """An HTTP server, `_http`, that a thread serves inside a `with` block."""
+
+    _http: ThreadingHTTPServer
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+class Loopback(Background):
     """Answers every POST by `answer`, keeps what was `asked` (with its `path`) and the `keys` that came along."""
 
     def __init__(self, answer: Answer, address: str = "127.0.0.1") -> None:
@@ -57,13 +73,3 @@ class Loopback:
         self._http.daemon_threads = True
         self.root = f"http://{address}:{self._http.server_port}"
         self.base_url = f"{self.root}/v1"
-
-    def __enter__(self) -> "Loopback":
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()

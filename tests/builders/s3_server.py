@@ -15,10 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
+from builders.loopback import Background
+
 KEY, SECRET = "TESTKEY0123456789", "test-secret-that-nobody-may-see"
 
 
-class S3Server:
+class S3Server(Background):
     """Objects by name; `requests` counts methods, `received` and `sent` count bytes of bodies.
 
     Args:
@@ -156,16 +158,6 @@ class S3Server:
             if name.startswith(query.get("prefix", ""))
         )
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
-
-    def __enter__(self) -> "S3Server":
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 def e_tag(body: bytes) -> str:
