@@ -65,7 +65,7 @@ POLICIES: dict[str, Callable[[Row], tuple[str, Codes | None]]] = {
 
 
 def honest(reward: str, named: Codes | None, target: Codes) -> float:
-    """The rule applied to the item that is named; for `rank`, to a list that holds this item alone."""
+    """The rule applied to the item that is named; for `rank` and `named`, to a list that holds this item alone."""
     if named is None:
         return 0.0
     if reward != "step_rule":
@@ -76,7 +76,8 @@ def honest(reward: str, named: Codes | None, target: Codes) -> float:
 
 def earned(reward: str, text: str, named: Codes | None, target: Codes, catalogue: set[Codes]) -> float:
     """What the reward gives; the target is first in the list of one item, or nowhere."""
-    return REWARDS[reward](Completion(text, target, 0 if named == target else None), catalogue).reward
+    place = 0 if named == target else None
+    return REWARDS[reward](Completion(text, target, place, place), catalogue).reward
 
 
 def rows_of(train: pl.DataFrame, codes: dict[str, Codes], seed: int) -> list[Row]:

@@ -70,6 +70,11 @@ class Verdict:
         """Whether all that it says is right, and nothing is left out."""
         return self.right == self.facts == self.wanted_facts and self.real == self.candidates
 
+    @property
+    def share(self) -> float:
+        """Share of the facts and candidates that are right; 0 of a thought that says nothing."""
+        return (self.right + self.real) / max(self.facts + self.candidates, 1)
+
 
 def judge(thought: str, relations: Relations, history: Sequence[Item]) -> Verdict:
     """Hold a thought against the history and the catalogue."""
@@ -109,3 +114,9 @@ def candidates_in(text: str) -> list[tuple[str, str]]:
 def items_named(title: str, sid: str, catalogue: Catalogue) -> list[Item]:
     """The items of a catalogue that have this title and this SID: those that a candidate stands for."""
     return [item for item in catalogue.carrying(sid) if item.short_title == title]
+
+
+def named_items(thought: str, catalogue: Catalogue) -> list[str]:
+    """The ids of the items that a thought's candidates stand for, in its order, each once."""
+    items = (item for title, sid in candidates_in(thought) for item in items_named(title, sid, catalogue))
+    return list(dict.fromkeys(item.item_id for item in items))

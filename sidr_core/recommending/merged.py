@@ -19,7 +19,7 @@ from itertools import product
 import polars as pl
 
 from sidr_core.corpus.catalogue import Catalogue
-from sidr_core.corpus.thoughts import candidates_in, items_named
+from sidr_core.corpus.thoughts import named_items
 from sidr_core.decoding.lists import Lists
 from sidr_core.recommending.mixture import by_worth, chances, ndcg_at
 from sidr_core.tables.columns import ITEM_ID, RANK, REASONING, ROW_ID, TARGET, TRACE
@@ -67,10 +67,8 @@ def named_candidates(thoughts: pl.DataFrame | None, catalogue: Catalogue) -> pl.
     assert thoughts is not None, "candidates are named by thoughts"
     rows: list[tuple[str, int, int, str]] = []
     for row_id, text in thoughts.filter(pl.col(TRACE) == 0).select(ROW_ID, REASONING).iter_rows():
-        candidates = candidates_in(text or "")
-        item_ids = [item.item_id for title, sid in candidates for item in items_named(title, sid, catalogue)]
-        distinct = list(dict.fromkeys(item_ids))
-        rows += [(row_id, len(distinct), position, item_id) for position, item_id in enumerate(distinct)]
+        item_ids = named_items(text or "", catalogue)
+        rows += [(row_id, len(item_ids), position, item_id) for position, item_id in enumerate(item_ids)]
     return pl.DataFrame(
         rows, schema={ROW_ID: pl.String, "n": pl.Int32, "position": pl.Int32, ITEM_ID: pl.String}, orient="row"
     )

@@ -262,10 +262,13 @@ class Grpo(Section):
     """`thinking`, or `direct`: the same RL without a thought, as a control."""
     rollouts: Literal["free", "constrained"] = "free"
     """`free` as in the paper, or `constrained`: a free thought, then a SID of the catalogue."""
-    reward: Literal["step_rule", "exact", "rank"] = "step_rule"
+    reward: Literal["step_rule", "exact", "rank", "named"] = "step_rule"
     """`step_rule`, `exact`, or `rank`: the gain of the target's place in the list, which needs thinking and constrained
-    rollouts, since the place must differ within a group (docs/rewards.md).
+    rollouts, since the place must differ within a group; or `named`: that of its place among the items that the thought
+    names, times the thought's truth, which needs thinking (docs/rewards.md).
     """
+    length_cost: float = Field(default=0.0, ge=0, lt=1, exclude_if=lambda cost: cost == 0)
+    """Taken from a reward above 0: this much times the thought's length over the longest of its group."""
     vllm: Vllm | None = None
     """Write free rollouts with vLLM; null uses the own decoder."""
     drop_zero_variance: bool = False
@@ -323,6 +326,8 @@ class Grpo(Section):
     def _possible(self) -> Grpo:
         if self.reward == "rank" and (self.mode, self.rollouts) != ("thinking", "constrained"):
             raise ValueError("reward: rank needs mode: thinking and rollouts: constrained")
+        if (self.reward == "named" or self.length_cost) and self.mode != "thinking":
+            raise ValueError("reward: named and length_cost judge thoughts, they need mode: thinking")
         if self.vllm is not None and self.rollouts == "constrained":
             raise ValueError("vllm writes free rollouts; rollouts: constrained needs the own decoder and its beam")
         return self

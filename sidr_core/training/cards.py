@@ -22,7 +22,7 @@ from sidr_core.settings import Grpo, Training
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
 from sidr_core.training import tracking
-from sidr_core.training.select import METRICS, Selector
+from sidr_core.training.select import METRICS, MergedSelector, Selector
 
 #: Bootstrap draws and confidence of the intervals on a card.
 DRAWS, CONFIDENCE = 1000, 0.95
@@ -91,7 +91,7 @@ class Figure:
         return f"{self.value:.4f}" + (f" [{self.low:.4f}, {self.high:.4f}]" if self.low is not None else "")
 
 
-def valid_figures(selectors: Sequence[Selector], model: Any, seed: int) -> list[Figure]:
+def valid_figures(selectors: Sequence[Selector | MergedSelector], model: Any, seed: int) -> list[Figure]:
     """The selectors' metrics of a model with bootstrap intervals clustered by user; measured by the first process."""
     figures: list[Figure] = []
     if not PartialState().is_main_process:

@@ -8,6 +8,7 @@ rows under the same history cap as everywhere; the start is measured too, so RL 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,15 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from sidr_core.corpus.catalogue import Catalogue
+from sidr_core.corpus.thoughts import judge, named_items
 from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint, parameters
 from sidr_core.models.quiet import quiet
 from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.recommending import truth
 from sidr_core.reviews.domains import of_domains
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import columns as c
@@ -31,13 +35,14 @@ from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import history_prompts
 from sidr_core.training.resume import resume_dir, train
-from sidr_core.training.rewards import CLOSE, REWARDS, Completion, Scored, zero_variance
+from sidr_core.training.rewards import CLOSE, REWARDS, Completion, Scored, with_length_cost, zero_variance
 from sidr_core.training.rollouts import Rollout, Shard, longest, roll_out, rollouts_of
-from sidr_core.training.select import Selector
+from sidr_core.training.select import MergedSelector, Selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidr_core.corpus.relations import Relations
     from sidr_core.settings import DatasetConfig, Grpo
 
 CURVES = (
@@ -50,6 +55,8 @@ CURVES = (
     "thought_tokens",
     "thought_tokens_p95",
     "close_rate",
+    "named",
+    "truth",
     "eval_ndcg@10",
     "eval_direct_ndcg@10",
     "eval_thinking_ndcg@10",
@@ -70,8 +77,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
     rows, valid = (_rows_of(inputs, split, settings) for split in (c.TRAIN, c.VALID))
-    rollouts = Rollouts(_in_order(rows, settings), codebook, loaded, settings)
-    selectors = _selectors(valid, codebook, loaded, config) if settings.select_rows else []
+    relations = None
+    if settings.reward == "named":
+        items, train_rows = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("items", c.TRAIN))
+        relations = truth.learned(Catalogue.read(items, codebook), train_rows)
+    rollouts = Rollouts(_in_order(rows, settings), codebook, loaded, settings, relations)
+    selectors = _selectors(valid, codebook, loaded, config, relations) if settings.select_rows else []
     measure = _measure(selectors) if selectors else None
     meta = {
         "stage": "grpo",
@@ -118,13 +129,25 @@ def _in_order(rows: pl.DataFrame, settings: Grpo) -> pl.DataFrame:
     return rows[np.concatenate(rounds)[:prompts]]
 
 
-def _selectors(valid: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, config: DatasetConfig) -> list[Selector]:
-    """A selector of the trained mode and one of the other mode, on the same valid rows."""
+def _selectors(
+    valid: pl.DataFrame,
+    codebook: pl.DataFrame,
+    loaded: Any,
+    config: DatasetConfig,
+    relations: Relations | None = None,
+) -> list[Selector | MergedSelector]:
+    """A selector of the trained mode and one of the other mode, on the same valid rows. With `relations`, so with the
+    reward `named`, merged lists are what is trained for, and their selector comes first.
+    """
     settings = config.grpo
     modes = [settings.mode, c.DIRECT if settings.mode == c.THINKING else c.THINKING]
     max_tokens = config.decoding.max_thought_tokens
     common = {"rows": settings.select_rows, "max_thought_tokens": max_tokens, "seed": settings.seed}
-    return [Selector(valid, codebook, loaded.renderer, mode=mode, **common) for mode in modes]
+    selectors = [Selector(valid, codebook, loaded.renderer, mode=mode, **common) for mode in modes]
+    if relations is not None:
+        thinking, direct = selectors
+        return [MergedSelector(direct, thinking, relations.catalogue, codebook), *selectors]
+    return [*selectors]
 
 
 def _start(model: Any, measure: Any) -> pl.DataFrame:
@@ -133,8 +156,10 @@ def _start(model: Any, measure: Any) -> pl.DataFrame:
     return cards.log_table([{"step": 0, **{f"eval_{name}": value for name, value in metrics.items()}}])
 
 
-def _measure(selectors: list[Selector]) -> Any:
-    """Model -> valid metrics in the trained mode, and those of the other mode with its name before theirs."""
+def _measure(selectors: list[Selector | MergedSelector]) -> Any:
+    """Model -> valid metrics in the trained mode, and those of the other modes with their names before theirs."""
+    if isinstance(selectors[0], MergedSelector):
+        return selectors[0]
     trained, other = selectors
 
     def measure(model: Any) -> dict[str, float]:
@@ -152,16 +177,26 @@ class Rollouts:
 
     Args:
         rows: the rows of the training, in its order.
+        relations: reads what a thought says and names, for the reward `named`.
     """
 
-    def __init__(self, rows: pl.DataFrame, codebook: pl.DataFrame, loaded: Any, settings: Grpo) -> None:
+    def __init__(
+        self,
+        rows: pl.DataFrame,
+        codebook: pl.DataFrame,
+        loaded: Any,
+        settings: Grpo,
+        relations: Relations | None = None,
+    ) -> None:
         self._settings, self._renderer, self._index = settings, loaded.renderer, loaded.index
+        self._relations, self._rows = relations, rows.select(c.HISTORY, c.TARGET).rows()
         self.users = history_prompts(rows, codebook)
         codes_of = {item: tuple(codes) for item, codes in codebook.select(c.ITEM_ID, c.CODES).iter_rows()}
         self._catalogue = set(codes_of.values())
         self._codes = [codes_of[item] for item in rows[c.TARGET]]
         self._leaves = [self._index.leaf_of[format_sid(codes)] for codes in self._codes]
         self.rollouts: list[Rollout] = []
+        self.read: list[tuple[int | None, float]] = []
         self.scored: list[Scored] = []
         self.same: list[bool] = []
 
@@ -181,11 +216,27 @@ class Rollouts:
         texts = self._renderer.tokenizer.batch_decode([rollout.ids for rollout in rollouts], skip_special_tokens=True)
         opened = "" if settings.mode == c.THINKING else CLOSE
         reward = REWARDS[settings.reward]
-        self.scored = [
-            reward(Completion(opened + text, self._codes[row], rollout.place), self._catalogue)
-            for text, row, rollout in zip(texts, rows, rollouts, strict=True)
+        self.read = [self._read(text, row) for text, row in zip(texts, rows, strict=True)]
+        scored = [
+            reward(Completion(opened + text, self._codes[row], rollout.place, *read), self._catalogue)
+            for text, row, rollout, read in zip(texts, rows, rollouts, self.read, strict=True)
         ]
-        self.same = zero_variance([scored.reward for scored in self.scored], settings.generations)
+        rewards = [one.reward for one in scored]
+        if settings.length_cost:
+            lengths = [rollout.thought_tokens for rollout in rollouts]
+            rewards = with_length_cost(rewards, lengths, settings.generations, settings.length_cost)
+        self.scored = [replace(one, reward=value) for one, value in zip(scored, rewards, strict=True)]
+        self.same = zero_variance(rewards, settings.generations)
+
+    def _read(self, text: str, row: int) -> tuple[int | None, float]:
+        """`named` and `truth` of a completion, as :class:`Completion` has them."""
+        if self._relations is None:
+            return None, 1.0
+        thought, catalogue = text.rpartition(CLOSE)[0], self._relations.catalogue
+        history, target = self._rows[row]
+        verdict = judge(thought, self._relations, [catalogue[item] for item in history])
+        item_ids = named_items(thought, catalogue)
+        return item_ids.index(target) if target in item_ids else None, verdict.share
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """TRL's rollout function, for this process's shard of the prompts; `earned` is passed on to :func:`earned`."""
@@ -239,6 +290,10 @@ class Rollouts:
         }
         if self._settings.rollouts == "constrained":
             statistics["in_beam"] = float(np.mean([rollout.place is not None for rollout in rollouts]))
+        if self._relations is not None:
+            read = gather(self.read)
+            statistics["named"] = float(np.mean([place is not None for place, _ in read]))
+            statistics["truth"] = float(np.mean([share for _, share in read]))
         levels = range(1, self._index.levels + 1)
         return statistics | {f"matched_{n}": float(np.mean([s.matched >= n for s in scored])) for n in levels}
 

@@ -28,11 +28,15 @@ class Completion:
         target: codes of the row's target.
         place: 0-based place of the target in the constrained beam that follows the thought; None where
             it is not in the beam, or no beam could follow since the thought was not closed.
+        named: 0-based place of the target among the items that the thought names; None where it names it not.
+        truth: share of the facts and candidates of the thought that are right.
     """
 
     text: str
     target: tuple[int, ...]
     place: int | None = None
+    named: int | None = None
+    truth: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,42 @@ def rank(completion: Completion, catalogue: Collection[tuple[int, ...]]) -> Scor
     return replace(scored, reward=1 / log2(completion.place + 2))
 
 
+def named(completion: Completion, catalogue: Collection[tuple[int, ...]]) -> Scored:
+    """The thought's own gain: 1 / log2(place + 2) of the target among the items that it names, times its truth.
+
+    What mode merged takes from a thought is what it names, so that is paid, and only as far as the rest is true. 0
+    without an answer of the right form.
+    """
+    scored = _compared(completion, catalogue)
+    if not scored.parsed or completion.named is None:
+        return scored
+    return replace(scored, reward=completion.truth / log2(completion.named + 2))
+
+
 REWARDS: dict[str, Callable[[Completion, Collection[tuple[int, ...]]], Scored]] = {
     "step_rule": step_rule,
     "exact": exact,
     "rank": rank,
+    "named": named,
 }
+
+
+def with_length_cost(rewards: Sequence[float], lengths: Sequence[int], generations: int, cost: float) -> list[float]:
+    """Rewards less `cost` times the thought's length over the longest of its group; what earned nothing stays at 0.
+
+    So among equally good thoughts of a group the shorter earns more, and no thought is shortened that is not good.
+
+    Args:
+        rewards, lengths: per completion, in groups of `generations` neighbours; lengths in tokens.
+
+    >>> with_length_cost([1.0, 1.0, 0.0], [10, 20, 5], 3, 0.1)
+    [0.95, 0.9, 0.0]
+    """
+    longest = [max(lengths[n : n + generations]) for n in range(0, len(lengths), generations)]
+    return [
+        reward - cost * length / longest[n // generations] if reward > 0 and length else reward
+        for n, (reward, length) in enumerate(zip(rewards, lengths, strict=True))
+    ]
 
 
 def zero_variance(rewards: Sequence[float], generations: int) -> list[bool]:

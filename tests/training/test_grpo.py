@@ -11,6 +11,9 @@ from datasets import Dataset
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from builders import small_world
+from sidr_core.corpus.catalogue import Catalogue
+from sidr_core.corpus.relations import learn_relations
+from sidr_core.decoding.thinking import Thought
 from sidr_core.errors import SidrError
 from sidr_core.models import checkpoint, parameters
 from sidr_core.models.base import build_base
@@ -19,6 +22,7 @@ from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Grpo, TinyModel
 from sidr_core.training import grpo
+from sidr_core.training.cards import valid_figures
 from sidr_core.training.grouped import GroupedTrainer, micro_batches, score
 from sidr_core.training.rewards import Scored
 from sidr_core.training.rollouts import Rollout
@@ -263,3 +267,48 @@ def test_prompts_of_a_step_are_shared_out_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr(grpo, "PartialState", lambda: SimpleNamespace(num_processes=4))
     with pytest.raises(SidrError, match="multiple of the 4 processes"):
         grpo.arguments(settings, str(tmp_path), 20)
+
+
+def _catalogue():
+    book = small_world.codebook()
+    titles = pl.DataFrame({"item_id": book["item_id"], "title": [f"Toy {item}" for item in book["item_id"]]})
+    return Catalogue.read(titles.with_columns(brand=pl.lit(""), category=pl.lit(""), description=pl.lit("")), book)
+
+
+def _thought(*items):
+    """A thought that names these items; a made-up title under their SIDs where the id ends in `?`."""
+    sids = dict(small_world.codebook().select("item_id", "sid").iter_rows())
+    named = "; ".join(f"Toy {item} {sids[item.removesuffix('?')]}" for item in items)
+    return f"Next: {named}."
+
+
+def test_a_thought_is_read_for_the_place_of_its_target_and_its_truth(loaded):
+    relations = learn_relations(_catalogue(), [])
+    rows = small_world.samples(1, 1)
+    rollouts = grpo.Rollouts(rows, small_world.codebook(), loaded, _settings(reward="named"), relations)
+    target, other = rows["target_item_id"][0], rows["target_item_id"][1]
+    assert rollouts._read(f"{_thought(other, target)}</think>\n\n<a_0><b_0>", 0) == (1, 1.0)
+    assert rollouts._read(f"{_thought(other + '?', target)}</think>\n\n<a_0><b_0>", 0) == (0, 0.5)
+    assert rollouts._read(f"{_thought(other)}</think>\n\n<a_0><b_0>", 0) == (None, 1.0)
+    assert rollouts._read(_thought(target), 0) == (None, 0.0), "a thought that was not closed says nothing"
+
+
+def test_with_reward_named_the_merged_lists_choose_the_checkpoint(loaded, monkeypatch):
+    valid, book = small_world.samples(3, 1), small_world.codebook()
+    config = small_world.profile().datasets["toys"].model_copy(update={"grpo": _settings(reward="named")})
+    selectors = grpo._selectors(valid, book, loaded, config, learn_relations(_catalogue(), []))
+    _, thinking, direct = selectors
+    assert [selector.mode for selector in selectors] == ["merged", "thinking", "direct"]
+    plain = grpo._measure(selectors)(loaded.model)
+    assert plain["direct_ndcg@10"] == pytest.approx(direct(loaded.model)["ndcg@10"])
+    assert plain["thinking_ndcg@10"] == pytest.approx(thinking(loaded.model)["ndcg@10"])
+    encode = loaded.renderer.tokenizer.encode
+    thoughts = [
+        Thought(tuple(encode(_thought(item), add_special_tokens=False)), True)
+        for item in thinking.samples["target_item_id"]
+    ]
+    beams, _ = thinking.decode(loaded.model)
+    monkeypatch.setattr(thinking, "decode", lambda model: (beams, thoughts))
+    told = grpo._measure(selectors)(loaded.model)
+    assert told["hr@10"] == told["ndcg@10"] == 1 and told["direct_ndcg@10"] == plain["direct_ndcg@10"]
+    assert valid_figures(selectors[:1], loaded.model, 1)[1].mode == "merged"

@@ -4,7 +4,17 @@ import polars as pl
 import pytest
 
 from builders.remote import load
-from sidr_core.training.rewards import REWARDS, Completion, answer_codes, exact, rank, step_rule, zero_variance
+from sidr_core.training import rewards
+from sidr_core.training.rewards import (
+    REWARDS,
+    Completion,
+    answer_codes,
+    exact,
+    rank,
+    step_rule,
+    with_length_cost,
+    zero_variance,
+)
 
 table = load("scripts/reward_table.py")
 
@@ -76,6 +86,20 @@ def test_rank_is_the_gain_of_the_place(place, reward):
 
 def test_rank_wants_an_answer():
     assert rank(Completion("thought, never closed", TARGET, 0), CATALOGUE).reward == 0
+
+
+def test_named_is_the_gain_among_the_items_that_a_thought_names_as_far_as_it_is_true():
+    def earns(text=NEAR, **read):
+        return rewards.named(Completion(ANSWER.format(text), TARGET, **read), CATALOGUE).reward
+
+    assert earns(named=0) == 1 and earns(named=2, truth=0.5) == 0.25
+    assert earns(place=0) == 0, "a place in the list that follows is not asked for"
+    assert earns("no SID", named=0) == 0
+
+
+def test_length_costs_only_what_earned_something():
+    less = with_length_cost([1.0, 1.0, 0.0, 0.0, 0.5, 0.0], [10, 20, 40, 0, 0, 7], 3, 0.2)
+    assert less == pytest.approx([0.95, 0.9, 0, 0, 0.5, 0])
 
 
 def test_groups_without_variance():
