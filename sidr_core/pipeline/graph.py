@@ -580,9 +580,20 @@ OPTIONAL: tuple[Stage, ...] = (
 )
 
 
-def stages_of(config: DatasetConfig) -> tuple[Stage, ...]:
-    """The stages of a dataset, in the order in which data flows."""
-    return STAGES + tuple(stage for stage in OPTIONAL if getattr(config, stage.name) is not None)
+#: Stages that a dataset has only where another one of it reads them: what makes lists, and what that is trained on.
+#: The bar for every model, the shortcut, is there always.
+_FOR_LISTS = {model.stage for model in MODELS if model.name != "shortcut"} | {"synthetic_corpus"}
+
+
+def stages_of(config: DatasetConfig, stages: tuple[Stage, ...] = (*STAGES, *OPTIONAL)) -> tuple[Stage, ...]:
+    """The stages that a dataset has, out of `stages`, in the order in which data flows."""
+    optional = {stage.name for stage in OPTIONAL}
+    asked = [stage for stage in stages if stage.name not in optional or getattr(config, stage.name) is not None]
+    needed = {stage.name for stage in asked} - _FOR_LISTS
+    for stage in reversed(asked):
+        if stage.name in needed:
+            needed |= set(stage.reads(config))
+    return tuple(stage for stage in asked if stage.name in needed)
 
 
 def unused_producers(config: DatasetConfig) -> set[str]:
