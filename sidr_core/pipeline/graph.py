@@ -254,7 +254,7 @@ STAGES: tuple[Stage, ...] = (
         name="synthetic_corpus",
         run="sidr_core.corpus.build:build",
         inputs={"interactions": ("train.parquet", "items.parquet"), "sid_codebook": ("sid_codebook.parquet",)},
-        sections=("teacher",),
+        sections=("teacher", "unread_tasks"),
         sources="sidr_core.corpus.general:files",
         code_version="3",
         tables={"synthetic_corpus": "Corpus", "teacher_quarantine": "TeacherQuarantine"},
@@ -268,8 +268,8 @@ STAGES: tuple[Stage, ...] = (
             "titles_ambiguous",
             "words",
         ),
-        description="What ties SIDs to language: alignment tasks, narratives and reasoning traces, from "
-        "train rows only.",
+        description="What ties SIDs to language: the alignment tasks that a training reads, narratives and reasoning "
+        "traces, from train rows only.",
         checks=(
             CheckSpec("train_rows_only", "Every example with a user comes from a train row."),
             CheckSpec("no_leak", "No thought holds its target; no translation prompt holds its answer."),
