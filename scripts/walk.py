@@ -84,7 +84,7 @@ class Walk:
         """On the graph or an asset: press the button, choose the snapshot in the dialog, launch, open the run."""
         before = self._runs(snapshot)
         box = self.page.get_by_placeholder("ex: ")
-        self._press_materialize(box)
+        self.press_materialize(box)
         box.fill(snapshot)
         box.press("Enter")
         launch = self.page.get_by_role("button", name="Launch 1 run")
@@ -100,7 +100,7 @@ class Walk:
         (run,) = made
         self.page.goto(f"{self.address}/runs/{run}")
 
-    def _press_materialize(self, box: Locator) -> None:
+    def press_materialize(self, box: Locator) -> None:
         """Open the dialog; pressed while the page still loads, the button does nothing.
 
         Where Dagster has seen no run of what is upstream (it was made by another home), it asks first.
