@@ -6,6 +6,7 @@ prints the seconds of each stage; `=` marks one that was reused.
 
     .venv/bin/python scripts/day.py           # the quickstart's sizes
     .venv/bin/python scripts/day.py --tiny    # the tests' sizes
+    .venv/bin/python scripts/day.py --ui      # two months by one backfill in the UI, with pictures (`day_in_ui.py`)
 """
 
 from __future__ import annotations
@@ -226,7 +227,13 @@ def main() -> None:
     parser.add_argument("--snapshot", help=argparse.SUPPRESS)
     parser.add_argument("--stages", default="", help=argparse.SUPPRESS)
     parser.add_argument("--bump", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--ui", action="store_true", help="two months in the UI, in a browser, instead")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="where the pictures of --ui go")
     arguments = parser.parse_args()
+    if arguments.ui:
+        import day_in_ui
+
+        sys.exit(day_in_ui.live(arguments.out))
     if arguments.snapshot:
         print(
             json.dumps(

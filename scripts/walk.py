@@ -27,7 +27,7 @@ from PIL import Image
 from screenshot import LYING, ROOT, browser, make_home, picture, web_server
 from web_api import LOCATION, REPOSITORY, WebApi
 
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import stages_of
 from sidr_core.pipeline.profile import home, load_profile
 from sidr_core.pipeline.store import Store
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 VIEW = {"width": 1600, "height": 1000}
 #: Milliseconds for a page to show something, and for a run to end: a busy machine is slow.
 SHOWN, ENDED = 180_000, 1_800_000
-ALL = tuple(stage.name for stage in STAGES)
 #: A dataset whose source file is missing, to see how the UI shows a mistake.
 BROKEN = "broken"
 
@@ -73,10 +72,11 @@ class Walk:
         locator.wait_for(timeout=SHOWN)
         return locator
 
-    def graph(self, stages: Sequence[str] = ALL) -> None:
-        """Open the graph of the dataset; each of these stages is drawn."""
+    def graph(self) -> None:
+        """Open the graph of the dataset; each of its stages is drawn."""
         self.page.goto(f"{self.address}/locations/{REPOSITORY}@{LOCATION}/asset-groups/{self.dataset}/lineage")
-        for stage in stages:  # a long name is cut in a small graph
+        stages = stages_of(load_profile().dataset(self.dataset))
+        for stage in (one.name for one in stages):  # a long name is cut in a small graph
             label = re.compile(rf"^({stage}|{stage[:4]}\w*…\w*)$")
             self.page.get_by_text(label).first.wait_for(timeout=SHOWN)
 
@@ -84,7 +84,7 @@ class Walk:
         """On the graph or an asset: press the button, choose the snapshot in the dialog, launch, open the run."""
         before = self._runs(snapshot)
         box = self.page.get_by_placeholder("ex: ")
-        self._press_materialize(box)
+        self.press_materialize(box)
         box.fill(snapshot)
         box.press("Enter")
         launch = self.page.get_by_role("button", name="Launch 1 run")
@@ -100,7 +100,7 @@ class Walk:
         (run,) = made
         self.page.goto(f"{self.address}/runs/{run}")
 
-    def _press_materialize(self, box: Locator) -> None:
+    def press_materialize(self, box: Locator) -> None:
         """Open the dialog; pressed while the page still loads, the button does nothing.
 
         Where Dagster has seen no run of what is upstream (it was made by another home), it asks first.

@@ -17,6 +17,7 @@ import dagster as dg
 
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.stage import Stage
+from sidr_core.reviews.files import is_hidden
 from sidr_core.settings import DatasetConfig, Snapshots
 from sidr_core.settings.sources import single_sources
 
@@ -57,7 +58,7 @@ def source_files(config: DatasetConfig) -> SourceFiles:
         path = Path(pattern).expanduser()
         for match in [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True)):
             for file in match.rglob("*") if match.is_dir() else [match]:
-                hidden = any(part.startswith((".", "_")) for part in file.relative_to(match).parts)
+                hidden = any(map(is_hidden, file.relative_to(match).parts))
                 if file.is_file() and not hidden:
                     stat = file.stat()
                     files.add((str(file.absolute()), stat.st_size, stat.st_mtime_ns))

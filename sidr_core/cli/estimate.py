@@ -30,7 +30,7 @@ def estimate(dataset: str | None, snapshot: str | None) -> None:
     store = open_store(profile)
     dataset = dataset or profile.default_dataset
     snapshot = newest_published(profile, store, dataset, "sid_codebook", snapshot)
-    settings = profile.dataset(dataset).teacher
+    settings = profile.dataset(dataset).asked_teacher
     screen = console()
     if settings.kind == "rules" or settings.endpoint is None:
         screen.print(f"{dataset}, snapshot {snapshot}: the teacher writes by rules; it calls nothing and costs nothing")

@@ -58,7 +58,7 @@ def refresh(profile: Profile, store: Store, stages: Sequence[State]) -> Refresh:
         from sidr_core.corpus.estimate import corpus_usd
 
         try:
-            usd = corpus_usd(store, due[0].dataset, due[0].snapshot, profile.dataset(due[0].dataset).teacher)
+            usd = corpus_usd(store, due[0].dataset, due[0].snapshot, profile.dataset(due[0].dataset).asked_teacher)
         except SidrError as error:
             usd, unknown = None, error.what
     untimed = tuple(state.stage for state in due if state.refresh_seconds is None)

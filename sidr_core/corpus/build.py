@@ -34,6 +34,7 @@ from sidr_core.corpus.teacher.rules import RulesTeacher
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
+from sidr_core.settings import GENERAL_TASK
 from sidr_core.sids.tokens import SID_PATTERN
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import COMPLETION, HISTORY, ITEM_ID, PROMPT, TARGET, TASK
@@ -62,9 +63,14 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             found="none",
             fix="choose a later snapshot or weaker `filters`",
         )
-    settings = config.teacher
+    unread = config.unread_tasks or ()
+    settings = config.teacher.without(unread)
     # Before the teacher: a wrong file should cost nothing.
-    chat = general.read(settings.general, settings.seed, progress) if settings.general else general.NONE
+    chat = (
+        general.read(settings.general, settings.seed, progress)
+        if settings.general and GENERAL_TASK not in unread
+        else general.NONE
+    )
     rows = tasks.read_rows(train, catalogue)
     facts = learn_facts(catalogue, zip(train[HISTORY].to_list(), train[TARGET].to_list(), strict=True))
     progress.say(f"{len(facts.weight):,} aspects in {len(catalogue):,} items, {len(rows):,} train rows")
@@ -84,6 +90,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         facts=relations.facts,
         practised=practice.histories(relations, settings.practice_rows, longest, settings.seed),
         general=chat.examples,
+        unread=unread,
         progress=progress,
     )
     tables.write(corpus, out_dir / "synthetic_corpus.parquet", Corpus)

@@ -11,7 +11,7 @@ Deviations from the paper:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -187,13 +187,14 @@ def corpus(
     practised: Iterable[Sequence[Item]],
     general: Iterable[Example],
     progress: Progress,
+    unread: Collection[str] = (),
 ) -> pl.DataFrame:
-    """All examples, by task in the order of `settings.TASKS` and then by row.
+    """All examples of the tasks that are read, by task in the order of `settings.TASKS` and then by row.
 
     Args:
         traced: rows that get a reasoning trace. narrated: rows that get a narrative; None for none.
         facts: what the items state. practised: histories to practise thoughts on.
-        general: the examples of task `general`.
+        general: the examples of task `general`. unread: tasks to leave out.
     """
     pairs = translation_pairs(catalogue)
     examples: dict[str, Iterator[Example]] = {
@@ -211,9 +212,10 @@ def corpus(
         REASONING_TASK: reasoning(traced, teacher),
     }
     frames = []
-    for number, task in enumerate(ORDER, start=1):
+    written = [task for task in ORDER if task not in unread]
+    for number, task in enumerate(written, start=1):
         frames.append(frame_of(examples[task]))
-        progress.tick(number, len(ORDER), "tasks", f"{frames[-1].height:,} examples of {task}")
+        progress.tick(number, len(written), "tasks", f"{frames[-1].height:,} examples of {task}")
     return pl.concat(frames)
 
 

@@ -254,7 +254,7 @@ STAGES: tuple[Stage, ...] = (
         name="synthetic_corpus",
         run="sidr_core.corpus.build:build",
         inputs={"interactions": ("train.parquet", "items.parquet"), "sid_codebook": ("sid_codebook.parquet",)},
-        sections=("teacher",),
+        sections=("teacher", "unread_tasks"),
         sources="sidr_core.corpus.general:files",
         code_version="3",
         tables={"synthetic_corpus": "Corpus", "teacher_quarantine": "TeacherQuarantine"},
@@ -268,8 +268,8 @@ STAGES: tuple[Stage, ...] = (
             "titles_ambiguous",
             "words",
         ),
-        description="What ties SIDs to language: alignment tasks, narratives and reasoning traces, from "
-        "train rows only.",
+        description="What ties SIDs to language: the alignment tasks that a training reads, narratives and reasoning "
+        "traces, from train rows only.",
         checks=(
             CheckSpec("train_rows_only", "Every example with a user comes from a train row."),
             CheckSpec("no_leak", "No thought holds its target; no translation prompt holds its answer."),
@@ -580,9 +580,20 @@ OPTIONAL: tuple[Stage, ...] = (
 )
 
 
-def stages_of(config: DatasetConfig) -> tuple[Stage, ...]:
-    """The stages of a dataset, in the order in which data flows."""
-    return STAGES + tuple(stage for stage in OPTIONAL if getattr(config, stage.name) is not None)
+#: Stages that a dataset has only where another one of it reads them: what makes lists, and what that is trained on.
+#: The bar for every model, the shortcut, is there always.
+_FOR_LISTS = {model.stage for model in MODELS if model.name != "shortcut"} | {"synthetic_corpus"}
+
+
+def stages_of(config: DatasetConfig, stages: tuple[Stage, ...] = (*STAGES, *OPTIONAL)) -> tuple[Stage, ...]:
+    """The stages that a dataset has, out of `stages`, in the order in which data flows."""
+    optional = {stage.name for stage in OPTIONAL}
+    asked = [stage for stage in stages if stage.name not in optional or getattr(config, stage.name) is not None]
+    needed = {stage.name for stage in asked} - _FOR_LISTS
+    for stage in reversed(asked):
+        if stage.name in needed:
+            needed |= set(stage.reads(config))
+    return tuple(stage for stage in asked if stage.name in needed)
 
 
 def unused_producers(config: DatasetConfig) -> set[str]:

@@ -52,9 +52,11 @@ class StageConfig:
         return values[name]
 
     def key(self) -> dict[str, Any]:
-        """JSON-able form, for the fingerprint."""
+        """JSON-able form, for the fingerprint; a section that is None is as if it were not there."""
         sections: dict[str, Any] = {}
         for name, value in self._values.items():
+            if value is None:
+                continue
             if isinstance(value, BaseModel):
                 sections[name] = value.model_dump(mode="json")
             else:

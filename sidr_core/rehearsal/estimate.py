@@ -128,19 +128,28 @@ def _traces(per_user: int, size: Size) -> int:
 
 
 def trainings(played: Rehearsed, real: DatasetConfig, size: Size) -> list[Step]:
-    """The three trainings of the real run. Needs the stand-in's corpus; of the model its shape alone."""
+    """The trainings of the real run that its lists need, three at most. Needs the stand-in's corpus; of the model its
+    shape alone.
+    """
+    trained = {scene.stage for scene in played.scenes}
+    if "synthetic_corpus" not in trained:
+        return []
     corpus = tables.read(played.store.require(played.dataset, played.snapshot, "synthetic_corpus").path(_CORPUS))
     here = _measured(played.store.require(played.dataset, played.snapshot, "interactions"), "stand-in")
     lengths = corpus.with_columns(_tokens().alias("tokens")).group_by(c.TASK).agg(pl.len(), pl.col("tokens").mean())
     examples = {task: (_scaled(task, count, here, size, real), mean) for task, count, mean in lengths.iter_rows()}
     found = []
     for stage in ("sft", "activation"):
+        if f"{stage}_checkpoint" not in trained:
+            return found
         settings = getattr(real, stage)
         weights = _weights(stage, settings, examples)
         per_epoch = sum(examples[task][0] * weight for task, weight in weights.items())
         tokens = sum(math.prod(examples[task]) * weight for task, weight in weights.items()) * settings.epochs
         steps = math.ceil(per_epoch * settings.epochs / settings.batch_size)
         found.append(_step(stage, settings, real, steps, round(tokens)))
+    if "grpo_checkpoint" not in trained:
+        return found
     rollouts = real.grpo.steps * real.grpo.prompts_per_step * real.grpo.generations
     prompt = examples.get(REASONING_TASK, (0, 200.0))[1]
     written = real.grpo.max_thought_tokens if real.grpo.mode == c.THINKING else 8

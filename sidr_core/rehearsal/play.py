@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sidr_core.errors import SidrError
 from sidr_core.pipeline import launch
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import stages_of
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.run import check_failure, reuse_stage, run_stage
 from sidr_core.pipeline.stage import Progress, Stage
@@ -54,7 +54,7 @@ class Rehearsed:
 
 @contextmanager
 def rehearsed(profile: Profile, dataset: str, progress: Progress) -> Iterator[Rehearsed]:
-    """Play every stage of a dataset's stand-in; inside the block its home is `SIDR_HOME`, afterwards it is gone.
+    """Play every stage that a dataset's stand-in has; inside the block its home is `SIDR_HOME`, afterwards it is gone.
 
     Raises:
         SidrError: a stage failed, or one of its blocking checks did, as the real run's would.
@@ -66,7 +66,7 @@ def rehearsed(profile: Profile, dataset: str, progress: Progress) -> Iterator[Re
             data.write(profile.dataset(dataset), folder)
             replaced = models.write(profile.dataset(dataset), folder)
             store = Store(folder / "home" / "store")
-            scenes = tuple(_play(small, dataset, stage, store, progress) for stage in STAGES)
+            scenes = tuple(_play(small, dataset, stage, store, progress) for stage in stages_of(small.dataset(dataset)))
             yield Rehearsed(small, dataset, store, scenes, tuple(replaced))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -171,7 +171,20 @@ def parse_json(text: str, endpoint: Endpoint, section: Section = "teacher") -> A
     except (ValueError, RecursionError):
         start = redact(text[:200], endpoint, 80)
         reason = f"the reply is cut off or no JSON: {start}" if start else "the reply is empty"
-        raise CallFailed(reason, free=False, fix=_path_advice(endpoint, section)) from None
+        fix = _path_advice(endpoint, section) or _advice_on_text(text, section)
+        raise CallFailed(reason, free=False, fix=fix) from None
+
+
+def _advice_on_text(text: str, section: Section) -> str:
+    """What to do about a reply that is a web page, or a stream that nobody asked for; "" about any other text."""
+    start = text[:100].lstrip().lower()
+    if start.startswith("<"):
+        return (
+            f"a web page answers: correct `{section}.endpoint.base_url`, or see what log-in or proxy is in front of it"
+        )
+    if start.startswith(("data:", "event:")):
+        return "the server streams though no stream was asked for: switch that off there, or in the proxy before it"
+    return ""
 
 
 def may_pass(status: int) -> bool:

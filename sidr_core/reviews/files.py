@@ -109,7 +109,7 @@ def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
     if not files:
         nothing = f"none below {Path.cwd() if not path.is_absolute() else path.anchor}"
         entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) if is_folder else nothing
-        passed_over = f"; {len(hidden)} in names that begin with . or _" if hidden else ""
+        passed_over = f"; {len(hidden)} in names that begin with . or _ or belong to an open file" if hidden else ""
         raise InputError(
             f"{what}: the folder {path} holds no table" if is_folder else f"{what}: no file matches {pattern!r}",
             expected=f"files that end in {', '.join(suffixes)}" if is_folder else "at least one file",
@@ -123,16 +123,25 @@ def _local(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[Path]:
 def _matches(pattern: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     """Files that a glob matches, or those below a folder that end in a suffix; and the hidden ones among them.
 
-    Hidden is what begins with . or _ where the pattern does not spell it out: what writers, notebooks and desktops
-    leave beside data (`_SUCCESS`, `_temporary`, `.ipynb_checkpoints`).
+    Hidden is what :func:`is_hidden` says, where the pattern does not spell it out: what writers, notebooks and desktops
+    leave beside data (`_SUCCESS`, `_temporary`, `.ipynb_checkpoints`, `~$orders.csv`).
     """
     spelt = len(pattern.parts)
     if not suffixes:
         spelt = next(place for place, part in enumerate(pattern.parts) if glob.has_magic(part))
     matches = pattern.rglob("*") if suffixes else map(Path, glob.glob(str(pattern), recursive=True))
     files = sorted(match for match in matches if match.is_file() and match.name.endswith(suffixes or ("",)))
-    hidden = {file for file in files if any(part.startswith((".", "_")) for part in file.parts[spelt:])}
+    hidden = {file for file in files if any(map(is_hidden, file.parts[spelt:]))}
     return [file for file in files if file not in hidden], sorted(hidden)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder holds no data of its own: hidden, or a program's lock or backup of an open file.
+
+    >>> [is_hidden(name) for name in (".git", "_temporary", "~$orders.csv", "orders.csv~", "~orders.csv")]
+    [True, True, True, True, False]
+    """
+    return name.startswith((".", "_", "~$")) or name.endswith("~")
 
 
 def passed_over(patterns: Iterable[str], suffixes: tuple[str, ...] = ()) -> list[Path]:
@@ -147,7 +156,12 @@ def passed_over(patterns: Iterable[str], suffixes: tuple[str, ...] = ()) -> list
 
 
 #: What lies in the folder of a table that keeps a log of its files, some of which no longer count -> its name.
-_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi", "metadata/*.metadata.json": "Apache Iceberg"}
+_LOGS = {
+    "_delta_log": "Delta Lake",
+    ".hoodie": "Apache Hudi",
+    "metadata/*.metadata.json": "Apache Iceberg",
+    "_spark_metadata": "Spark streaming",
+}
 
 
 def _require_no_log(files: Iterable[Path], what: str) -> None:

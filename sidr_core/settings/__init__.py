@@ -10,7 +10,16 @@ from pydantic import Field, model_validator
 
 from sidr_core.settings.base import Endpoint, Section
 from sidr_core.settings.baselines import Gru4Rec, ItemItem, SasRec, TextKnn, Tiger, TrainedBaseline, Trial
-from sidr_core.settings.corpus import GENERAL_TASK, REASONING_TASK, TASKS, Budget, General, Price, Teacher
+from sidr_core.settings.corpus import (
+    GENERAL_TASK,
+    NEXT_ITEM_TASK,
+    REASONING_TASK,
+    TASKS,
+    Budget,
+    General,
+    Price,
+    Teacher,
+)
 from sidr_core.settings.data import Encoder, Filters, Quantizer, Refit, Snapshots, Split, Window
 from sidr_core.settings.evaluation import Decoding, Evaluation, RecommendationsAll
 from sidr_core.settings.launch import Launch
@@ -44,6 +53,7 @@ from sidr_core.settings.training import (
 
 __all__ = [
     "GENERAL_TASK",
+    "NEXT_ITEM_TASK",
     "REASONING_TASK",
     "TASKS",
     "Activation",
@@ -147,6 +157,18 @@ class DatasetConfig(Section):
     """How often everything is trained, with other seeds: 3 adds the datasets `<name>_seed2` and `<name>_seed3`, which
     share all that is not trained; `sidr compare` gives mean, spread and an interval over them. Part of no fingerprint.
     """
+
+    @property
+    def unread_tasks(self) -> tuple[str, ...] | None:
+        """Tasks that neither stage of SFT gives a weight, so that the corpus leaves them out; None without any."""
+        read = {task for task in TASKS if self.sft.tasks.get(task, 1.0) or self.activation.tasks.get(task)}
+        read |= {NEXT_ITEM_TASK} if self.activation.replay else set()
+        return tuple(task for task in TASKS if task not in read) or None
+
+    @property
+    def asked_teacher(self) -> Teacher:
+        """The teacher as the corpus asks it: for nothing that no training reads."""
+        return self.teacher.without(self.unread_tasks or ())
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +26,8 @@ TASKS = (
 )
 GENERAL_TASK = "general"
 REASONING_TASK = "reasoning"
+#: The task that stage 2 replays.
+NEXT_ITEM_TASK = "sids_to_sid"
 
 
 class Budget(Section):
@@ -104,6 +107,11 @@ class Teacher(Section):
     """What calls cost."""
     batch: bool = False
     """Whether the OpenAI Batch API is used: half the price, hours instead of minutes."""
+
+    def without(self, tasks: Collection[str]) -> Teacher:
+        """The same teacher, asked for no narrative that is one of these tasks."""
+        asked = {"item_narrative": "item_narratives", "user_narrative": "user_narratives"}
+        return self.model_copy(update={field: False for task, field in asked.items() if task in tasks})
 
     @model_validator(mode="after")
     def _has_endpoint(self) -> Teacher:

@@ -49,7 +49,9 @@ class Decoding(Section):
         "item_item/direct",
         "shortcut/direct",
     )
-    """The lists to make, as `<model>/<mode>`, in the order of the tables. A stage that no list needs is not built."""
+    """The lists to make, as `<model>/<mode>`, in the order of the tables. A baseline or training that no list needs is
+    no asset of the dataset.
+    """
 
     @field_validator("models")
     @classmethod

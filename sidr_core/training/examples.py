@@ -31,7 +31,7 @@ def weighted(corpus: pl.DataFrame, weights: Mapping[str, float], seed: int) -> p
         whole, rest = int(weight), round((weight - int(weight)) * len(rows))
         picks = np.concatenate([np.tile(np.arange(len(rows)), whole), rng.permutation(len(rows))[:rest]])
         parts.append(rows[np.sort(picks)])
-    return pl.concat(parts)
+    return pl.concat(parts) if parts else corpus
 
 
 def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from sidr_core.models.sources import described
 from sidr_core.models.vocabulary import own_token_ids
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.settings import REASONING_TASK, Training
+from sidr_core.settings import NEXT_ITEM_TASK, REASONING_TASK, Training
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
@@ -35,7 +35,6 @@ from sidr_core.training.select import Selector
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
 
-NEXT_ITEM_TASK = "sids_to_sid"
 
 #: Optimizer in the profile -> its name in the trainer's arguments.
 OPTIMIZERS = {

@@ -13,7 +13,7 @@ import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from sidr_assets.definitions import build_definitions
-from sidr_core.pipeline.graph import OPTIONAL, STAGES
+from sidr_core.pipeline.graph import OPTIONAL, STAGES, stages_of
 from sidr_core.pipeline.profile import PROFILES, load_profile, parse_profile
 
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
@@ -79,7 +79,7 @@ def test_snapshots_are_shared_by_all_assets_of_a_dataset(name: str) -> None:
     profile = load_profile(name)
     graph = build_definitions(profile).resolve_asset_graph()
     for dataset, config in profile.datasets.items():
-        definitions = {graph.get(dg.AssetKey([dataset, stage.name])).partitions_def for stage in STAGES}
+        definitions = {graph.get(dg.AssetKey([dataset, stage.name])).partitions_def for stage in stages_of(config)}
         assert len(definitions) == 1
         (partitions,) = definitions
         assert partitions is not None
@@ -159,6 +159,40 @@ def test_a_dataset_has_an_optional_stage_only_where_its_profile_asks_for_it(aske
     graph = build_definitions(parse_profile("quickstart", raw)).resolve_asset_graph()
     optional = {stage.name for stage in OPTIONAL}
     assert {key.path[1] for key in graph.materializable_asset_keys} & optional == set(asked)
+
+
+@pytest.mark.parametrize(
+    ("models", "optional", "left_out"),
+    [
+        (["grpo/direct"], {}, {"item_item", "text_knn", "gru4rec", "sasrec", "tiger"}),
+        (["sft_mixed/direct"], {}, {"item_item", "text_knn", "gru4rec", "tiger", "activation", "grpo"}),
+        (["sasrec/direct"], {}, {"item_item", "text_knn", "gru4rec", "tiger", "corpus", "sft",
+                                 "activation", "grpo"}),
+        (["item_item/direct"], {"recommendations_all": {"model": "tiger/direct"}},
+         {"text_knn", "gru4rec", "sasrec", "corpus", "sft", "activation", "grpo"}),
+        (["shortcut/direct"], {"recommendations_all": {"model": "sft/direct", "checkpoint": "live"}},
+         {"item_item", "text_knn", "gru4rec", "sasrec", "tiger", "corpus", "sft", "activation", "grpo"}),
+    ],
+)  # fmt: skip
+def test_a_dataset_trains_nothing_that_no_list_needs(models: list[str], optional: dict, left_out: set[str]) -> None:
+    raw = json.loads(json.dumps(load_profile("quickstart").raw))
+    raw["datasets"]["games"] |= optional
+    raw["datasets"]["games"]["decoding"] |= {"models": models}
+    profile = parse_profile("quickstart", raw)
+    graph = build_definitions(profile).resolve_asset_graph()
+    built = {key.path[1] for key in graph.materializable_asset_keys if key.path[0] == "games"}
+    missing = {stage.name.removeprefix("baseline_").removesuffix("_checkpoint") for stage in STAGES} - {
+        name.removeprefix("baseline_").removesuffix("_checkpoint") for name in built
+    }
+    assert {name.removeprefix("synthetic_") for name in missing} == left_out
+    read = {parent.path[1] for name in built for parent in graph.get(dg.AssetKey(["games", name])).parent_keys}
+    assert read <= built, "an asset depends on one that is not there"
+
+
+def test_the_complete_games_need_no_language_model() -> None:
+    names = [stage.name for stage in stages_of(load_profile("real").dataset("games_complete"))]
+    assert "evaluation" in names and "baseline_sasrec" in names
+    assert {"synthetic_corpus", "sft_checkpoint", "baseline_tiger", "baseline_gru4rec"}.isdisjoint(names)
 
 
 @pytest.mark.parametrize(

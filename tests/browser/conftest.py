@@ -37,6 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         raw = json.loads(json.dumps(small_world.profile().raw))
         raw["datasets"]["toys"]["gru4rec"] |= {"epochs": 100_000, "patience": 100_000}  # long enough to be stopped
+        raw["datasets"]["toys"]["recommendations_all"] = {"model": "gru4rec/direct"}  # or nobody needs it
         profile = folder / "test.yaml"
         profile.write_text(yaml.safe_dump(raw))
         environment = screenshot.make_home(folder, walk.with_broken_source(profile, folder))

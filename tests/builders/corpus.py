@@ -149,8 +149,11 @@ def frames(rows=TRAIN_ROWS, titles=TITLES):
     return train, items, codebook
 
 
-def run(folder, train, items, codebook, **teacher):
-    """Run the stage on these tables, with a teacher of these settings: its report, and the folder it wrote."""
+def run(folder, train, items, codebook, trainings=None, **teacher):
+    """Run the stage on these tables, with a teacher of these settings: its report, and the folder it wrote.
+
+    `trainings`: sections `sft` and `activation`, where they are not the default.
+    """
     source, out = folder / "in", folder / "out"
     source.mkdir(parents=True)
     out.mkdir()
@@ -159,7 +162,7 @@ def run(folder, train, items, codebook, **teacher):
     tables.write(codebook, source / "sid_codebook.parquet", Codebook)
     inputs = StageInputs(interactions=Folder(source), sid_codebook=Folder(source))
     inputs.synthetic = True
-    return build(inputs, stage_config(teacher=teacher), out, QUIET), out
+    return build(inputs, stage_config(teacher=teacher, **(trainings or {})), out, QUIET), out
 
 
 def forged(corpus, example_id, **changes):

@@ -18,7 +18,7 @@ MONTHS = {"start": "2020-01", "end": "2020-02"}
 def stage_config(dataset: str = "toys", snapshot: str = "2020-02", cutoff: int = 0, **sections: Any) -> StageConfig:
     """The settings of a stage that declares every section: those given, as sections or mappings, others by default."""
     config = DatasetConfig.model_validate({"source": SOURCE, "snapshots": MONTHS, **sections})
-    names = (*DatasetConfig.model_fields, "dataset", "snapshot")
+    names = (*DatasetConfig.model_fields, "unread_tasks", "dataset", "snapshot")
     return StageConfig(config, names, dataset, Window(key=snapshot, cutoff=cutoff))
 
 

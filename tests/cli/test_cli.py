@@ -14,7 +14,7 @@ from builders.small_world import SNAPSHOT
 from sidr_core.cli.recommend import history_items
 from sidr_core.evaluation import cases
 from sidr_core.pipeline.gc import size as size_of
-from sidr_core.pipeline.graph import STAGES
+from sidr_core.pipeline.graph import stages_of
 from sidr_core.pipeline.status import states
 from sidr_core.tables import files as tables
 
@@ -122,7 +122,7 @@ def test_status_of_an_empty_store(world, sidr, monkeypatch, tmp_path):
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "none"))
     code, out, _ = sidr("status", "--dataset", "toys")
     assert code == 0
-    assert out.count("not published") == len(STAGES)
+    assert out.count("not published") == len(stages_of(world.profile.dataset("toys")))
     assert "needs raw_reviews, raw_items" in out
 
 

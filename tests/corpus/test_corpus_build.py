@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from builders.corpus import TITLES, forged, frames, run
+from builders.stage import stage_config
 from sidr_core.corpus import guards, tasks
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import next_item
@@ -100,6 +101,32 @@ def test_the_teacher_section_chooses_what_is_written(tmp_path):
     assert report.metrics["examples_item_narrative"] == report.metrics["examples_user_narrative"] == 0
     traced = table.filter(task="reasoning")
     assert sorted(zip(traced["user_id"], traced["position"], strict=True)) == [("u0", 3), ("u1", 2), ("u2", 4)]
+
+
+@pytest.mark.parametrize(
+    ("activation", "also"),
+    [
+        ({"replay": 0.0}, set()),
+        ({"replay": 0.5}, {"sids_to_sid"}),
+        ({"replay": 0.0, "tasks": {"practice": 0.1}}, {"practice"}),
+    ],
+)
+def test_a_task_that_no_training_weighs_is_not_written(activation, also, tmp_path, corpus):
+    sft = {"tasks": dict.fromkeys(TASKS, 0.0) | {"title_to_sid": 0.5}}
+    report, out = run(tmp_path, *frames(), {"sft": sft, "activation": activation})
+    table = tables.read(out / "synthetic_corpus.parquet")
+    wanted = {"title_to_sid", REASONING_TASK} | also
+    assert set(table["task"]) == wanted and all(check.passed for check in report.checks)
+    assert table.equals(corpus.filter(pl.col("task").is_in(list(wanted)))), "the others are as ever"
+
+
+def test_what_the_corpus_leaves_out_counts_for_its_fingerprint_and_only_then():
+    def key(**sections):
+        return stage_config(**sections).key()
+
+    assert "unread_tasks" not in key(sft={"tasks": {"practice": 0.5}})
+    assert key(sft={"tasks": {"practice": 0}})["unread_tasks"] == ("practice",)
+    assert "unread_tasks" not in key(sft={"tasks": {"practice": 0}}, activation={"tasks": {"practice": 1}})
 
 
 def test_open_thoughts_leave_their_rows_without_a_trace(tmp_path):

@@ -207,6 +207,20 @@ def test_an_error_in_a_reply_of_200_keeps_its_words(path, error, kind, words):
         client(server, path, retries=1, give_up_after=2).ask(notes(4), QUIET)
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("<!doctype html><title>Sign in</title>", "a web page answers: correct `teacher.endpoint.base_url`"),
+        ('data: {"choices": []}\n\ndata: [DONE]\n\n', "the server streams though no stream was asked for"),
+        ('{"choices": [', "run again when the server is well"),
+    ],
+)
+def test_a_reply_that_is_no_json_is_told_by_what_it_is(path, text, advice):
+    with Loopback(lambda number, body: (200, text.encode())) as server, pytest.raises(TeacherUnavailable) as error:
+        client(server, path, retries=0, give_up_after=2).ask(notes(4), QUIET)
+    assert advice in error.value.fix and "no JSON" in error.value.found
+
+
 # -- bounds --------------------------------------------------------------------------------------
 
 

@@ -165,16 +165,23 @@ def test_advice_fits_the_reason(tmp_path, bad, reason, fix):
 
 def test_hidden_files_are_passed_over(tmp_path):
     folder = tmp_path / "orders"
-    for name in ("a.csv", ".ipynb_checkpoints/a.csv", "_temporary/0/b.csv", ".Trash-1/files/c.csv", "part=1/_d.csv"):
+    for name in (
+        "a.csv",
+        ".ipynb_checkpoints/a.csv",
+        "_temporary/0/b.csv",
+        ".Trash-1/files/c.csv",
+        "part=1/_d.csv",
+        "~$a.csv",
+    ):
         write(folder / name, HEADER, *lines())
     for number, pattern in enumerate((folder, folder / "**" / "*.csv")):
         bench = Bench(tmp_path / str(number), {"kind": "tables", "reviews": [str(pattern)]})
         assert accepted(bench) == ORDERS
-        assert any("begin with . or _" in line and "_temporary" in line for line in bench.said)
+        assert any("names with . or _ first" in line and "_temporary" in line for line in bench.said)
     spelt_out = Bench(tmp_path / "home", {"kind": "tables", "reviews": [str(folder / "_temporary" / "*" / "*.csv")]})
     assert accepted(spelt_out) == ORDERS
     (folder / "a.csv").unlink()
-    assert "4 in names that begin with . or _" in refused(bench := Bench(tmp_path / "x", bench_source(folder))).found
+    assert "5 in names that begin with . or _" in refused(bench := Bench(tmp_path / "x", bench_source(folder))).found
     assert bench.published() == []
 
 
@@ -190,7 +197,9 @@ def test_a_file_that_is_named_twice_is_read_once(tmp_path):
     assert (metrics["lines"], metrics["exact_duplicates"]) == (20, 0)
 
 
-@pytest.mark.parametrize("log", ["_delta_log/00.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+@pytest.mark.parametrize(
+    "log", ["_delta_log/00.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json", "_spark_metadata/0"]
+)
 def test_a_table_with_a_log_is_refused(tmp_path, log):
     part = Path(write(tmp_path / "orders" / "day=1" / "part.csv", HEADER, *lines()))
     write(tmp_path / "orders" / log, "{}")

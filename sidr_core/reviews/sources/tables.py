@@ -71,7 +71,9 @@ def items(inputs: Inputs, source: TablesSource, filters: Filters, progress: Prog
 def _name_passed_over(patterns: Iterable[str], progress: Progress) -> None:
     if hidden := passed_over(patterns, SUFFIXES):
         names = ", ".join(str(path) for path in hidden[:3]) + (", …" if len(hidden) > 3 else "")
-        progress.say(f"not read, as names that begin with . or _ hold no data (files: {len(hidden):,}): {names}")
+        progress.say(
+            f"not read, as names with . or _ first, locks and backups hold no data (files: {len(hidden):,}): {names}"
+        )
 
 
 def _mapped(
