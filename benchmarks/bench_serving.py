@@ -1,12 +1,11 @@
 """The server under load against the same decoder called question by question, on what is published in SIDR_HOME.
 
     .venv/bin/python benchmarks/bench_serving.py --dataset games
-    .venv/bin/python benchmarks/bench_serving.py --dataset games --modes direct --clients 32 --steady 5000
+    .venv/bin/python benchmarks/bench_serving.py --dataset games --modes direct --clients 32
 
 `one by one` calls the decoder in this process, a question after the other, with the server's own code and without
 HTTP. Then `sidr serve` is started on this machine, and as many clients as a column says ask it over HTTP, each its next
-question as soon as it has its answer. Questions are histories of the evaluated rows. `--steady` asks so many more
-questions and prints the server's memory before, half way and after.
+question as soon as it has its answer. Questions are histories of the evaluated rows.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import numpy as np
 import psutil
 from machine import hardware
 
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
-from sidr_core.pipeline.status import open_store
 from sidr_core.serving import release
 from sidr_core.serving.messages import Question
 from sidr_core.serving.served import Served
@@ -44,7 +44,6 @@ def main() -> None:
     parser.add_argument("--modes", default="direct,thinking,merged")
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--seconds", type=float, default=20, help="per cell")
-    parser.add_argument("--steady", type=int, default=0, help="further questions, in the first mode, by 32 clients")
     parser.add_argument("-k", type=int, default=10)
     chosen = parser.parse_args()
     modes, clients = chosen.modes.split(","), [int(count) for count in chosen.clients.split(",")]
@@ -54,20 +53,15 @@ def main() -> None:
     opened = release.opened(store, place)
     histories = tables.read(opened.lists.path("rows.parquet"))["history_item_ids"].to_list()
     print(f"{hardware()}; {dataset}, snapshot {place.snapshot}, {len(histories):,} histories; load {load()}\n")
-    print("| mode | how | requests/s | p50 ms | p95 ms | × one by one |\n| --- | --- | ---: | ---: | ---: | ---: |")
+    print("| mode | how | requests/s | p50 ms | p95 ms | × one by one | CPU ms each | × one by one |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     alone = one_by_one(Served.load(opened), histories, modes, chosen.seconds, chosen.k)
     with running(dataset) as (port, process):
         for mode in modes:
             for count in clients:
+                before = spent(process)
                 took, span = asyncio.run(ask_all(port, histories, mode, chosen.k, count, chosen.seconds))
-                line(mode, f"{count} clients", took, span, alone[mode])
-        if chosen.steady:
-            memory = [process.memory_info().rss]
-            for _ in range(2):
-                asyncio.run(ask_all(port, histories, modes[0], chosen.k, 32, None, chosen.steady // 2))
-                memory.append(process.memory_info().rss)
-            sizes = ", ".join(f"{size / 2**20:,.0f}" for size in memory)
-            print(f"\nmemory over {chosen.steady:,} questions ({modes[0]}): {sizes} MiB; load {load()}")
+                line(mode, f"{count} clients", took, span, spent(process) - before, alone[mode])
 
 
 def load() -> str:
@@ -75,55 +69,74 @@ def load() -> str:
     return f"{psutil.getloadavg()[0]:.1f}"
 
 
-def line(mode: str, how: str, took: list[float], span: float, alone: float) -> None:
-    rate, (median, high) = len(took) / span, np.percentile(np.array(took) * 1000, [50, 95])
-    print(f"| {mode} | {how} | {rate:.1f} | {median:.0f} | {high:.0f} | {rate / alone:.1f} |", flush=True)
+def spent(process: psutil.Process) -> float:
+    """Seconds of the processor, which others on the machine disturb less than the clock."""
+    return sum(process.cpu_times()[:2])
+
+
+def line(
+    mode: str, how: str, took: list[float], span: float, processor: float, alone: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Print a cell, against one question after the other; gives its requests per second and CPU seconds each."""
+    rate, each = len(took) / span, processor / len(took)
+    of_rate, of_each = alone or (rate, each)
+    median, high = np.percentile(np.array(took) * 1000, [50, 95])
+    cells = f"{rate:.1f} | {median:.0f} | {high:.0f} | {rate / of_rate:.1f} | {each * 1000:.1f} | {of_each / each:.1f}"
+    print(f"| {mode} | {how} | {cells} |", flush=True)
+    return rate, each
 
 
 def one_by_one(
     served: Served, histories: list[list[str]], modes: list[str], seconds: float, k: int
-) -> dict[str, float]:
-    """Requests per second of each mode without a server."""
+) -> dict[str, tuple[float, float]]:
+    """Requests per second and CPU seconds of a question in each mode, without a server."""
     rates = {}
     for mode in modes:
         took: list[float] = []
         questions = itertools.cycle(histories)
-        started = time.monotonic()
+        started, before = time.monotonic(), time.process_time()
         while time.monotonic() - started < seconds:
             begun = time.monotonic()
             ask = served.ask(Question.model_validate({"history": next(questions), "mode": mode, "k": k}))
             served.answer(ask, served.find([ask])[0])
             took.append(time.monotonic() - begun)
         span = time.monotonic() - started
-        rates[mode] = len(took) / span
-        line(mode, "one by one", took, span, rates[mode])
+        rates[mode] = line(mode, "one by one", took, span, time.process_time() - before)
     return rates
 
 
 @contextmanager
-def running(dataset: str) -> Iterator[tuple[int, psutil.Process]]:
-    """`sidr serve` on a free port of this machine, ended by SIGTERM."""
+def running(dataset: str, *options: str) -> Iterator[tuple[int, psutil.Process]]:
+    """`sidr serve` on a free port of this machine, ended by SIGTERM: the port, and the process that serves."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = "from sidr_core.cli.main import main; main()"
-    command = [sys.executable, "-c", program, "serve", "--dataset", dataset, "--port", str(port)]
+    command = [sys.executable, "-c", program, "serve", "--dataset", dataset, "--port", str(port), *options]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     started = time.monotonic()
     try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                if server.poll() is not None or time.monotonic() - started > START_SECONDS:
-                    raise SystemExit("the server did not start; try `sidr serve` to see why") from None
-                time.sleep(0.1)
-        print(f"<!-- the server answered {time.monotonic() - started:.1f} s after its start -->", file=sys.stderr)
-        yield port, psutil.Process(server.pid)
+        wait_for(port, server, started)
+        parent = psutil.Process(server.pid)
+        serving = (parent.children() or [parent])[0]
+        spent = sum(sum(process.cpu_times()[:2]) for process in {parent, serving})
+        print(f"start to first answer: {time.monotonic() - started:.1f} s, {spent:.1f} s of the processor", flush=True)
+        yield port, serving
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=60)
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes], started: float) -> None:
+    """Until the server answers."""
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=START_SECONDS).close()
+            return
+        except OSError:
+            if server.poll() is not None or time.monotonic() - started > START_SECONDS:
+                raise SystemExit("the server did not start; try `sidr serve` to see why") from None
+            time.sleep(0.1)
 
 
 async def ask_all(
@@ -141,25 +154,37 @@ async def ask_all(
     started = time.monotonic()
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for history in questions:
-            if seconds is not None and time.monotonic() - started > seconds:
-                break
-            body = json.dumps({"history": history, "mode": mode, "k": k}).encode()
-            fields_sent = ("POST /recommend HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
-            head = "\r\n".join([*fields_sent, f"Content-Length: {len(body)}", "", ""])
-            begun = time.monotonic()
-            writer.write(head.encode() + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            fields = dict(row.lower().split(b": ", 1) for row in answer.split(b"\r\n")[1:] if b": " in row)
-            told = await reader.readexactly(int(fields[b"content-length"]))
-            assert answer.startswith(b"HTTP/1.1 200") and len(json.loads(told)["items"]) == k, (answer, told[:300])
-            took.append(time.monotonic() - begun)
-        writer.close()
-        await writer.wait_closed()
+        async with connected(port) as asked:
+            for history in questions:
+                if seconds is not None and time.monotonic() - started > seconds:
+                    break
+                begun = time.monotonic()
+                status, _, told = await asked({"history": history, "mode": mode, "k": k})
+                assert status == 200 and len(told["items"]) == k, (status, told)
+                took.append(time.monotonic() - begun)
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return took, time.monotonic() - started
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Callable[[dict[str, Any]], Awaitable[tuple[int, dict[str, str], Any]]]]:
+    """A connection that is kept: asks `/recommend`, and gives status, headers and body of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def asked(question: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+        body = json.dumps(question).encode()
+        fields = ("POST /recommend HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
+        writer.write("\r\n".join([*fields, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = dict(row.lower().split(": ", 1) for row in head[1:] if ": " in row)
+        return int(head[0].split()[1]), headers, json.loads(await reader.readexactly(int(headers["content-length"])))
+
+    try:
+        yield asked
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 if __name__ == "__main__":

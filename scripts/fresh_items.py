@@ -27,10 +27,10 @@ from sidr_core.decoding.lists import rankings_of
 from sidr_core.metrics.intervals import bootstrap
 from sidr_core.models import checkpoint
 from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
-from sidr_core.pipeline.status import open_store
 from sidr_core.recommending.fresh import Fresh, with_catalogue
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render.grid import markdown_table

@@ -23,10 +23,10 @@ from fresh_items import keep_out
 from sidr_core.cli import promote as command
 from sidr_core.models import checkpoint
 from sidr_core.pipeline.graph import stage_named
+from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.stage import Progress
-from sidr_core.pipeline.status import open_store
 from sidr_core.recommending.everyone import histories
 from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.recommending.lists import checkpoint_lists

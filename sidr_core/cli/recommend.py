@@ -14,6 +14,7 @@ import polars as pl
 
 from sidr_core.errors import SidrError
 from sidr_core.evaluation import cases
+from sidr_core.recommending.mixture import SHORTCUT
 from sidr_core.serving.published import Published, unknown_name
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
@@ -58,15 +59,19 @@ def recommend(
         print(f"checkpoint of {trained.snapshot}, catalogue of {published.snapshot}: {fresh}", file=sys.stderr)
         loaded = fresh.loaded
     decoding = published.config.decoding
-    if k > len(loaded.index):
+    history_sids = [sids[item] for item in items]
+    repeats = _repeats(published)
+    most = len(loaded.index) - (0 if repeats else len(set(history_sids) & set(loaded.index.leaf_of)))
+    if k > most:
+        left = "" if repeats else " that the history does not hold (decoding.seen)"
         raise SidrError(
             f"a list of {k} cannot be filled",
-            expected=f"-k of 1 to {len(loaded.index)}, the number of distinct SIDs",
+            expected=f"-k of 1 to {most}, the number of distinct SIDs{left}",
             found=f"-k {k}",
             fix="ask for fewer items",
         )
     decoding = decoding.model_copy(update={"beam_width": max(k, decoding.beam_width)})
-    lists = checkpoint_lists(loaded, ["row"], [[sids[item] for item in items]], mode, decoding)
+    lists = checkpoint_lists(loaded, ["row"], [history_sids], mode, decoding, repeats=repeats)
     thought = lists.thoughts.row(0, named=True) if lists.thoughts is not None else None
     whose = f"user {user}" if user is not None else "the given history"
     case = cases.Case(
@@ -77,6 +82,17 @@ def recommend(
         unclosed=thought is not None and not thought["closed"],
     )
     cases.show(case, published.titles())
+
+
+def _repeats(published: Published) -> bool:
+    """Whether items of the history may be listed: as in `recommendations`, where valid rows may have chosen."""
+    from sidr_core.recommending.recommend import lists_repeat
+
+    choosing = {}
+    if published.config.decoding.seen == "choose":
+        stage = f"baseline_{SHORTCUT}"
+        choosing[stage] = published.at_or_before(stage).artifact(stage)
+    return lists_repeat(choosing, published.config)
 
 
 def history_items(history: str, known: Container[str]) -> list[str]:

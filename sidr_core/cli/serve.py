@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sidr_core.serving import run
+from sidr_core.serving.app import Server
 
 
 def serve(
@@ -22,13 +23,17 @@ def serve(
 ) -> None:
     """Serve until stopped."""
     limits = run.limits_of(host, run.token_of(token_file), allowed_hosts)
-    server = run.assemble(
-        dataset,
-        model,
-        limits,
-        batch_size=batch_size,
-        most_waiting=most_waiting,
-        seconds=seconds,
-        reload_seconds=reload_seconds,
-    )
-    run.run(server, host, port)
+    run.check(dataset, model)
+
+    def assembled() -> Server:
+        return run.assemble(
+            dataset,
+            model,
+            limits,
+            batch_size=batch_size,
+            most_waiting=most_waiting,
+            seconds=seconds,
+            reload_seconds=reload_seconds,
+        )
+
+    run.run(assembled, host, port)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandera.polars as pa
 import polars as pl
 import torch
 
@@ -38,7 +37,6 @@ from sidr_core.sids.index import SidIndex, levels_of
 from sidr_core.sids.tokens import sid_texts, sid_token
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import CODES, ITEM_ID, SID
-from sidr_core.tables.contracts import Contract
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,15 +46,6 @@ ARRAYS = "sid_index.safetensors"
 TOKEN_IDS = "token_ids"  # noqa: S105
 #: What the caller of :func:`save` must tell; the codebook digest is added.
 META_FIELDS = ("stage", "base", "seed", "seen_until", "synthetic")
-
-
-class TokenMap(Contract):
-    """One item with its SID and the vocabulary ids of the SID's tokens, sorted by item_id."""
-
-    item_id: str = pa.Field(unique=True)
-    sid: str
-    codes: pl.List(pl.Int32)  # type: ignore[valid-type]
-    token_ids: pl.List(pl.Int32)  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +80,8 @@ def save(
     Raises:
         SidrError: a SID token of the codebook is not one vocabulary entry.
     """
+    from sidr_core.models.token_map import TokenMap
+
     assert not (missing := [name for name in META_FIELDS if name not in meta]), f"meta lacks {missing}"
     folder.mkdir(parents=True, exist_ok=True)
     token_map = _token_map(codebook, tokenizer)

@@ -193,7 +193,7 @@ def _from_checkpoint(
     return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress, repeats=repeats)
 
 
-def lists_repeat(inputs: Inputs, config: DatasetConfig) -> bool:
+def lists_repeat(inputs: Mapping[str, StageInput | Artifact], config: DatasetConfig) -> bool:
     """Whether items of the history may be listed: as `decoding.seen` says, or as the shortcut chose on valid rows."""
     if config.decoding.seen != "choose":
         return config.decoding.seen == "keep"

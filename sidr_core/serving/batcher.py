@@ -1,8 +1,10 @@
 """Questions that wait are decoded together: one thread owns the models, and takes all that fit together at once.
 
 A question waits at most for the batch that is being decoded; the more arrive meanwhile, the larger the next batch. So
-throughput grows with load, and a lone question waits for nobody. The queue is bounded: what does not fit is refused
-at once, with the seconds after which it is worth another try.
+throughput grows with load, and a lone question waits for nobody. Those who were answered together ask again one by one:
+the first of them would be decoded alone, and all others after it. So after a batch the thread waits until half as many
+are there again, but for a small part of the time that the batch took. The queue is bounded: what does not fit is
+refused at once, with the seconds after which it is worth another try.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Weight of the newest batch in the mean of seconds per question; longest advice to a refused client, in seconds.
 _NEWEST, _LONGEST_WAIT = 0.2, 60
+#: Share of a batch's seconds that the next one waits for those who come back.
+_PATIENCE = 0.2
 
 
 class Busy(SidrError):
@@ -70,6 +74,7 @@ class Batcher:
         self._wake = threading.Condition()
         self._closed = False
         self._seconds_each = 0.05
+        self._rows, self._patient_until = 0, 0.0  # of the last batch
         self._thread = threading.Thread(target=self._work, name="decoder", daemon=True)
         self._thread.start()
 
@@ -108,7 +113,9 @@ class Batcher:
             started = time.monotonic()
             asks = [ask for ask, _ in batch]
             self._settle(batch, lambda asks=asks: asks[0].served.find(asks))
-            seconds = time.monotonic() - started
+            ended = time.monotonic()
+            seconds = ended - started
+            self._rows, self._patient_until = len(batch), ended + _PATIENCE * seconds
             self._seconds_each += _NEWEST * (seconds / len(batch) - self._seconds_each)
             self._watch(len(batch), seconds, asks[0].mode)
             del batch, asks  # or the last batch would keep a release that has been replaced in memory
@@ -120,6 +127,10 @@ class Batcher:
                 self._wake.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return []
+                self._wake.wait_for(
+                    lambda: self._closed or 2 * len(self._waiting) >= self._rows,
+                    max(0.0, self._patient_until - time.monotonic()),
+                )
                 group, batch, rest = self._waiting[0][0].group, [], deque()
                 for ask, future in self._waiting:
                     if len(batch) == self._batch_size or ask.group != group:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sidr_core.serving.examples import examples
 from sidr_core.serving.served import Served
 
 HTML = Path(__file__).with_name("page.html").read_text()
@@ -27,7 +28,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_EXAMPLES = 6
+_USERS = 6
 
 
 def about(served: Served) -> dict[str, Any]:
@@ -47,5 +48,6 @@ def about(served: Served) -> dict[str, Any]:
         "users": len(shelf.users),
         "max_history": shelf.max_history,
         "categories": shelf.categories[:500],
-        "examples": shelf.users[:: max(1, len(shelf.users) // _EXAMPLES)][:_EXAMPLES],
+        "users_shown": shelf.users[:: max(1, len(shelf.users) // _USERS)][:_USERS],
+        "examples": [example.model_dump() for example in examples(served)],
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sidr_core.errors import SidrError
@@ -18,11 +20,14 @@ from sidr_core.serving.counts import Counts
 from sidr_core.serving.follow import Follower
 from sidr_core.serving.gate import LOOPBACK, Limits
 from sidr_core.serving.served import Served
+from sidr_core.serving.standby import keep_serving
 
 TOKEN_VARIABLE = "SIDR_SERVE_TOKEN"  # noqa: S105
 _LEAST_TOKEN = 16
 #: Seconds that a stopping server waits for answers that it has begun.
 _GRACE = 30
+#: Connections that wait for a server which is busy, or is started again.
+_BACKLOG = 2048
 
 
 def token_of(file: Path | None) -> str | None:
@@ -114,19 +119,53 @@ def assemble(
     return Server(follower, batcher, counts, limits, seconds)
 
 
-def run(server: Server, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; then answer what was accepted, and end."""
-    import uvicorn
+def check(dataset: str | None, model: str | None) -> None:
+    """Whether there is something to serve, by the manifests alone: a mistake is told before anything is loaded.
 
-    place = server.served.release.place
+    Raises:
+        SidrError: nothing is published, or not for `model`.
+    """
+    profile, store = load_profile(), open_store()
+    release.opened(store, release.to_serve(profile, store, dataset or profile.default_dataset), model)
+
+
+def run(assembled: Callable[[], Server], host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; then answer what was accepted, and end. A server that is killed is started again.
+
+    Raises:
+        SidrError: the port cannot be opened, or what is published cannot be loaded.
+    """
+    listening = _port(host, port)
     shown = f"[{host}]" if ":" in host else host
-    say(f"serving {place.dataset}, snapshot {place.snapshot}, at http://{shown}:{port}")
-    uvicorn.run(
-        application(server),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE,
-    )
+
+    def serve() -> None:
+        import uvicorn
+
+        server = assembled()
+        place = server.served.release.place
+        say(f"serving {place.dataset}, snapshot {place.snapshot}, at http://{shown}:{port}")
+        config = uvicorn.Config(
+            application(server),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+
+    keep_serving(serve, say)
+
+
+def _port(host: str, port: int) -> socket.socket:
+    """A socket that listens."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SidrError(
+            f"port {port} of {host} cannot be opened",
+            expected="a free port, and an address of this machine",
+            found=error.strerror or str(error),
+            fix="end what listens there, or name another --port",
+        ) from None

@@ -20,7 +20,7 @@ from sidr_core.errors import SidrError
 from sidr_core.recommending import merged as merging
 from sidr_core.recommending import truth
 from sidr_core.recommending.lists import checkpoint_lists
-from sidr_core.serving.messages import Answer, Listed, Mode, Named, Question
+from sidr_core.serving.messages import Answer, Filters, Listed, Mode, Named, Question
 from sidr_core.serving.reading import read, shared_facts
 from sidr_core.serving.release import Release
 from sidr_core.serving.shelf import Shelf, refuse_empty
@@ -48,7 +48,8 @@ class Ask:
     """A question that was understood by one release, and will be answered by it.
 
     Attributes:
-        history: item ids, oldest first. seen: all that the user had. allowed: (I,) bool, or None.
+        history: item ids, oldest first. seen: all that the user had. allowed: (I,) bool, the items that filters let
+            through and, where lists do not repeat, the history does not hold; None: all.
         width: distinct SIDs of the beam.
     """
 
@@ -135,19 +136,23 @@ class Served:
         else:
             refuse_empty(question.history or [])
             had = self.shelf.known(question.history or [])
-        allowed = self.shelf.allowed(question.filters, had)
-        self._refuse_short(question.k, len(self.shelf) if allowed is None else int(allowed.sum()), allowed is not None)
-        width = max(question.k, self.decoding.beam_width)
         history = tuple(had[-self.shelf.max_history :])
+        allowed = self.shelf.allowed(question.filters, had)
+        if not self.repeats:
+            allowed = self.shelf.without(history, allowed)
+        self._refuse_short(question, len(self.shelf) if allowed is None else int(allowed.sum()))
+        width = max(question.k, self.decoding.beam_width)
         return Ask(self, mode, question.k, width, history, frozenset(had), allowed)  # type: ignore[arg-type]
 
-    def _refuse_short(self, k: int, items: int, filtered: bool) -> None:
-        if k > items:
+    def _refuse_short(self, question: Question, items: int) -> None:
+        if question.k > items:
+            filtered = question.filters != Filters()
+            among = "that the filters let through" if filtered else "there are"
             raise SidrError(
-                f"a list of {k} cannot be filled",
-                expected=f"k of 1 to {items:,}, the items that "
-                + ("the filters let through" if filtered else "there are"),
-                found=f"k = {k}" if items else "no item that the filters let through",
+                f"a list of {question.k} cannot be filled",
+                expected=f"k of 1 to {items:,}, the items {among}"
+                + ("" if self.repeats else "; these lists hold none of the history"),
+                found=f"k = {question.k}" if items else f"no item {among}",
                 fix="ask for fewer items" + (" or let more through the filters" if filtered else ""),
             )
 
@@ -179,10 +184,10 @@ class Served:
 
         def made(of: str) -> Lists:
             if of == DIRECT or decoding.traces == 1:
-                return checkpoint_lists(self.loaded, rows, histories, of, decoding, None, allowed, self.repeats)
+                return checkpoint_lists(self.loaded, rows, histories, of, decoding, None, allowed)
             # Several thoughts are sampled, by a row's place among the rows: so each row is alone.
             each = [
-                checkpoint_lists(self.loaded, [row], [histories[n]], of, decoding, None, mask, self.repeats)
+                checkpoint_lists(self.loaded, [row], [histories[n]], of, decoding, None, mask)
                 for n, row in enumerate(rows)
                 for mask in [None if allowed is None else allowed[n]]
             ]

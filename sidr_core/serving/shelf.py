@@ -111,6 +111,13 @@ class Shelf:
             mask[[self.row_of[item] for item in seen if item in self.row_of]] = False
         return mask
 
+    def without(self, history: Sequence[str], allowed: np.ndarray | None) -> np.ndarray:
+        """(I,) bool, the same items less all that carry a SID of the history."""
+        mask = np.ones(len(self), dtype=bool) if allowed is None else allowed
+        met = {item.item_id for own in history for item in self.catalogue.carrying(self.catalogue[own].sid)}
+        mask[[self.row_of[item] for item in met if item in self.row_of]] = False
+        return mask
+
     def _of_category(self, categories: Sequence[str]) -> np.ndarray:
         for category in categories:
             if category not in self.categories:

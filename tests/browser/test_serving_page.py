@@ -71,6 +71,27 @@ def test_a_person_sees_the_lists_filters_them_and_makes_a_history(address: str, 
     assert [text for text in page.troubles if "422" not in text] == []  # the refusal is told in the console too
 
 
+def test_a_test_row_shows_what_came_next_until_the_history_is_another(address: str, page: Any) -> None:
+    page.goto(f"{address}/")
+    page.wait_for_selector("#cases button")
+    kinds = {text.partition(":")[0] for text in page.locator("#cases button").all_inner_texts()}
+    assert kinds <= {"hit", "miss", "changed by thought"} and "hit" in kinds
+    page.locator("#cases button", has_text="hit").first.click()
+    page.wait_for_selector("#truth:not([hidden])")
+    page.wait_for_selector("ol.list .tag:text-is('came next')")
+    target = page.locator("#truth .title").inner_text().split(" <")[0]
+    told = page.locator("#truth .verdict .tag").all_inner_texts()
+    assert [text.partition(":")[0] for text in told] == list(serving.MODES)
+    mode, _, place = next(text for text in told if "place" in text).partition(": place ")
+    assert listed(page, mode)[int(place) - 1] == target
+    assert "#row=" in page.url
+    page.reload()
+    page.wait_for_selector("#truth:not([hidden])")
+    page.click("#history .remove >> nth=0")
+    page.wait_for_selector("#truth", state="hidden")
+    assert page.troubles == []
+
+
 def test_nothing_that_a_title_or_thought_holds_becomes_markup(address: str, page: Any) -> None:
     def harm(route: Any) -> None:
         answer = route.fetch().json()

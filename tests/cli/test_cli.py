@@ -8,6 +8,7 @@ import sys
 
 import polars as pl
 import pytest
+import yaml
 
 from builders import small_world
 from builders.small_world import SNAPSHOT
@@ -237,6 +238,17 @@ def test_recommend_direct_has_no_thought_and_the_length_asked_for(world, sidr):
     assert [line[0] for line in places(out)] == [str(n) for n in range(1, 10)]
     history = out.split("History")[1].split("place")[0]
     assert [word for word in history.split() if word.startswith("A")] == ["A02", "A03", "A04", "A05", "A06", "A07"]
+
+
+def test_recommend_leaves_out_the_history_where_the_dataset_does(world, sidr, tmp_path, monkeypatch):
+    raw = json.loads(json.dumps(small_world.profile(seen="drop").raw))
+    (tmp_path / "dropping.yaml").write_text(yaml.safe_dump(raw))
+    history = ("recommend", "--history", "A01,A02,A03", "--mode", "direct")
+    assert {"A01", "A02", "A03"} & {line[3] for line in places(sidr(*history, "-k", "15")[1])}
+    monkeypatch.setenv("SIDR_PROFILE", str(tmp_path / "dropping.yaml"))
+    code, out, _ = sidr(*history, "-k", "12")
+    assert code == 0 and len({line[3] for line in places(out)} - {"A01", "A02", "A03"}) == len(places(out)) == 12
+    refused(sidr(*history, "-k", "13"), "-k of 1 to 12", "decoding.seen")
 
 
 def test_an_id_with_a_comma_can_be_named():

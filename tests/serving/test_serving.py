@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import serving
+from builders import serving, small_world
 from builders.serving import MODES
-from builders.small_world import ITEMS, SNAPSHOT
+from builders.small_world import ITEMS, SNAPSHOT, World
 from sidr_core.serving.app import application
 from sidr_core.serving.gate import LOOPBACK, Limits
 from sidr_core.serving.messages import Filters, Question
@@ -116,6 +116,23 @@ def test_each_filter_lets_through_what_it_says(server, client):
     assert early.all() and not late.any()
 
 
+def test_where_lists_leave_out_the_history_the_server_does_too_and_is_never_short(own, listed):
+    dropping = World(own.store, small_world.profile(models=serving.MODELS, seen="drop"))
+    dropping.run("recommendations")
+    server = serving.server_over(dropping)
+    rows = tables.read(own.store.require("toys", SNAPSHOT, "recommendations").path("rows.parquet"))
+    with TestClient(application(server), base_url="http://127.0.0.1:8000") as client:
+        for mode in MODES:
+            lists = published(dropping, mode)
+            for row, history in rows.select("row_id", "history_item_ids").iter_rows():
+                answer = post(client, history=history, k=5, mode=mode).json()
+                assert items(answer) == lists[row]["item_id"].head(5).to_list()
+                assert not {item["sid"] for item in answer["items"]} & {item["sid"] for item in answer["history"]}
+        whole = post(client, history=["A01", "A15"], k=13, mode="merged").json()  # A14 shares the SID of A15
+        assert sorted(items(whole)) == sorted(set(ITEMS) - {"A01", "A14", "A15"})
+        refused(post(client, history=["A01", "A15"], k=14), 422, "k of 1 to 13", "none of the history")
+
+
 # -- wrong questions -----------------------------------------------------------------------------
 
 
@@ -204,6 +221,23 @@ def test_items_and_users_are_found_by_parts_of_their_names(client):
     assert client.get("/users?search=R5").json() == ["user5"]
     about = client.get("/about").json()
     assert about["names"] == MODES and about["categories"] == ["Toys"] and about["items"] == 16
+
+
+def test_the_page_has_test_rows_with_what_came_next_and_its_place_in_each_list(listed, client):
+    rows = tables.read(listed.store.require("toys", SNAPSHOT, "recommendations").path("rows.parquet"))
+    targets = dict(rows.select("row_id", "target_item_id").iter_rows())
+    shown = client.get("/about").json()["examples"]
+    assert {example["kind"] for example in shown} >= {"hit"}
+    for example in shown:
+        assert example["target"]["item_id"] == targets[example["row_id"]] and list(example["places"]) == list(MODES)
+        for mode, place in example["places"].items():
+            ranking = published(listed, mode)[example["row_id"]]["item_id"].to_list()
+            assert (
+                ranking.index(targets[example["row_id"]]) + 1 if targets[example["row_id"]] in ranking else None
+            ) == place
+        found = [place is not None and place <= 10 for place in example["places"].values()]
+        changed = found[0] != found[1]
+        assert example["kind"] == ("changed by thought" if changed else "hit" if any(found) else "miss")
 
 
 def test_the_page_runs_its_own_script_alone(client):

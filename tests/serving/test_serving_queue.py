@@ -27,11 +27,12 @@ class Slow:
     """In place of a release: decodes when it is let, and remembers what was decoded together."""
 
     def __init__(self):
-        self.open, self.began, self.batches = threading.Event(), threading.Event(), []
+        self.open, self.began, self.batches, self.seconds = threading.Event(), threading.Event(), [], 0.0
 
     def find(self, asks):
         self.began.set()
         assert self.open.wait(10)
+        time.sleep(self.seconds)
         self.batches.append([ask.k for ask in asks])
         if any(ask.k == 13 for ask in asks):
             raise SidrError("unlucky", expected="luck", found="none", fix="try again")
@@ -74,6 +75,27 @@ def test_a_batch_has_its_most_rows_and_a_question_that_gave_up_is_not_decoded(sl
         futures[1].result(10)
     queue.close()  # what was accepted is answered first
     assert slow.batches == [[0], [1, 3], [4, 5]]
+
+
+def test_those_who_were_answered_together_are_waited_for_a_little_and_nobody_after_a_lone_question(slow, monkeypatch):
+    monkeypatch.setattr("sidr_core.serving.batcher._PATIENCE", 10)
+    queue = batcher(slow)
+    together = [queue.submit(slow.ask(k)) for k in range(1, 5)]
+    slow.seconds = 0.1  # so a second is waited at most
+    slow.open.set()
+    [future.result(10) for future in together]
+    began = time.monotonic()
+    back = [queue.submit(slow.ask(5))]
+    time.sleep(0.05)
+    back += [queue.submit(slow.ask(6)), queue.submit(slow.ask(7))]
+    [future.result(10) for future in back]
+    assert time.monotonic() - began < 0.8  # two of four are half of them
+    queue.submit(slow.ask(8)).result(10)  # half of two or three are two, who do not come
+    began = time.monotonic()
+    queue.submit(slow.ask(9)).result(10)
+    assert time.monotonic() - began < 0.8
+    assert slow.batches[:2] == [[0], [1, 2, 3, 4]] and slow.batches[2][:2] == [5, 6] and slow.batches[-1] == [9]
+    queue.close()
 
 
 def test_a_failure_reaches_its_batch_alone(slow):
