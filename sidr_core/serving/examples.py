@@ -35,7 +35,7 @@ class Example(BaseModel):
 
 
 def examples(served: Served) -> list[Example]:
-    """The first test rows of each kind whose target the release knows, those changed by thought first."""
+    """The first test rows of each kind, a user each, with a target of the catalogue; those changed by thought first."""
     release, catalogue = served.release, served.shelf.catalogue
     columns = [ROW_ID, MODEL, MODE, ITEM_ID, RANK]
     lists = tables.read(release.lists.path("recommendations.parquet"), columns)
@@ -50,7 +50,7 @@ def examples(served: Served) -> list[Example]:
     for row in rows.iter_rows(named=True):
         places = {mode: row[mode] for mode in modes}
         of_kind = chosen[_kind(places)]
-        if len(of_kind) < _EACH and row[TARGET] in catalogue:
+        if len(of_kind) < _EACH and row[USER_ID] not in {one.user_id for one in of_kind} and row[TARGET] in catalogue:
             item = catalogue[row[TARGET]]
             target = Named(item_id=item.item_id, title=item.title, sid=item.sid)
             of_kind.append(
