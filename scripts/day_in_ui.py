@@ -26,6 +26,8 @@ DATASET, MONTHS = "games", ("2018-09", "2018-10")
 _BACKFILLS = """{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { id status } } } }"""
 _RUNS = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {
   ... on Runs { results { status tags { key value } } } } }"""
+#: A run of a backfill names its snapshot as a range of one.
+_MONTH_OF_RUN = "dagster/asset_partition_range_start"
 _CHECK = """query($key: AssetKeyInput!, $name: String!) { assetCheckExecutions(assetKey: $key, checkName: $name,
   limit: 20) { evaluation { partition success description } } }"""
 _SENSOR = """query($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) {
@@ -36,8 +38,9 @@ _COUNT = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ...
 #: What a page of another site can try: a mutation by GET as a picture, the socket, a request without CORS, and a form,
 #: whose answer the browser shows.
 _PAGE = """<!doctype html><title>another site</title><h1>A page of another site</h1><pre id=said></pre>
-<form method=post action="UI/report_asset_materialization/games/evaluation?partition=MONTH">
-<button>write a false figure</button></form><script>
+<form method=post target=answer action="UI/report_asset_materialization/games/evaluation?partition=MONTH">
+<button>write a false figure</button></form>
+<iframe name=answer width=800 height=100></iframe><script>
 const say = text => document.getElementById("said").textContent += text + "\\n";
 const picture = new Image();
 picture.onerror = () => say("picture: no");
@@ -98,8 +101,7 @@ def backfill(walk: Walk) -> list[tuple[str, str]]:
     walk.shot("day-backfill")
     results = WebApi(walk.address).ask(_RUNS, id=made["id"])["runsOrError"]["results"]
     runs = sorted(
-        (next(tag["value"] for tag in run["tags"] if tag["key"] == "dagster/partition"), run["status"])
-        for run in results
+        (next(tag["value"] for tag in run["tags"] if tag["key"] == _MONTH_OF_RUN), run["status"]) for run in results
     )
     assert runs == [(month, "SUCCESS") for month in MONTHS], f"one run per month, not {runs}"
     return runs
@@ -127,7 +129,9 @@ def verdicts(walk: Walk, stage: str, check: str) -> dict[str, str]:
     }
     assert sorted(found) == list(MONTHS), f"a verdict for each month, not for {sorted(found)}"
     walk.page.goto(f"{walk.address}/assets/{walk.dataset}/{stage}?view=checks&checkDetail={check}")
-    walk.text(check)
+    walk.text("Execution history").click()
+    for month in MONTHS:
+        walk.text(month)
     walk.shot("day-verdicts")
     return dict(sorted(found.items()))
 
@@ -152,7 +156,7 @@ def foreign_page(walk: Walk) -> str:
         for said in ("picture: no", "socket: no", "request:"):
             walk.page.get_by_text(said).first.wait_for(timeout=SHOWN)
         walk.page.get_by_role("button").click()
-        refused = walk.page.get_by_text(re.compile("^refused: ")).first
+        refused = walk.page.frame_locator("iframe").get_by_text(re.compile("^refused: ")).first
         refused.wait_for(timeout=SHOWN)
         walk.shot("day-foreign")
     assert state() == before, f"the foreign page changed {before} to {state()}"
