@@ -99,6 +99,27 @@ def test_extends_overrides_single_fields_and_whole_kinds():
     assert (real.source.kind, real.grpo.steps) == ("amazon_2018", 9)
 
 
+def test_what_a_section_leaves_out_suits_the_tiny_model():
+    bare = parsed().dataset("games")
+    config = parsed(sft={"epochs": 9}, grpo={"steps": 3}, decoding={"beam_width": 25}).dataset("games")
+    assert config.sft == bare.sft.model_copy(update={"epochs": 9.0})
+    assert config.grpo == bare.grpo.model_copy(update={"steps": 3})
+    assert config.decoding.max_thought_tokens == bare.decoding.max_thought_tokens == 192
+    pretrained = parsed(base_model={"kind": "pretrained", "name": "x/y"}, sft={"epochs": 9}).dataset("games")
+    assert (pretrained.sft.learning_rate, pretrained.decoding.max_thought_tokens) == (3e-4, 1024)
+
+
+@pytest.mark.parametrize("given", [{"mode": "direct"}, {"rollouts": "free"}, {"reward": "exact"}])
+def test_a_profile_that_chooses_rollouts_or_reward_chooses_both(given):
+    grpo = parsed(grpo=given).dataset("games").grpo
+    assert {"mode": "thinking", "rollouts": "free", "reward": "step_rule"} | given == {
+        "mode": grpo.mode,
+        "rollouts": grpo.rollouts,
+        "reward": grpo.reward,
+    }
+    assert grpo.learning_rate == 1e-4
+
+
 def test_extends_in_a_circle():
     raw = {"datasets": {"a": {"extends": "b"}, "b": {"extends": "a"}}}
     with pytest.raises(ProfileError, match="a -> b -> a"):
