@@ -59,7 +59,7 @@ def test_a_failed_check_is_exit_code_1(home, sidr, monkeypatch):
     monkeypatch.setenv("SIDR_PROFILE", "quickstrat")
     code, out, err = sidr("doctor")
     assert (code, err) == (1, "")
-    assert "there is no profile 'quickstrat'" in out and "fix: set SIDR_PROFILE" in out and "1 failed" in out
+    assert "there is no profile 'quickstrat'" in out and "fix: did you mean 'quickstart'?" in out and "1 failed" in out
 
 
 def test_no_model_library_is_imported():

@@ -1,9 +1,12 @@
 """Profiles: defaults, inheritance, windows, and errors that help."""
 
 import copy
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import sidr_core
 from sidr_core.errors import ProfileError
 from sidr_core.pipeline.profile import PROFILES, StageConfig, load_profile, parse_profile
 from sidr_core.settings import DatasetConfig
@@ -83,6 +86,16 @@ def test_unknown_top_level_key_and_names():
         parse_profile("test", [1])
     with pytest.raises(ProfileError, match="no profile 'nope'"):
         load_profile("nope")
+    with pytest.raises(ProfileError, match="did you mean 'quickstart'"):
+        load_profile("quikstart")
+
+
+def test_shipped_profiles_lie_in_the_package():
+    """A wheel holds what lies below its packages."""
+    package = Path(sidr_core.__file__).parent
+    declared = tomllib.loads((package.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {path.name for pattern in declared["sidr_core"] for path in package.glob(pattern)}
+    assert {path.name for path in PROFILES.iterdir()} == packed >= {"quickstart.yaml", "schema.json"}
 
 
 def test_extends_overrides_single_fields_and_whole_kinds():
