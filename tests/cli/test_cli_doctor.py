@@ -91,6 +91,14 @@ def test_packages_that_are_missing_old_or_other_than_pinned():
     assert (other.state, "rich 99.0 (tested with" in other.found) == (WARN, True)
 
 
+def test_installed_without_its_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    packages = environment.required_packages({**environment.installed_packages(), "torch": "2.13.0+cpu"})
+    assert (packages.state, packages.found) == (OK, "all required ones")
+    assert environment.dagster_home().fix.startswith("copy dagster.yaml")
+
+
 def test_torch_is_known_without_importing_it(tmp_path):
     (tmp_path / "version.py").write_text(
         "from typing import Optional\n__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nx = print('run')\n"

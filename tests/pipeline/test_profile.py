@@ -68,6 +68,7 @@ def test_unknown_snapshot_is_named():
         ({"snapshots": {"start": "2018-13", "end": "2018-10"}}, "YYYY-MM"),
         ({"snapshots": {"start": "2018-10", "end": "2018-07"}}, "before start"),
         ({"sft": {"batch_size": 10, "micro_batch": 4}}, "no multiple"),
+        ({"sft": {"learning_rate": float("inf")}}, "finite number"),
         ({"extends": "gmaes"}, "did you mean 'games'"),
         ({"decoding": {"models": ["gpro/direct"]}}, "unknown model"),
     ],
