@@ -42,8 +42,8 @@ A profile itself has `datasets` (name -> fields below), `default_dataset` (a nam
 field. A list is replaced whole. A section with another `kind` (`source`, `quantizer`, `teacher`, `base_model`) is
 replaced whole too, so that no file of another layout is inherited. Chains are allowed, circles are an error.
 
-Defaults are the paper's, or modest. Where `base_model` is `tiny` or left out, a section `sft`, `activation`, `grpo` or
-`decoding` that is left out whole gets settings that suit a small model without a past (`OF_A_TINY_MODEL` in
+Defaults are the paper's, or modest. Where `base_model` is `tiny` or left out, what a profile leaves out of `sft`,
+`activation`, `grpo` and `decoding` follows what suits a small model without a past (`OF_A_TINY_MODEL` in
 `sidr_core/settings/training.py`). Editors that know JSON schemas complete and check a profile that begins with
 `# yaml-language-server: $schema=schema.json` (`profiles/schema.json`).
 """

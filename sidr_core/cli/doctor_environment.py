@@ -84,7 +84,7 @@ def required_packages(installed: Mapping[str, str]) -> Finding:
         version = installed.get(name)
         if version is None or not one.specifier.contains(version, prereleases=True):
             wrong.append(f"{one.name} {version or 'is not installed'} ({one.specifier} is needed)")
-        elif tested.get(name, version) != version.partition("+")[0]:
+        elif name in tested and tested[name] != version.partition("+")[0]:
             untested.append(f"{one.name} {version} (tested with {tested[name]})")
     if wrong:
         return Finding("packages", FAIL, "; ".join(wrong), _INSTALL)
@@ -196,6 +196,8 @@ def dagster_home() -> Finding:
     folder = Path(variable).expanduser() if variable else Path.cwd()
     where = f"DAGSTER_HOME={variable}" if variable else f"DAGSTER_HOME is not set; {folder}"
     fix = f"export DAGSTER_HOME={ROOT}   (or: source .envrc)"
+    if not (ROOT / "dagster.yaml").is_file():  # installed without the repository
+        fix = "copy dagster.yaml from SIDR's repository to a folder, and export DAGSTER_HOME with its absolute path"
     if variable and (not folder.is_absolute() or not folder.is_dir()):
         return Finding("dagster home", FAIL, f"{where} is not the absolute path of a folder", fix)
     if not (folder / "dagster.yaml").is_file():

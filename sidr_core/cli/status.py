@@ -40,9 +40,12 @@ class Refresh:
         """The cost in words."""
         if not self.stages:
             return "refresh: nothing to do"
-        text = f"refresh: {self.stages} stages, at most {duration(self.seconds)} by the last time each was built"
-        if self.untimed:
-            text += f", and {', '.join(self.untimed)}, never built before"
+        text = f"refresh: {self.stages} stages"
+        if len(self.untimed) == self.stages:
+            text += ", never built before"
+        else:
+            text += f", at most {duration(self.seconds)} by the last time each was built"
+            text += f", and {', '.join(self.untimed)}, never built before" if self.untimed else ""
         if self.usd is None:
             text += f"; the teacher's price is not known yet: {self.usd_unknown}"
         elif self.usd:

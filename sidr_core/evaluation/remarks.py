@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
+from sidr_core.baselines.popularity import Popularity
 from sidr_core.evaluation.protocol import POPULARITY, headline, list_name
 from sidr_core.metrics.ranking import NDCG, column, per_row
 from sidr_core.pipeline.report import Check
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import ITEM_ID, ITEM_LEVEL, MODE, MODEL, RANK, ROW_ID, SCORE, TARGET
+from sidr_core.tables.columns import ITEM_ID, ITEM_LEVEL, MODE, MODEL, RANK, SCORE, SID, TARGET
 from sidr_core.tables.contracts import Remarks
 
 NOT_LEARNT = "not above popularity"
@@ -19,13 +20,13 @@ def popularity_ndcg(
 ) -> float:
     """NDCG@k at item level of the items that are most often a train target, the same list for every test row."""
     counts = train.group_by(pl.col(TARGET).alias(ITEM_ID)).len(SCORE)
-    ranked = items.select(ITEM_ID).join(counts, on=ITEM_ID, how="left").join(codebook, on=ITEM_ID)
-    ranked = ranked.sort(pl.col(SCORE).fill_null(0), ITEM_ID, descending=[True, False]).head(k).with_row_index(RANK, 1)
+    counted = items.select(ITEM_ID).join(counts, on=ITEM_ID, how="left").with_columns(pl.col(SCORE).fill_null(0))
+    lists = Popularity(counted).rank(test, min(k, items.height)).join(codebook.select(ITEM_ID, SID), on=ITEM_ID)
     # Every rank has a score of its own, so that items of one SID are not taken for equals.
-    lists = ranked.with_columns(
+    lists = lists.with_columns(
         (-pl.col(RANK).cast(pl.Float64)).alias(SCORE), pl.lit("").alias(MODEL), pl.lit("").alias(MODE)
     )
-    scored = per_row(test.select(ROW_ID).join(lists, how="cross"), test, codebook, [k])
+    scored = per_row(lists, test, codebook, [k])
     return float(scored[column(ITEM_LEVEL, NDCG, k)].sum() / test.height)
 
 

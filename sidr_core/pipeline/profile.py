@@ -23,7 +23,7 @@ from sidr_core.errors import ProfileError
 from sidr_core.pipeline.graph import OPTIONAL, STAGES
 from sidr_core.settings import BaseModelConfig, DatasetConfig, Source, StoreSection, Window
 
-PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+PROFILES = (Path(__file__).resolve().parents[1] / "profiles").resolve()
 
 
 class StageConfig:
@@ -131,12 +131,13 @@ def _read(name: str | None) -> tuple[str, Any]:
     name = name or os.environ.get("SIDR_PROFILE") or "quickstart"
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
     if not os.path.isfile(path):  # Path.is_file raises if the name is too long
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, n=1)
         raise ProfileError(
             f"there is no profile {name!r}",
-            expected=f"one of {known}, or a path to a YAML file",
+            expected=f"one of {', '.join(known)}, or a path to a YAML file",
             found=f"no file {path}",
-            fix="set SIDR_PROFILE to one of these",
+            fix=f"did you mean {near[0]!r}?" if near else "set SIDR_PROFILE to one of these",
         )
     try:
         text = path.read_text()

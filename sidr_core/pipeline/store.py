@@ -481,7 +481,7 @@ class Store:
                 f"{dataset}/{stage} has no published output for snapshot {snapshot}",
                 expected="an output in the store",
                 found=f"none below {self.place}",
-                fix=f"{_how_to_make(dataset, snapshot, stage)}   (or select '{dataset}/*' for all)",
+                fix=f"{_how_to_make(dataset, snapshot, stage, above='+')}   (or select '{dataset}/*' for all)",
             )
         return artifact
 
@@ -525,8 +525,9 @@ def _named_fingerprint(ref: str | None) -> str | None:
     return fp if isinstance(fp, str) and _FINGERPRINT.fullmatch(fp) else None
 
 
-def _how_to_make(dataset: str, snapshot: str, stage: str) -> str:
-    select = f"'key:\"{dataset}/{stage}\"'"
+def _how_to_make(dataset: str, snapshot: str, stage: str, above: str = "") -> str:
+    """The command that makes an output; with `above="+"` also all that it is made from, where that is missing too."""
+    select = f"'{above}key:\"{dataset}/{stage}\"'"
     return f"run: dagster asset materialize -m sidr_assets --select {select} --partition {snapshot}"
 
 

@@ -39,6 +39,7 @@ from sidr_core.settings.sources import (
 )
 from sidr_core.settings.store import StoreSection
 from sidr_core.settings.training import (
+    CHOSEN_TOGETHER,
     OF_A_TINY_MODEL,
     Activation,
     BaseModelConfig,
@@ -173,13 +174,19 @@ class DatasetConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _suit_a_tiny_model(cls, raw: object) -> object:
-        """Sections of training that the profile leaves out follow the base model."""
+        """What the profile leaves out of the sections of training follows the base model."""
         if not isinstance(raw, dict):
             return raw
         base = raw.get("base_model", {})
         if not isinstance(base, dict) or base.get("kind", "tiny") != "tiny":
             return raw
-        return {**OF_A_TINY_MODEL, **raw}
+        suited = {}
+        for name, fields in OF_A_TINY_MODEL.items():
+            given = raw.get(name, {})
+            if isinstance(given, dict):
+                apart = CHOSEN_TOGETHER if CHOSEN_TOGETHER & given.keys() else frozenset()
+                suited[name] = {field: value for field, value in fields.items() if field not in apart} | given
+        return raw | suited
 
     @model_validator(mode="after")
     def _members(self) -> DatasetConfig:

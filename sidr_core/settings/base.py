@@ -13,7 +13,7 @@ class Section(BaseModel):
     docs/settings.md and in `profiles/schema.json`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Endpoint(Section):

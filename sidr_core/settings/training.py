@@ -221,8 +221,8 @@ class Activation(Training):
         return known_tasks(value)
 
 
-#: Sections that suit a model built from configuration, which is small and starts from nothing, where the profile leaves
-#: them out whole; all other defaults are the paper's.
+#: What suits a model built from configuration, which is small and starts from nothing, field by field where the profile
+#: leaves it out; all other defaults are the paper's.
 OF_A_TINY_MODEL: dict[str, dict[str, Any]] = {
     "sft": {"epochs": 4.0, "learning_rate": 2e-3, "batch_size": 32, "micro_batch": 32},
     "activation": {"epochs": 2.0, "learning_rate": 1.5e-3, "batch_size": 32, "micro_batch": 32, "replay": 0.5},
@@ -238,6 +238,9 @@ OF_A_TINY_MODEL: dict[str, dict[str, Any]] = {
     },
     "decoding": {"max_thought_tokens": 192},
 }
+
+#: Fields of `grpo` that allow or forbid one another: a profile that gives one of them decides on all of them.
+CHOSEN_TOGETHER = frozenset({"mode", "rollouts", "reward", "vllm"})
 
 
 class Vllm(Section):

@@ -59,7 +59,7 @@ def test_a_failed_check_is_exit_code_1(home, sidr, monkeypatch):
     monkeypatch.setenv("SIDR_PROFILE", "quickstrat")
     code, out, err = sidr("doctor")
     assert (code, err) == (1, "")
-    assert "there is no profile 'quickstrat'" in out and "fix: set SIDR_PROFILE" in out and "1 failed" in out
+    assert "there is no profile 'quickstrat'" in out and "fix: did you mean 'quickstart'?" in out and "1 failed" in out
 
 
 def test_no_model_library_is_imported():
@@ -89,6 +89,14 @@ def test_packages_that_are_missing_old_or_other_than_pinned():
     assert (missing.state, "polars is not installed" in missing.found) == (FAIL, True)
     other = environment.required_packages({**installed, "rich": "99.0"})
     assert (other.state, "rich 99.0 (tested with" in other.found) == (WARN, True)
+
+
+def test_installed_without_its_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    packages = environment.required_packages({**environment.installed_packages(), "torch": "2.13.0+cpu"})
+    assert (packages.state, packages.found) == (OK, "all required ones")
+    assert environment.dagster_home().fix.startswith("copy dagster.yaml")
 
 
 def test_torch_is_known_without_importing_it(tmp_path):

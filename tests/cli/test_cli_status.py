@@ -32,6 +32,8 @@ def test_the_cost_of_a_refresh_in_words():
     assert Refresh(2, 7.5, ("evaluation",), 0.0, "").line() == (
         "refresh: 2 stages, at most 7.5 s by the last time each was built, and evaluation, never built before"
     )
+    never = Refresh(2, 0.0, ("recommendations", "evaluation"), 0.0, "")
+    assert never.line() == "refresh: 2 stages, never built before"
     assert Refresh(1, 1.0, (), 1.25, "").line().endswith("about 1.2500 USD for the teacher (more: sidr estimate)")
     assert Refresh(1, 1.0, (), None, "no codebook").line().endswith("price is not known yet: no codebook")
 

@@ -1,9 +1,12 @@
 """Profiles: defaults, inheritance, windows, and errors that help."""
 
 import copy
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import sidr_core
 from sidr_core.errors import ProfileError
 from sidr_core.pipeline.profile import PROFILES, StageConfig, load_profile, parse_profile
 from sidr_core.settings import DatasetConfig
@@ -65,6 +68,7 @@ def test_unknown_snapshot_is_named():
         ({"snapshots": {"start": "2018-13", "end": "2018-10"}}, "YYYY-MM"),
         ({"snapshots": {"start": "2018-10", "end": "2018-07"}}, "before start"),
         ({"sft": {"batch_size": 10, "micro_batch": 4}}, "no multiple"),
+        ({"sft": {"learning_rate": float("inf")}}, "finite number"),
         ({"extends": "gmaes"}, "did you mean 'games'"),
         ({"decoding": {"models": ["gpro/direct"]}}, "unknown model"),
     ],
@@ -83,6 +87,16 @@ def test_unknown_top_level_key_and_names():
         parse_profile("test", [1])
     with pytest.raises(ProfileError, match="no profile 'nope'"):
         load_profile("nope")
+    with pytest.raises(ProfileError, match="did you mean 'quickstart'"):
+        load_profile("quikstart")
+
+
+def test_shipped_profiles_lie_in_the_package():
+    """A wheel holds what lies below its packages."""
+    package = Path(sidr_core.__file__).parent
+    declared = tomllib.loads((package.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {path.name for pattern in declared["sidr_core"] for path in package.glob(pattern)}
+    assert {path.name for path in PROFILES.iterdir()} == packed >= {"quickstart.yaml", "schema.json"}
 
 
 def test_extends_overrides_single_fields_and_whole_kinds():
@@ -97,6 +111,27 @@ def test_extends_overrides_single_fields_and_whole_kinds():
     office, real = profile.dataset("office"), profile.dataset("real")
     assert (office.source.category, office.grpo.steps, office.grpo.learning_rate) == ("office", 9, 1e-5)
     assert (real.source.kind, real.grpo.steps) == ("amazon_2018", 9)
+
+
+def test_what_a_section_leaves_out_suits_the_tiny_model():
+    bare = parsed().dataset("games")
+    config = parsed(sft={"epochs": 9}, grpo={"steps": 3}, decoding={"beam_width": 25}).dataset("games")
+    assert config.sft == bare.sft.model_copy(update={"epochs": 9.0})
+    assert config.grpo == bare.grpo.model_copy(update={"steps": 3})
+    assert config.decoding.max_thought_tokens == bare.decoding.max_thought_tokens == 192
+    pretrained = parsed(base_model={"kind": "pretrained", "name": "x/y"}, sft={"epochs": 9}).dataset("games")
+    assert (pretrained.sft.learning_rate, pretrained.decoding.max_thought_tokens) == (3e-4, 1024)
+
+
+@pytest.mark.parametrize("given", [{"mode": "direct"}, {"rollouts": "free"}, {"reward": "exact"}])
+def test_a_profile_that_chooses_rollouts_or_reward_chooses_both(given):
+    grpo = parsed(grpo=given).dataset("games").grpo
+    assert {"mode": "thinking", "rollouts": "free", "reward": "step_rule"} | given == {
+        "mode": grpo.mode,
+        "rollouts": grpo.rollouts,
+        "reward": grpo.reward,
+    }
+    assert grpo.learning_rate == 1e-4
 
 
 def test_extends_in_a_circle():
