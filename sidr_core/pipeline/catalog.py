@@ -51,7 +51,7 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
             leftover.unlink(missing_ok=True)
         if if_other and is_current(store):
             return
-        import duckdb  # a fifth of a second, which a run that changes nothing does without
+        import duckdb
 
         digest = _digest(store)  # taken first: an output that becomes current now is not in it
         with replacing(target, durable=False) as partial, duckdb.connect(str(partial)) as connection:
