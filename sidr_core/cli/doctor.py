@@ -115,7 +115,7 @@ def _source_files(source: SingleSource) -> str:
         return f"sample {source.category}, seed {source.seed}: generated"
     suffixes: tuple[str, ...] = ()
     if source.kind == "tables":
-        from sidr_core.reviews.sources.table_rows import SUFFIXES as suffixes
+        from sidr_core.reviews.source_files import TABLE_SUFFIXES as suffixes
     values = [value for field in source.PATHS if (value := getattr(source, field))]
     patterns = [pattern for value in values for pattern in ((value,) if isinstance(value, str) else value)]
     paths = [path for pattern in patterns for path in located(pattern, source.kind, suffixes)]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidr_core.corpus.general_file import located
 from sidr_core.corpus.prompts import neutralise, neutralise_lines
 from sidr_core.corpus.quarantine import Quarantined
 from sidr_core.corpus.tasks import CHAT, Example
@@ -28,7 +29,7 @@ from sidr_core.reviews.text import literal
 from sidr_core.settings import GENERAL_TASK, General
 
 if TYPE_CHECKING:
-    from sidr_core.settings import Teacher
+    pass
 
 #: Longest line that is parsed, as a multiple of `max_chars` (escapes and later turns take room), and at least.
 _LINE_FACTOR, _LINE_LEAST = 8, 65_536
@@ -37,27 +38,6 @@ _MOST_QUARANTINED = 1000
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 _THINK_TAG = re.compile(r"</?think>")
-
-
-def files(teacher: Teacher) -> dict[str, Path]:
-    """The external file of a teacher section, fingerprinted by content.
-
-    Raises:
-        InputError: it is not there.
-    """
-    return {"general": _path(teacher.general)} if teacher.general else {}
-
-
-def _path(settings: General) -> Path:
-    path = Path(settings.path).expanduser()
-    if not path.is_file():
-        raise InputError(
-            "the file of general examples is missing",
-            expected="teacher.general.path names a file of JSON lines",
-            found=str(path),
-            fix="correct the path, or remove `general` from the teacher section",
-        )
-    return path
 
 
 @dataclass(frozen=True)
@@ -84,7 +64,7 @@ def read(settings: General, seed: int, progress: Progress) -> Mixed:
     Raises:
         InputError: the file is missing, or no line of it is usable.
     """
-    path = _path(settings)
+    path = located(settings)
     drawn: list[tuple[int, int, Example]] = []  # (-lot, -line, example): a heap whose top has the worst lot
     quarantined: list[Quarantined] = []
     counts: Counter[str] = Counter()

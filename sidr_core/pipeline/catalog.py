@@ -11,6 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,6 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
     Args:
         if_other: only if the current outputs changed since it was written, or if it is damaged.
     """
-    import duckdb
     from filelock import FileLock
 
     target = path(store)
@@ -51,6 +51,8 @@ def refresh(store: Store, *, if_other: bool = False) -> None:
             leftover.unlink(missing_ok=True)
         if if_other and is_current(store):
             return
+        import duckdb
+
         digest = _digest(store)  # taken first: an output that becomes current now is not in it
         with replacing(target, durable=False) as partial, duckdb.connect(str(partial)) as connection:
             for statement in _view_statements(store):
@@ -100,15 +102,24 @@ def files(store: Store, dataset: str, view: str) -> Iterator[Path]:
 
 def is_current(store: Store) -> bool:
     """Whether there is a sound catalog, made from the outputs that are current now."""
+    file = path(store)
+    if not file.is_file():
+        return False
+    stat = file.stat()
+    return _made_for(file, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)) == _digest(store)
+
+
+@lru_cache(maxsize=1)
+def _made_for(file: Path, state: tuple[int, ...]) -> str | None:
+    """The digest in a catalog file, None if it is damaged; read once as long as the file's `state` stays."""
     import duckdb
 
-    if not path(store).is_file():
-        return False
     try:
-        with duckdb.connect(str(path(store)), read_only=True) as connection:
-            return connection.execute(f"select digest from main.{_MADE_FOR}").fetchone() == (_digest(store),)
+        with duckdb.connect(str(file), read_only=True) as connection:
+            row = connection.execute(f"select digest from main.{_MADE_FOR}").fetchone()
     except duckdb.Error:
-        return False
+        return None
+    return row[0] if row else None
 
 
 def _digest(store: Store) -> str:

@@ -22,6 +22,7 @@ from sidr_core.render.grid import markdown_table
 from sidr_core.reviews import text
 from sidr_core.reviews.counting import all_counted
 from sidr_core.reviews.quarantine import QUARANTINE_SCHEMA, counts_table, listed, reason_counts, require_clean
+from sidr_core.reviews.source_files import without_metadata
 from sidr_core.reviews.sources import reader_of
 from sidr_core.reviews.sources.item_records import ItemRecords
 from sidr_core.tables import files as tables
@@ -37,16 +38,6 @@ _OUTCOMES = {
     "titles_placeholder": "titles made of the item's id alone",
     "titles_shortened": "titles cut to `filters.max_title_words`",
 }
-
-
-def item_files(source: Source) -> dict[str, Path]:
-    """Name -> local path of each file that the catalogue is made of: metadata, or else the reviews.
-
-    Raises:
-        InputError: a file is missing or empty, a glob matches nothing, a download fails.
-    """
-    reader = reader_of(source.kind)
-    return reader.review_files(source) if _without_metadata(source) else reader.item_files(source)
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -113,13 +104,9 @@ def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress)
     Raises:
         InputError: another layout, a damaged file, or no metadata where items without text are dropped.
     """
-    if _without_metadata(source):
+    if without_metadata(source):
         return _named_by_reviews(inputs, source, filters, progress)
     return reader_of(source.kind).items(inputs, source, filters, progress)
-
-
-def _without_metadata(source: Source) -> bool:
-    return getattr(source, "items", None) == ()
 
 
 def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> ItemRecords:

@@ -31,7 +31,7 @@ from sidr_core.tables.files import iso_date
 from sidr_core.tables.sql import batches, connect, frame, quoted, write
 
 if TYPE_CHECKING:
-    from sidr_core.settings import DatasetConfig, Filters, Source
+    from sidr_core.settings import DatasetConfig, Filters
 
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _SCHEMA = pa.schema(
@@ -58,15 +58,6 @@ class _Counts:
     later: int = 0
     first: int | None = None
     last: int | None = None
-
-
-def review_files(source: Source) -> dict[str, Path]:
-    """Name -> local path of each file with reviews (none for the sample, which is generated).
-
-    Raises:
-        InputError: a file is missing or empty, a glob matches nothing, a download fails.
-    """
-    return reader_of(source.kind).review_files(source)
 
 
 def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:

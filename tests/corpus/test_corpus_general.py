@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from builders import corpus as base
 from builders.corpus import QUIET
-from sidr_core.corpus import general, guards, tasks
+from sidr_core.corpus import general, general_file, guards, tasks
 from sidr_core.corpus.catalogue import Catalogue
 from sidr_core.corpus.prompts import TAG, neutralise_lines
 from sidr_core.errors import InputError
@@ -169,8 +169,8 @@ def test_a_file_without_an_example_or_no_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match="an empty file"):
         read(tmp_path / "empty")
     with pytest.raises(InputError, match="missing"):
-        general.files(Teacher(general={"path": str(tmp_path / "none")}))
-    assert general.files(Teacher()) == {}
+        general_file.files(Teacher(general={"path": str(tmp_path / "none")}))
+    assert general_file.files(Teacher()) == {}
 
 
 def test_training_takes_them_and_leaves_out_those_that_are_too_long():

@@ -1,7 +1,7 @@
-"""One reader per `source.kind`, all with the same four functions.
+"""One reader per `source.kind`, all with the same two functions.
 
-`review_files(source)` and `item_files(source)` give name -> local path; `reviews(inputs, source, filters,
-progress)` the stored parts of the reviews; `items(inputs, source, filters, progress)` the item records.
+`reviews(inputs, source, filters, progress)` gives the stored parts of the reviews; `items(inputs, source, filters,
+progress)` the item records. Where the files lie says `sidr_core/reviews/source_files.py`.
 """
 
 from __future__ import annotations

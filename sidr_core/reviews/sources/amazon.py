@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts
-from sidr_core.reviews.files import resolve
 from sidr_core.reviews.json_lines import ReviewLayout, json_judge
 from sidr_core.reviews.lines import blocks
 from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.source_files import item_files, review_files
 from sidr_core.reviews.sources.item_records import ItemRecords, parse_metadata
 from sidr_core.tables.ahead import ahead
 
@@ -41,24 +41,16 @@ class Release:
     review_names: tuple[str, ...]
     item_names: tuple[str, ...]
 
-    def review_files(self, source: AmazonSource) -> dict[str, Path]:
-        """The review files by name. Raises InputError if one is missing."""
-        return resolve(source.reviews, "reviews")
-
-    def item_files(self, source: AmazonSource) -> dict[str, Path]:
-        """The metadata files by name. Raises InputError if one is missing."""
-        return resolve(source.items, "items")
-
     def reviews(self, inputs: Inputs, source: AmazonSource, filters: Filters, progress: Progress) -> ReviewParts:
         """The stored parts of the review files. Raises InputError if one is of another layout or damaged."""
-        files = self.review_files(source)
+        files = review_files(source)
         for path in files.values():
             layouts.require(path, layouts.detect(path), self.review_names, "reviews")
         return parse_reviews(inputs, files, self.layout, filters, progress)
 
     def items(self, inputs: Inputs, source: AmazonSource, filters: Filters, progress: Progress) -> ItemRecords:
         """Records of the metadata files. Raises InputError if one is of another layout or damaged."""
-        return parse_metadata(inputs, self.item_files(source), self.item_names, filters, progress)
+        return parse_metadata(inputs, item_files(source), self.item_names, filters, progress)
 
 
 def parse_reviews(

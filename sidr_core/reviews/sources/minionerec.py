@@ -20,11 +20,11 @@ from sidr_core.pipeline.digest import digest
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts, text
 from sidr_core.reviews.csv_rows import csv_batches
-from sidr_core.reviews.files import one
 from sidr_core.reviews.judge import Judged
 from sidr_core.reviews.lines import DamagedFile, numbered_lines, read_whole
 from sidr_core.reviews.quarantine import REFUSED_SCHEMA, TEXT_LIMIT
 from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.source_files import MINIONEREC_SPLITS, item_files, review_files
 from sidr_core.reviews.sources.item_records import Cleaner, ItemRecords
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 #: Raise it when the same files should parse to other rows.
 PARSER_VERSION = "4"
 
-_SPLITS = ("train", "valid", "test")
 _COLUMNS = ("user_id", "history_item_id", "item_id", "history_item_sid", "item_sid")
 _SID = re.compile(r"(<[a-z]_\d{1,6}>)+")
 #: Longest list cell, in characters (ten items need some 300), and longest history.
@@ -44,24 +43,9 @@ _ROWS = {"line": pl.Int64, "user_id": pl.String, "item_id": pl.String, "history_
 _NULL = {"rating": pl.Float64, "timestamp": pl.Int64, "digest": pl.UInt64}
 
 
-def review_files(source: MiniOneRecSource) -> dict[str, Path]:
-    """The three CSV files and the info file as `<role>/<file name>`."""
-    return _files({split: getattr(source, split) for split in _SPLITS} | {"info": source.info})
-
-
-def item_files(source: MiniOneRecSource) -> dict[str, Path]:
-    """The info file and, if named, the JSON of descriptions, as `<role>/<file name>`."""
-    return _files({"info": source.info} | ({"items": source.items} if source.items else {}))
-
-
-def _files(roles: Mapping[str, str]) -> dict[str, Path]:
-    paths = {role: one(pattern, role) for role, pattern in roles.items()}
-    return {f"{role}/{path.name}": path for role, path in paths.items()}
-
-
 def _require_layouts(files: Mapping[str, Path]) -> dict[str, layouts.Detected]:
     """What each file is. Raises InputError if one is of another layout than its role asks for."""
-    expected = dict.fromkeys(_SPLITS, layouts.MINIONEREC) | {
+    expected = dict.fromkeys(MINIONEREC_SPLITS, layouts.MINIONEREC) | {
         "info": layouts.MINIONEREC_INFO,
         "items": layouts.MINIONEREC_ITEMS,
     }
@@ -80,7 +64,7 @@ def reviews(inputs: Inputs, source: MiniOneRecSource, filters: Filters, progress
     known = _info(info, Cleaner(), filters, progress).records
     sids: dict[str, str] = dict(known.select("item_id", "published_sid").iter_rows())
     parts = []
-    for split in _SPLITS:
+    for split in MINIONEREC_SPLITS:
         name, path = _by_role(files, split)
         key = {"layout": "minionerec", "split": split, "info": digest(info)}
         parse = partial(_rows, path, detected[name], sids, split)

@@ -36,24 +36,6 @@ MIX_VERSION = "1"
 _IDS = ("user_id", "item_id")
 
 
-def review_files(source: MixSource) -> dict[str, Path]:
-    """The domains' files as `<domain>/<name>`."""
-    return {
-        f"{domain}/{name}": path
-        for domain, single in sorted(source.sources.items())
-        for name, path in reader_of(single.kind).review_files(single).items()
-    }
-
-
-def item_files(source: MixSource) -> dict[str, Path]:
-    """The files of the domains' catalogues as `<domain>/<name>`."""
-    return {
-        f"{domain}/{name}": path
-        for domain, single in sorted(source.sources.items())
-        for name, path in catalogue.item_files(single).items()
-    }
-
-
 def reviews(inputs: Inputs, source: MixSource, filters: Filters, progress: Progress) -> ReviewParts:
     """The domains' parts with prefixed ids; a part that was prefixed before is taken over."""
     parts = []

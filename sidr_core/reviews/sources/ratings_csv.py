@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from sidr_core.errors import InputError
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts
-from sidr_core.reviews.files import resolve
 from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.source_files import item_files, review_files
 from sidr_core.reviews.sources.item_records import AMAZON, ItemRecords, parse_metadata
 from sidr_core.reviews.sources.table_rows import Table, judged_reviews
 
@@ -28,16 +28,6 @@ _COLUMNS = {
     "user_item": ("user_id", "item_id", "rating", "timestamp"),
     "item_user": ("item_id", "user_id", "rating", "timestamp"),
 }
-
-
-def review_files(source: RatingsCsvSource) -> dict[str, Path]:
-    """The CSV files by name. Raises InputError if one is missing."""
-    return resolve(source.ratings, "ratings")
-
-
-def item_files(source: RatingsCsvSource) -> dict[str, Path]:
-    """The metadata files by name, if any. Raises InputError if one is missing."""
-    return resolve(source.items, "items")
 
 
 def reviews(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress: Progress) -> ReviewParts:

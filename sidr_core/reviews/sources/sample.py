@@ -30,14 +30,6 @@ GENERATOR_VERSION = "2"
 REVIEWS, ITEMS = "reviews.jsonl.gz", "meta.jsonl.gz"
 
 
-def review_files(source: SampleSource) -> dict[str, Path]:
-    """None: the files are generated."""
-    return {}
-
-
-item_files = review_files
-
-
 def reviews(inputs: Inputs, source: SampleSource, filters: Filters, progress: Progress) -> ReviewParts:
     """The generated reviews as stored parts, parsed like those of Amazon 2018."""
     files = {REVIEWS: _files(inputs, source).path(REVIEWS)}

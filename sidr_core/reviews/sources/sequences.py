@@ -17,10 +17,10 @@ import polars as pl
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.reviews import layouts
 from sidr_core.reviews.csv_rows import csv_batches
-from sidr_core.reviews.files import resolve
 from sidr_core.reviews.judge import Judged
 from sidr_core.reviews.quarantine import TEXT_LIMIT
 from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.source_files import item_files, review_files
 from sidr_core.reviews.sources.item_records import ItemRecords, parse_metadata
 
 if TYPE_CHECKING:
@@ -32,16 +32,6 @@ PARSER_VERSION = "1"
 #: What a sequence does not have: a digest, as an item that comes twice was met twice.
 _NULL = {"rating": pl.Float64, "timestamp": pl.Int64, "digest": pl.UInt64}
 _ITEM_TABLES = (layouts.ITEMS_PLAIN,)
-
-
-def review_files(source: SequencesSource) -> dict[str, Path]:
-    """The tables of sequences by name. Raises InputError if one is missing."""
-    return resolve(source.sequences, "sequences")
-
-
-def item_files(source: SequencesSource) -> dict[str, Path]:
-    """The item files by name. Raises InputError if one is missing."""
-    return resolve(source.items, "items")
 
 
 def reviews(inputs: Inputs, source: SequencesSource, filters: Filters, progress: Progress) -> ReviewParts:

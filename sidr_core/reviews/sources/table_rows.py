@@ -21,8 +21,6 @@ from sidr_core.reviews.csv_rows import CsvForm, csv_batches
 from sidr_core.reviews.judge import UNITS, Judged, Unit, digests, judge
 from sidr_core.reviews.quarantine import TEXT_LIMIT
 
-#: Ends of names of the files that stand for a folder.
-SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _BATCH = 100_000
 _TABLES = (layouts.PARQUET, layouts.TABLE_CSV, *layouts.RATINGS_LAYOUTS)
 #: Smallest plausible median time, 1973: below are dates like 20180601, or counters.

@@ -11,11 +11,12 @@ import polars as pl
 
 from sidr_core.pipeline.digest import digest
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.reviews.files import passed_over, resolve
+from sidr_core.reviews.files import passed_over
 from sidr_core.reviews.lines import DamagedFile
 from sidr_core.reviews.records import ReviewParts, stored_part
+from sidr_core.reviews.source_files import TABLE_SUFFIXES, item_files, review_files
 from sidr_core.reviews.sources.item_records import ItemLayout, ItemRecords, ItemWriter, load_items, stored_items
-from sidr_core.reviews.sources.table_rows import SUFFIXES, Table, batches, judged_reviews, require_ids, table_of
+from sidr_core.reviews.sources.table_rows import Table, batches, judged_reviews, require_ids, table_of
 
 if TYPE_CHECKING:
     from sidr_core.settings import Filters, TablesSource
@@ -26,16 +27,6 @@ PARSER_VERSION = "4"
 _ITEM = ItemLayout(("item_id",), "title", ("description",), ("brand",), ("category",), shortest_title=1)
 _REVIEW_NEEDS, _REVIEW_MAY = ("user_id", "item_id", "timestamp"), ("rating",)
 _ITEM_NEEDS, _ITEM_MAY = ("item_id", "title"), ("description", "brand", "category")
-
-
-def review_files(source: TablesSource) -> dict[str, Path]:
-    """The review tables by name. Raises InputError if one is missing or a folder holds none."""
-    return resolve(source.reviews, "reviews", SUFFIXES)
-
-
-def item_files(source: TablesSource) -> dict[str, Path]:
-    """The item tables by name. Raises InputError if one is missing or a folder holds none."""
-    return resolve(source.items, "items", SUFFIXES)
 
 
 def reviews(inputs: Inputs, source: TablesSource, filters: Filters, progress: Progress) -> ReviewParts:
@@ -69,7 +60,7 @@ def items(inputs: Inputs, source: TablesSource, filters: Filters, progress: Prog
 
 
 def _name_passed_over(patterns: Iterable[str], progress: Progress) -> None:
-    if hidden := passed_over(patterns, SUFFIXES):
+    if hidden := passed_over(patterns, TABLE_SUFFIXES):
         names = ", ".join(str(path) for path in hidden[:3]) + (", …" if len(hidden) > 3 else "")
         progress.say(
             f"not read, as names with . or _ first, locks and backups hold no data (files: {len(hidden):,}): {names}"
