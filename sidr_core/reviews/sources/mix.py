@@ -38,20 +38,16 @@ _IDS = ("user_id", "item_id")
 
 def review_files(source: MixSource) -> dict[str, Path]:
     """The domains' files as `<domain>/<name>`."""
-    return {
-        f"{domain}/{name}": path
-        for domain, single in sorted(source.sources.items())
-        for name, path in reader_of(single.kind).review_files(single).items()
-    }
+    return _labelled({domain: reader_of(one.kind).review_files(one) for domain, one in sorted(source.sources.items())})
 
 
 def item_files(source: MixSource) -> dict[str, Path]:
     """The files of the domains' catalogues as `<domain>/<name>`."""
-    return {
-        f"{domain}/{name}": path
-        for domain, single in sorted(source.sources.items())
-        for name, path in catalogue.item_files(single).items()
-    }
+    return _labelled({domain: catalogue.item_files(one) for domain, one in sorted(source.sources.items())})
+
+
+def _labelled(files: dict[str, dict[str, Path]]) -> dict[str, Path]:
+    return {f"{domain}/{name}": path for domain, of in files.items() for name, path in of.items()}
 
 
 def reviews(inputs: Inputs, source: MixSource, filters: Filters, progress: Progress) -> ReviewParts:
