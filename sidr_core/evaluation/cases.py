@@ -127,13 +127,13 @@ def _blocks(case: Case, titles: ItemTitles) -> list[_Block]:
     return blocks
 
 
-def markdown(case: Case, titles: ItemTitles, level: int = 3) -> str:
-    """The case under a heading of this level; the target's row is bold."""
+def markdown(case: Case, titles: ItemTitles) -> str:
+    """The case under a heading of the third level; the target's row is bold."""
 
     def escaped(text: str, max_chars: int = 200) -> str:
         return markdown_text(printable(text), max_chars)
 
-    parts = [f"{'#' * level} {escaped(case.heading)}"]
+    parts = [f"### {escaped(case.heading)}"]
     for block in _blocks(case, titles):
         parts.append(f"**{block.title}**")
         if block.rows:

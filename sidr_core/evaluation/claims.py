@@ -159,6 +159,8 @@ def cards(
     ranked = evaluation.filter(measured)
     names = [f"{model}/{mode}" for model, mode in ranked.select(MODEL, MODE).unique(maintain_order=True).iter_rows()]
     baseline, settings = counting_baseline(names), manifests["evaluation"]["key"]["config"]
+    files = manifests["interactions"]["files"]
+    counts = {name: files[f"{name}.parquet"]["rows"] for name in _COUNTED}
     made = []
     for name in names:
         figures = lists_of(ranked, name).rows(named=True)
@@ -166,6 +168,7 @@ def cards(
         against = margins.filter((pl.col("model_a") == model) & (pl.col("mode_a") == mode)).rows(named=True)
         gaps = tuple(Margin(**_fields(Margin, {**row, "verdict": _in_words(row["verdict"])})) for row in against)
         behind = _behind(manifests, (name, baseline or name))
+        recipe = {stage: manifest["key"]["config"] for stage, manifest in behind.items()}
         first = figures[0]
         made.append(
             Card(
@@ -178,9 +181,9 @@ def cards(
                 mode=mode,
                 synthetic=manifests["evaluation"]["synthetic"],
                 evaluation=manifests["evaluation"]["fingerprint"],
-                counts=_counts(manifests) | {"evaluated_rows": first["n_rows"], "evaluated_users": first["n_users"]},
+                counts=counts | {"evaluated_rows": first["n_rows"], "evaluated_users": first["n_users"]},
                 gates=_gates(behind),
-                settings=_sha256({stage: manifest["key"]["config"] for stage, manifest in behind.items()}),
+                settings=hashlib.sha256(canonical_json(recipe).encode()).hexdigest(),
                 stages={stage: Made(**_fields(Made, manifest)) for stage, manifest in behind.items()},
                 software=manifests["recommendations"]["versions"],
                 digests={
@@ -249,21 +252,12 @@ def _behind(manifests: Mapping[str, Mapping[str, Any]], names: tuple[str, str]) 
     return dict(sorted(behind.items()))
 
 
-def _counts(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    files = manifests["interactions"]["files"]
-    return {name: files[f"{name}.parquet"]["rows"] for name in _COUNTED}
-
-
 def _gates(behind: Mapping[str, Mapping[str, Any]]) -> tuple[Gate, ...]:
     return tuple(
         Gate(stage=stage, check=check["name"], passed=check["passed"], detail=check["detail"][:2000])
         for stage, manifest in behind.items()
         for check in manifest["checks"]
     )
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 # -- the page ----------------------------------------------------------------------------------------

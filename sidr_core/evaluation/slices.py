@@ -115,14 +115,7 @@ def slices_table(
         labels = labelled[slice_name].to_numpy()
         for label in sorted(set(labels), key=_order):
             inside = labels == label
-            shared = {
-                **context,
-                "slice": slice_name,
-                "group": label,
-                "k": k,
-                "level": ITEM_LEVEL,
-                "seed": settings.seed,
-            }
+            shared = {**context, "slice": slice_name, "group": label, "k": k, "level": ITEM_LEVEL}
             shared |= {"n_rows": int(inside.sum()), "n_users": len(np.unique(users[inside])), "seed": settings.seed}
             rows += [shared | row for row in _group(values[inside], users[inside], names, settings)]
     judge(rows, settings, "value")

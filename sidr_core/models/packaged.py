@@ -22,6 +22,16 @@ from sidr_core.models.quiet import quiet
 SOURCE = "source.json"
 
 
+def installed_file(package: str, suffix: str) -> Path | None:
+    """The file of an installed package whose name ends with `suffix`, or None; nothing is imported."""
+    try:
+        files = metadata.distribution(package).files or ()
+    except metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in files if file.name.endswith(suffix))
+    return next((path for path in paths if path.is_file()), None)
+
+
 @dataclass(frozen=True)
 class Packaged:
     """A model inside a package.
@@ -38,12 +48,7 @@ class Packaged:
         """The GGUF file, or None where the package is not installed. The package itself is never imported:
         it is a plugin whose own dependencies need a compiler.
         """
-        try:
-            installed = metadata.distribution(self.package).files or ()
-        except metadata.PackageNotFoundError:
-            return None
-        paths = [Path(str(entry.locate())) for entry in installed if entry.name.endswith(".gguf")]
-        return next((path for path in paths if path.is_file()), None)
+        return installed_file(self.package, ".gguf")
 
     def source(self) -> Path:
         """The GGUF file.

@@ -37,7 +37,6 @@ _BESIDE = 256
 _CHARACTERS_PER_TOKEN, _SCAFFOLD_TOKENS = 4, 60
 _PER_ITEM = ("sid_to_title", "title_to_sid", "sid_to_fact", "item_narrative")
 _PER_USER = ("user_narrative",)
-_FIXED = ("practice", GENERAL_TASK)
 
 
 @dataclass(frozen=True)

@@ -36,18 +36,25 @@ def stand_in(profile: Profile, dataset: str, folder: Path, server: str) -> Profi
     """
     config = profile.dataset(dataset)
     fields: dict[str, Any] = {
-        "source": _source(config, folder),
+        "source": _source(config.source, folder),
         "snapshots": {"cadence": config.snapshots.cadence, "start": LAST_MONTH, "end": LAST_MONTH},
         "filters": _filters(config),
         "split": _plain(config.split),
         "encoder": _encoder(config, folder, server),
-        "quantizer": _quantizer(config),
+        "quantizer": _at_most(config.quantizer, size=8, epochs=200, iterations=20, fused_size=16),
         "teacher": _teacher(config, folder, server),
         "base_model": _base_model(config, folder),
         **_trainings(config),
         "grpo": _grpo(config),
-        "decoding": _decoding(config),
-        "evaluation": _evaluation(config),
+        "decoding": _at_most(
+            config.decoding,
+            batch_size=16,
+            max_thought_tokens=THOUGHT_TOKENS,
+            max_test_rows=16,
+            traces=2,
+            choice_rows=16,
+        ),
+        "evaluation": _at_most(config.evaluation, bootstrap=200, grounding_items=8, intervention_rows=8),
         "item_item": _plain(config.item_item),
         "text_knn": _plain(config.text_knn),
         "launch": {**_plain(config.launch), "processes": _processes(config)},
@@ -72,12 +79,17 @@ def encoder_folder(folder: Path) -> Path:
 
 
 def _plain(section: Any) -> dict[str, Any]:
-    return section.model_dump(mode="json") | _unfingerprinted(section)
+    """All fields, also those that a dump leaves out because no fingerprint holds them."""
+    excluded = [name for name, field in type(section).model_fields.items() if field.exclude]
+    return section.model_dump(mode="json") | {name: getattr(section, name) for name in excluded}
 
 
-def _unfingerprinted(section: Any) -> dict[str, Any]:
-    """Fields that a dump leaves out because no fingerprint holds them."""
-    return {name: getattr(section, name) for name, field in type(section).model_fields.items() if field.exclude}
+def _at_most(section: Any, **limits: float) -> dict[str, Any]:
+    """The section with some of its numbers bounded; a field without a number takes its limit."""
+    values = {name: getattr(section, name) for name in limits}
+    return _plain(section) | {
+        name: limit if values[name] is None else min(values[name], limit) for name, limit in limits.items()
+    }
 
 
 def _processes(config: DatasetConfig) -> int:
@@ -87,23 +99,18 @@ def _processes(config: DatasetConfig) -> int:
 # -- data ------------------------------------------------------------------------------------
 
 
-def _source(config: DatasetConfig, folder: Path) -> dict[str, Any]:
-    if isinstance(config.source, MixSource):
-        members = {name: _single(one, data_folder(folder, name)) for name, one in config.source.sources.items()}
-        return {"kind": "mix", "sources": members}
-    return _single(config.source, data_folder(folder))
-
-
-def _single(source: SingleSource, folder: Path) -> dict[str, Any]:
+def _source(source: SingleSource | MixSource, folder: Path, member: str = "") -> dict[str, Any]:
     """A source of the same layout whose files lie in `folder`; a generated one is generated smaller."""
+    if isinstance(source, MixSource):
+        return {"kind": "mix", "sources": {name: _source(one, folder, name) for name, one in source.sources.items()}}
     if source.kind == "sample":
-        return _plain(source) | {"items": min(source.items, ITEMS), "users": min(source.users, USERS)}
+        return _at_most(source, items=ITEMS, users=USERS)
     files: dict[str, Any] = {}
     for role in source.PATHS:
         named = getattr(source, role)
         if not named:
             continue
-        path = str(folder / file_name(source, role))
+        path = str(data_folder(folder, member) / file_name(source, role))
         files[role] = path if isinstance(named, str) else [path]
     return _plain(source) | files
 
@@ -120,8 +127,7 @@ def file_name(source: SingleSource, role: str) -> str:
 def _filters(config: DatasetConfig) -> dict[str, Any]:
     """The rules, with a k-core that a small catalogue survives, and the months that it has."""
     filters = config.filters
-    return _plain(filters) | {
-        "k_core": min(filters.k_core, 5),
+    return _at_most(filters, k_core=5) | {
         "since": filters.since if (filters.since or FIRST_MONTH) <= FIRST_MONTH else None,
         "max_quarantine_share": max(filters.max_quarantine_share, 0.02),  # the generator soils a few lines on purpose
     }
@@ -132,7 +138,7 @@ def _filters(config: DatasetConfig) -> dict[str, Any]:
 
 def _encoder(config: DatasetConfig, folder: Path, server: str) -> dict[str, Any]:
     encoder = config.encoder
-    fields = _plain(encoder) | {"max_tokens": min(encoder.max_tokens, ENCODED_TOKENS)}
+    fields = _at_most(encoder, max_tokens=ENCODED_TOKENS)
     if encoder.endpoint is not None:
         fields["endpoint"] = _endpoint(encoder.endpoint, server)
     elif encoder.model != "minilm":
@@ -141,37 +147,17 @@ def _encoder(config: DatasetConfig, folder: Path, server: str) -> dict[str, Any]
 
 
 def _endpoint(endpoint: Any, server: str) -> dict[str, Any]:
-    return _plain(endpoint) | {"base_url": server, "api_key_env": NO_KEY, "concurrency": min(endpoint.concurrency, 8)}
-
-
-def _quantizer(config: DatasetConfig) -> dict[str, Any]:
-    quantizer = config.quantizer
-    return _plain(quantizer) | {
-        "size": min(quantizer.size, 8),
-        "epochs": min(quantizer.epochs, 200),
-        "iterations": min(quantizer.iterations, 20),
-        "fused_size": min(quantizer.fused_size, 16),
-    }
+    return _at_most(endpoint, concurrency=8) | {"base_url": server, "api_key_env": NO_KEY}
 
 
 def _teacher(config: DatasetConfig, folder: Path, server: str) -> dict[str, Any]:
     teacher = config.teacher
-    fields = _plain(teacher) | {
-        "practice_rows": min(teacher.practice_rows, 100),
-        "traces_per_user": 1,
-        "items": _fewer(teacher.items, 40),
-        "users": _fewer(teacher.users, 40),
-        "general": None,
-    }
+    fields = _at_most(teacher, practice_rows=100, items=40, users=40) | {"traces_per_user": 1, "general": None}
     if teacher.endpoint is not None:
         fields["endpoint"] = _endpoint(teacher.endpoint, server)
     if teacher.general is not None:
         fields["general"] = _plain(teacher.general) | {"path": str(data_folder(folder, "general.jsonl")), "rows": 20}
     return fields
-
-
-def _fewer(limit: int | None, most: int) -> int:
-    return most if limit is None else min(limit, most)
 
 
 # -- models ----------------------------------------------------------------------------------
@@ -199,14 +185,10 @@ def _trainings(config: DatasetConfig) -> dict[str, Any]:
         tasks = {task: min(weight, 0.1) for task, weight in real.tasks.items()}
         if name == "sft":
             tasks = dict.fromkeys(_TASKS_PER_ROW, 0.1) | tasks
-        sections[name] = _plain(real) | {
-            "epochs": min(real.epochs, 1.0),
+        sections[name] = _at_most(real, epochs=1.0, warmup_steps=2, select_rows=16, save_every=20) | {
             "batch_size": batch,
             "micro_batch": 8 if real.micro_batch >= real.batch_size else 4,
-            "warmup_steps": min(real.warmup_steps, 2),
-            "select_rows": min(real.select_rows, 16),
-            "save_every": min(real.save_every, 20),
-            "lora": _plain(real.lora) | {"rank": min(real.lora.rank, 4)},
+            "lora": _at_most(real.lora, rank=4),
             "tasks": tasks,
             "tracking": "none",
         }
@@ -219,21 +201,16 @@ _TASKS_PER_ROW = ("sids_to_sid", "sids_to_title", "titles_to_title", "titles_to_
 
 def _grpo(config: DatasetConfig) -> dict[str, Any]:
     real = config.grpo
-    return _plain(real) | {
-        "steps": min(real.steps, 2),
+    smaller = _at_most(real, steps=2, generations=4, micro_batch=4, preflight=4, select_rows=8, select_every=1)
+    return smaller | {
         "vllm": None,
         "prompts_per_step": 2 * _processes(config),
-        "generations": min(real.generations, 4),
-        "micro_batch": min(real.micro_batch, 4),
-        "preflight": min(real.preflight, 4),
         # An untrained model earns nothing and closes no thought: the trial runs and refuses nothing.
         "preflight_same": 1.0,
         "preflight_cut": 1.0,
         "max_thought_tokens": min(real.max_thought_tokens, THOUGHT_TOKENS),
-        "select_rows": min(real.select_rows, 8),
-        "select_every": min(real.select_every, 1),
         "save_every": 1,
-        "lora": _plain(real.lora) | {"rank": min(real.lora.rank, 4)},
+        "lora": _at_most(real.lora, rank=4),
         "tracking": "none",
     }
 
@@ -248,26 +225,3 @@ def _baselines(config: DatasetConfig) -> dict[str, Any]:
         sections[name] = _plain(real) | small | {"trials": [trial]}
     sections["tiger"] |= {"layers": 1, "heads": 2}
     return sections
-
-
-# -- lists and their evaluation --------------------------------------------------------------
-
-
-def _decoding(config: DatasetConfig) -> dict[str, Any]:
-    real = config.decoding
-    return _plain(real) | {
-        "batch_size": min(real.batch_size, 16),
-        "max_thought_tokens": min(real.max_thought_tokens, THOUGHT_TOKENS),
-        "max_test_rows": _fewer(real.max_test_rows, 16),
-        "traces": min(real.traces, 2),
-        "choice_rows": min(real.choice_rows, 16),
-    }
-
-
-def _evaluation(config: DatasetConfig) -> dict[str, Any]:
-    real = config.evaluation
-    return _plain(real) | {
-        "bootstrap": min(real.bootstrap, 200),
-        "grounding_items": min(real.grounding_items, 8),
-        "intervention_rows": min(real.intervention_rows, 8),
-    }

@@ -85,7 +85,7 @@ class _Rounds:
             else:  # perhaps paid for, and its replies are lost
                 self._progress.say(f"batch {batch.identifier} is no longer on the server; its requests are asked again")
             ledger.batch_closed(batch.token)
-        while calls := self._next_calls():
+        while calls := [call for _, call in self._client.next_calls(self._missing, self.done)]:
             barren = 0 if await self._round(session, calls) else barren + 1
             if barren == MOST_BARREN:
                 raise TeacherUnavailable(
@@ -94,18 +94,6 @@ class _Rounds:
                     found="expired requests or errors of the server",
                     fix="run again later, or set `teacher.batch: false`",
                 )
-
-    def _next_calls(self) -> list[Call]:
-        """The next call of every dialogue that is not done."""
-        calls: dict[str, Call] = {}
-        for request in self._missing:
-            if request not in self.done:
-                step = self._client.dialogue.next(request, self._client.ledger.find)
-                if isinstance(step, Done):
-                    self.done[request] = step
-                else:
-                    calls[step.key] = step
-        return list(calls.values())
 
     async def _round(self, session: Session, calls: Sequence[Call]) -> int:
         """Plan, submit and collect one batch of the first calls that fit; returns how many replies it brought."""

@@ -87,27 +87,26 @@ class Client:
             EndpointError: the server refuses on principle, or the key is missing.
             In each case every reply that came is in the ledger, and asking again continues from there.
         """
-        done, missing = self._sorted(requests, {})
+        done: dict[Request, Done] = {}
+        missing = self.next_calls(requests, done)
         reused = set(done)
         while missing:
             any_usable = any(step.value is not None for step in done.values())
-            done.update(self.finish(missing, any_usable, progress))
-            done, missing = self._sorted(requests, done)
+            done.update(self.finish([request for request, _ in missing], any_usable, progress))
+            missing = self.next_calls(requests, done)
         return [reply_of(done[request], request in reused) for request in requests]
 
-    def _sorted(
-        self, requests: Sequence[Request], done: dict[Request, Done]
-    ) -> tuple[dict[Request, Done], list[Request]]:
-        """Finished dialogues, and of the others one request for each call that is to be made."""
-        calls: dict[str, Request] = {}
+    def next_calls(self, requests: Sequence[Request], done: dict[Request, Done]) -> list[tuple[Request, Call]]:
+        """Each call that is to be made next, with one request that needs it; finished dialogues go into `done`."""
+        calls: dict[str, tuple[Request, Call]] = {}
         for request in dict.fromkeys(requests):
             if request not in done:
                 step = self.dialogue.next(request, self.ledger.find)
                 if isinstance(step, Done):
                     done[request] = step
                 else:
-                    calls.setdefault(step.key, request)
-        return done, list(calls.values())
+                    calls.setdefault(step.key, (request, step))
+        return list(calls.values())
 
     def finish(self, missing: Sequence[Request], any_usable: bool, progress: Progress) -> dict[Request, Done]:
         """Send what the dialogues of `missing` lack. Raises as :meth:`ask` says.

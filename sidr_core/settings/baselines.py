@@ -69,15 +69,19 @@ class TrainedBaseline(Section):
     """Of weights, order and dropout."""
 
 
+def _heads_divide(settings: Any) -> Any:
+    if odd := [trial.hidden_size for trial in settings.trials if trial.hidden_size % settings.heads]:
+        raise ValueError(f"hidden_size {odd[0]} is no multiple of heads {settings.heads}")
+    return settings
+
+
 class SasRec(TrainedBaseline):
     """Causal self-attention over item ids."""
 
     heads: int = Field(default=2, ge=1)
     """Attention heads; they divide every `hidden_size`."""
 
-    @model_validator(mode="after")
-    def _divides(self) -> SasRec:
-        return _heads_divide(self)
+    _divides = model_validator(mode="after")(_heads_divide)
 
 
 class Gru4Rec(TrainedBaseline):
@@ -99,12 +103,4 @@ class Tiger(TrainedBaseline):
     select_rows: int = Field(default=500, ge=1)
     """Valid rows on which NDCG@10 is measured after each epoch."""
 
-    @model_validator(mode="after")
-    def _divides(self) -> Tiger:
-        return _heads_divide(self)
-
-
-def _heads_divide(settings: Any) -> Any:
-    if odd := [trial.hidden_size for trial in settings.trials if trial.hidden_size % settings.heads]:
-        raise ValueError(f"hidden_size {odd[0]} is no multiple of heads {settings.heads}")
-    return settings
+    _divides = model_validator(mode="after")(_heads_divide)

@@ -197,10 +197,7 @@ class Sft(Training):
     1.
     """
 
-    @field_validator("tasks")
-    @classmethod
-    def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        return known_tasks(value)
+    _known = field_validator("tasks")(known_tasks)
 
 
 class Activation(Training):
@@ -215,10 +212,7 @@ class Activation(Training):
     seen per epoch. Tasks not named are left out.
     """
 
-    @field_validator("tasks")
-    @classmethod
-    def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        return known_tasks(value)
+    _known = field_validator("tasks")(known_tasks)
 
 
 #: What suits a model built from configuration, which is small and starts from nothing, field by field where the profile

@@ -19,7 +19,7 @@ import polars as pl
 from sidr_core.errors import InputError
 from sidr_core.sids.collisions import group_numbers
 from sidr_core.sids.quality import LETTERS, collision_rate, perplexity
-from sidr_core.sids.tokens import parse_sid
+from sidr_core.sids.tokens import parse_sids
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import HISTORY, ITEM_ID, SID, TARGET
 
@@ -163,26 +163,17 @@ def read_index(path: Path) -> pl.DataFrame:
 
 def _codes(table: pl.DataFrame) -> np.ndarray:
     """(N, L) codes of the column sid."""
-    codes: list[list[int]] = []
-    for item, sid in table.select(ITEM_ID, SID).iter_rows():
-        try:
-            codes.append(parse_sid(sid or ""))
-        except ValueError:
-            raise _bad_table(f"item {item!r} has {sid!r}") from None
-        if len(codes[-1]) != len(codes[0]):
-            raise _bad_table(f"SIDs of {len(codes[0])} and of {len(codes[-1])} levels")
-    if not codes or table[ITEM_ID].is_duplicated().any():
-        raise _bad_table("no item" if not codes else "an item twice")
-    return np.array(codes)
-
-
-def _bad_table(found: str) -> InputError:
-    return InputError(
-        "the SIDs cannot be audited",
-        expected="every item once, each with a SID such as <a_3><b_17><c_200>, all of as many levels",
-        found=found[:200],
-        fix="correct the table",
-    )
+    try:
+        if table.is_empty() or table[ITEM_ID].is_duplicated().any():
+            raise ValueError("no item" if table.is_empty() else "an item twice")
+        return parse_sids(table[ITEM_ID], table[SID])
+    except ValueError as error:
+        raise InputError(
+            "the SIDs cannot be audited",
+            expected="every item once, each with a SID such as <a_3><b_17><c_200>, all of as many levels",
+            found=str(error),
+            fix="correct the table",
+        ) from None
 
 
 def _pairs(train: pl.DataFrame, row_of: pl.DataFrame) -> np.ndarray:

@@ -24,7 +24,7 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.sids import quality, warm_start
 from sidr_core.sids.collisions import group_numbers, resolve
 from sidr_core.sids.quantize import Codebook, fit
-from sidr_core.sids.tokens import parse_sid, sid_texts
+from sidr_core.sids.tokens import parse_sids, sid_texts
 from sidr_core.sids.warm_start import QUALITY, RETIRED, TABLE, Fit, Previous
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
@@ -307,25 +307,16 @@ def _unseen(
 
 def _published(items: pl.DataFrame, quantizer: Quantizer) -> _Coded:
     """The SIDs that came with the source, parsed strictly."""
-    codes: list[list[int]] = []
-    for item, text in items.select(ITEM_ID, PUBLISHED_SID).iter_rows():
-        try:
-            codes.append(parse_sid(text or ""))
-        except ValueError:
-            raise _bad_sid(item, text) from None
-        if len(codes[-1]) != len(codes[0]):
-            raise _bad_sid(item, text)
-    array = np.array(codes)
-    return _Coded(array, array, array, max(quantizer.size, int(array.max()) + 1), "published")
-
-
-def _bad_sid(item: str, text: str | None) -> InputError:
-    return InputError(
-        f"sid_codebook: item {item!r} has no usable published SID",
-        expected="one SID per item such as <a_3><b_17><c_200>, all of as many levels",
-        found=repr(text)[:120],
-        fix="use a source that publishes SIDs, or set `quantizer.kind: residual_kmeans`",
-    )
+    try:
+        codes = parse_sids(items[ITEM_ID], items[PUBLISHED_SID])
+    except ValueError as error:
+        raise InputError(
+            "sid_codebook: an item has no usable published SID",
+            expected="one SID per item such as <a_3><b_17><c_200>, all of as many levels",
+            found=str(error),
+            fix="use a source that publishes SIDs, or set `quantizer.kind: residual_kmeans`",
+        ) from None
+    return _Coded(codes, codes, codes, max(quantizer.size, int(codes.max()) + 1), "published")
 
 
 # -- the report ---------------------------------------------------------------------------------

@@ -65,6 +65,21 @@ def parse_sid(text: str) -> list[int]:
     return [int(token[3:-1]) for token in SID_TOKEN.findall(text)]
 
 
+def parse_sids(items: pl.Series, sids: pl.Series) -> np.ndarray:
+    """(N, L) codes of the SIDs of N items.
+
+    Raises:
+        ValueError: names the first item whose SID is none, or has other levels than those before.
+    """
+    codes: list[list[int]] = []
+    for item, sid in zip(items, sids, strict=True):
+        whole = SID_PATTERN.fullmatch(sid or "") is not None
+        codes.append(parse_sid(sid) if whole else [])
+        if not whole or len(codes[-1]) != len(codes[0]):
+            raise ValueError(f"item {item!r} has {sid!r}"[:200])
+    return np.array(codes)
+
+
 def used_tokens(codebook: pl.DataFrame) -> list[str]:
     """The distinct tokens of a codebook table (column `codes`), by level, then by number."""
     pairs = {(level, code) for codes in codebook[CODES] for level, code in enumerate(codes)}

@@ -2,17 +2,14 @@
 
 USER_ID = "user_id"
 ITEM_ID = "item_id"
-RATING = "rating"
 TIMESTAMP = "timestamp"
 POSITION = "position"
 TITLE = "title"
 DESCRIPTION = "description"
 BRAND = "brand"
 CATEGORY = "category"
-SYNTHETIC = "synthetic"
 PUBLISHED_SID = "published_sid"
 FILE = "file"
-LINE = "line"
 REASON = "reason"
 TEXT = "text"
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from pandera.polars import DataFrameModel
 
 
-def vector_series(matrix: np.ndarray, name: str = VECTOR) -> pl.Series:
+def vector_series(matrix: np.ndarray) -> pl.Series:
     """(N, D) numbers as a series of N lists of D float32; shares the memory of a float32 matrix."""
     rows, width = matrix.shape
     flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
     offsets = np.arange(rows + 1, dtype=np.int64) * width
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    return pl.Series(name, lists, dtype=pl.List(pl.Float32))
+    return pl.Series(VECTOR, lists, dtype=pl.List(pl.Float32))
 
 
 def series_vectors(series: pl.Series) -> np.ndarray:
@@ -41,7 +41,7 @@ def series_vectors(series: pl.Series) -> np.ndarray:
     return _matrix(series.to_arrow(), f"column {series.name!r}", None)
 
 
-def iter_vectors(path: Path, column: str = VECTOR, rows: int = 16_384) -> Iterator[np.ndarray]:
+def iter_vectors(path: Path, rows: int = 16_384) -> Iterator[np.ndarray]:
     """The vectors of a Parquet file in file order, as (n, D) float32 blocks of at most `rows` rows.
 
     Blocks may be views of Arrow's memory and are then read-only.
@@ -51,14 +51,14 @@ def iter_vectors(path: Path, column: str = VECTOR, rows: int = 16_384) -> Iterat
     """
     width: int | None = None
     with sound(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=rows, columns=[column]):
+        for batch in file.iter_batches(batch_size=rows, columns=[VECTOR]):
             if batch.num_rows:
-                block = _matrix(batch.column(0), f"{path.name}, column {column!r}", width)
+                block = _matrix(batch.column(0), f"{path.name}, column {VECTOR!r}", width)
                 width = block.shape[1]
                 yield block
 
 
-def read_vectors(path: Path, column: str = VECTOR) -> np.ndarray:
+def read_vectors(path: Path) -> np.ndarray:
     """(N, D) float32: all vectors of a Parquet file in file order, in one array; (0, 0) of an empty file.
 
     Beyond the result itself it holds one block of rows.
@@ -70,7 +70,7 @@ def read_vectors(path: Path, column: str = VECTOR) -> np.ndarray:
         rows = file.metadata.num_rows
     matrix = np.zeros((0, 0), dtype=np.float32)
     start = 0
-    for block in iter_vectors(path, column):
+    for block in iter_vectors(path):
         if start == 0:
             matrix = np.empty((rows, block.shape[1]), dtype=np.float32)
         matrix[start : start + len(block)] = block

@@ -31,6 +31,7 @@ from sidr_core.errors import StoreError
 from sidr_core.pipeline.resume_mirror import MARK
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import sha256_file
+from sidr_core.tables.atomic import fsync
 from sidr_core.tables.tensors import read_tensors, unreadable
 from sidr_core.training import tracking
 
@@ -138,15 +139,15 @@ def mark(point: Path, beside: Iterable[Path] = (), known: dict[Path, str] | None
     """
     files = _files(point)
     for path in files:
-        _sync(path)
+        fsync(path)
     known = {} if known is None else known
     for path in beside:
         known[path] = known.get(path) or sha256_file(path)
         files.append(path)
     digests = {os.path.relpath(path, point): known.get(path) or sha256_file(path) for path in files}
     (point / MARK).write_text(json.dumps(digests))
-    _sync(point / MARK)
-    _sync(point)
+    fsync(point / MARK)
+    fsync(point)
 
 
 def _files(point: Path) -> list[Path]:
@@ -158,17 +159,14 @@ def _damaged(point: Path) -> str | None:
     """A file that is not as the mark of a point says, or the mark itself; None where all are."""
     try:
         digests = json.loads((point / MARK).read_text())
-        wrong = [name for name, digest in digests.items() if not _is(point / name, digest)]
+        here = {name: sha256_file(point / name) for name in digests if (point / name).is_file()}
+        wrong = [name for name, digest in digests.items() if name not in here or here[name] != digest]
         wrong += [name for path in _files(point) if (name := os.path.relpath(path, point)) not in digests]
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return MARK
     if not digests or not _NUMBERED.fullmatch(point.name):  # not by our hand
         return point.name
     return wrong[0] if wrong else None
-
-
-def _is(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_file(path) == digest
 
 
 def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
@@ -205,7 +203,7 @@ def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
             litter.unlink()
         partial = note.with_name(f"{OWNER}.{os.getpid()}")
         partial.write_text(json.dumps({"owner": owner}))
-        _sync(partial)
+        fsync(partial)
         os.replace(partial, note)
     whole = []
     for point in folder.glob("checkpoint-*"):
@@ -325,7 +323,7 @@ class BestCheckpoint(TrainerCallback):
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._file(step).with_suffix(".part")
         save_file(_distinct(model.state_dict()), partial)
-        _sync(partial)
+        fsync(partial)
         os.replace(partial, self._file(step))
 
     def _file(self, step: int) -> Path:
@@ -378,11 +376,3 @@ def _distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             seen.add(value.data_ptr())
             distinct[name] = value.contiguous()
     return distinct
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,13 +34,7 @@ def build(home: Path) -> World:
 
 def write_profile(world: World, path: Path) -> None:
     """The profile of a world as a file, for commands."""
-    path.write_text(yaml.safe_dump(_plain(world.profile.raw)))
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    path.write_text(yaml.safe_dump(small_world.plain(world.profile.raw)))
 
 
 def server_over(

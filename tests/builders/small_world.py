@@ -194,3 +194,10 @@ def edit_meta(**fields):
         (folder / "meta.json").write_text(json.dumps(meta | fields))
 
     return change
+
+
+def plain(value):
+    """The raw fields of a profile in the types that YAML can write."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -266,7 +266,7 @@ def test_several_seeds_are_datasets_that_differ_in_training_alone():
 @pytest.fixture
 def twin(world, monkeypatch, tmp_path):
     """The small world with a second dataset, `twins`, whose lists are of the counters only."""
-    fields = yaml.safe_load(yaml.safe_dump(_plain(world.profile.raw)))
+    fields = yaml.safe_load(yaml.safe_dump(small_world.plain(world.profile.raw)))
     fields["datasets"]["twins"] = {"extends": "toys", "decoding": {"models": ["item_item/direct", "popularity/direct"]}}
     path = tmp_path / "twins.yaml"
     path.write_text(yaml.safe_dump(fields))
@@ -280,15 +280,9 @@ def twin(world, monkeypatch, tmp_path):
     return world
 
 
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def test_one_name_of_a_dataset_with_seeds_takes_them_all(world, sidr, monkeypatch, tmp_path):
     """The counter has no seed: its lists of the second dataset are the same, and are left out."""
-    fields = _plain(world.profile.raw)
+    fields = small_world.plain(world.profile.raw)
     fields["datasets"]["toys"]["seeds"] = 2
     path = tmp_path / "seeds.yaml"
     path.write_text(yaml.safe_dump(fields))

@@ -157,19 +157,13 @@ def test_the_page_and_the_figure_say_synthetic(world):
     assert 0 <= metrics["grpo_thinking_ndcg@5"] <= 1
 
 
-def test_evaluation_refuses_incomplete_lists(world):
-    """Lists of four rows only, while the profile asks for all twelve."""
-    few = small_world.profile(max_test_rows=4)
-    world.run("recommendations", few)
-    with pytest.raises(InputError, match="no list for 8 of 12 test rows"):
-        world.run("evaluation")
-
-
-def test_evaluation_refuses_a_single_user(world):
-    one = small_world.profile(max_test_rows=2)
-    world.run("recommendations", one)
-    with pytest.raises(InputError, match="at least 2 users"):
-        world.run("evaluation", one)
+@pytest.mark.parametrize(
+    ("listed", "evaluated", "refusal"), [(4, None, "no list for 8 of 12 test rows"), (2, 2, "at least 2 users")]
+)
+def test_evaluation_refuses_incomplete_lists_and_a_single_user(world, listed, evaluated, refusal):
+    world.run("recommendations", small_world.profile(max_test_rows=listed))
+    with pytest.raises(InputError, match=refusal):
+        world.run("evaluation", small_world.profile(max_test_rows=evaluated))
 
 
 # -- horizons, words, notes ----------------------------------------------------------------------

@@ -6,16 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-)
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from builders.models import CODEBOOK, META, TEXTS, TINY, USED, bare
 from sidr_core.errors import SidrError
@@ -202,28 +199,30 @@ def test_own_tokens_are_sids_and_the_conversation(tmp_path: Path) -> None:
 # -- pretrained --------------------------------------------------------------------------------
 
 
+def _pretrained(folder: Path, model: Any, tokenizer: Any) -> PretrainedModel:
+    """The settings of a model that is saved in a folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return PretrainedModel(kind="pretrained", name=str(folder))
+
+
 def test_a_pretrained_folder_gets_the_conversation_tokens(tmp_path: Path) -> None:
     model, tokenizer = bare(300, tied=False)
     model.generation_config.update(do_sample=True, temperature=0.6, top_k=20)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    extended, known = build_base(PretrainedModel(kind="pretrained", name=str(tmp_path)), [], CODEBOOK)
+    base = _pretrained(tmp_path, model, tokenizer)
+    extended, known = build_base(base, [], CODEBOOK)
     renderer = PromptRenderer(known)
     assert renderer.encode("<a_0><b_10><c_3>") == known.convert_tokens_to_ids(["<a_0>", "<b_10>", "<c_3>"])
     assert len(known) == 256 + len(FORMAT_TOKENS) + len(USED)
     assert torch.equal(extended.get_input_embeddings().weight[:256], model.get_input_embeddings().weight[:256])
     assert extended.dtype == torch.float32 and extended.config._attn_implementation == "sdpa"
     assert extended.generation_config.do_sample is False and extended.generation_config.temperature is None
-    half = PretrainedModel(kind="pretrained", name=str(tmp_path), dtype="bfloat16")
+    half = base.model_copy(update={"dtype": "bfloat16"})
     assert build_base(half, [], CODEBOOK)[0].dtype == torch.bfloat16
 
 
 def test_nothing_of_the_machine_is_in_a_checkpoint_of_a_pretrained_base(tmp_path: Path) -> None:
-    model, tokenizer = bare(300, tied=True)
-    source = tmp_path / "source-folder"
-    model.save_pretrained(source)
-    tokenizer.save_pretrained(source)
-    extended, known = build_base(PretrainedModel(kind="pretrained", name=str(source)), [], CODEBOOK)
+    extended, known = build_base(_pretrained(tmp_path / "source-folder", *bare(300, tied=True)), [], CODEBOOK)
     checkpoint.save(tmp_path / "out", extended, known, CODEBOOK, META, "card")
     for path in (tmp_path / "out").iterdir():
         assert b"source-folder" not in path.read_bytes(), path.name
@@ -233,12 +232,9 @@ def test_nothing_of_the_machine_is_in_a_checkpoint_of_a_pretrained_base(tmp_path
     "name", ["training_args.bin", "original/consolidated.00.pth", ".git/hooks/update.py", "pytorch_model.bin"]
 )
 def test_a_sound_folder_with_a_file_that_can_run_code_says_to_take_it_out(tmp_path: Path, name: str) -> None:
-    model, tokenizer = bare(300, tied=True)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    base = _pretrained(tmp_path, *bare(300, tied=True))
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"")
-    base = PretrainedModel(kind="pretrained", name=str(tmp_path))
     with pytest.raises(SidrError, match=rf"{name}, which can run code(.|\n)*remove this file from the folder"):
         build_base(base, [], CODEBOOK)
     (tmp_path / name).unlink()
@@ -330,10 +326,7 @@ def test_a_folder_is_known_by_its_content_and_a_hub_id_by_its_name(tmp_path: Pat
     from sidr_core.pipeline.run import _without_paths
 
     model, tokenizer = bare(256, tied=True)
-    for name in ("one", "two"):
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    one, two = (PretrainedModel(kind="pretrained", name=str(tmp_path / name)) for name in ("one", "two"))
+    one, two = (_pretrained(tmp_path / name, model, tokenizer) for name in ("one", "two"))
     assert _without_paths(one) == _without_paths(two) and str(tmp_path) not in json.dumps(_without_paths(one))
     assert set(files(one)) == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
@@ -423,10 +416,6 @@ def test_meta_must_be_complete(tmp_path: Path) -> None:
         checkpoint.save(tmp_path, model, tokenizer, CODEBOOK, short, "card")
 
 
-def _rewrite(folder: Path, change) -> None:
-    change(pl.read_parquet(folder / "sid_index.parquet")).write_parquet(folder / "sid_index.parquet")
-
-
 def _swapped(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(token_ids=table["token_ids"].reverse())
 
@@ -437,7 +426,7 @@ def _other_sid(table: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("change", [_swapped, _other_sid, lambda table: table.head(0)])
 def test_a_wrong_token_map_is_refused(saved: Path, change) -> None:
-    _rewrite(saved, change)
+    change(pl.read_parquet(saved / "sid_index.parquet")).write_parquet(saved / "sid_index.parquet")
     with pytest.raises(SidrError, match="not a sound checkpoint"):
         checkpoint.load(saved, device="cpu")
     assert not checkpoint.check_token_map(saved, CODEBOOK).passed

@@ -9,20 +9,14 @@ import pytest
 from builders.remote import PRICE, ScriptedServer, client, note, notes
 from builders.stage import QUIET
 from sidr_core.pipeline.stage import Progress
-from sidr_core.remote import batch, retry
+from sidr_core.remote import batch
 from sidr_core.remote.errors import BudgetExhausted, EndpointError, TeacherUnavailable
 from sidr_core.settings import Budget
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(retry, "BASE", 0.01)
     monkeypatch.setattr(batch, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
 
 
 class Killed(BaseException):

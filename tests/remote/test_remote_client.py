@@ -19,13 +19,7 @@ from sidr_core.settings import Budget, Price
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(retry, "BASE", 0.01)
     monkeypatch.setattr(retry, "LONGEST", 0.05)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
 
 
 def test_replies_come_in_order_and_equal_requests_are_asked_once(path):

@@ -15,21 +15,11 @@ from builders.loopback import Loopback
 from builders.remote import ScriptedServer, client, load, note, notes
 from builders.stage import QUIET
 from sidr_core.pipeline.stage import Progress
-from sidr_core.remote import batch, retry
+from sidr_core.remote import batch
 from sidr_core.remote.errors import EndpointError, TeacherUnavailable
 from sidr_core.remote.ledger import Label, Ledger, Stored
 
 completion = load("tests/faults/scripted_server.py").completion
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(retry, "BASE", 0.01)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
 
 
 def good(number, body):
