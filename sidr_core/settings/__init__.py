@@ -186,6 +186,10 @@ class DatasetConfig(Section):
             if isinstance(given, dict):
                 apart = CHOSEN_TOGETHER if CHOSEN_TOGETHER & given.keys() else frozenset()
                 suited[name] = {field: value for field, value in fields.items() if field not in apart} | given
+                size = given.get("batch_size")
+                if "batch_size" in fields and isinstance(size, int) and size > 0 and "micro_batch" not in given:
+                    most = min(size, fields["micro_batch"])
+                    suited[name]["micro_batch"] = next(part for part in range(most, 0, -1) if size % part == 0)
         return raw | suited
 
     @model_validator(mode="after")

@@ -123,6 +123,11 @@ def test_what_a_section_leaves_out_suits_the_tiny_model():
     assert (pretrained.sft.learning_rate, pretrained.decoding.max_thought_tokens) == (3e-4, 1024)
 
 
+@pytest.mark.parametrize(("batch_size", "micro_batch"), [(64, 32), (48, 24), (8, 8)])
+def test_a_batch_is_divided_evenly_where_the_profile_does_not_say_how(batch_size, micro_batch):
+    assert parsed(sft={"batch_size": batch_size}).dataset("games").sft.micro_batch == micro_batch
+
+
 @pytest.mark.parametrize("given", [{"mode": "direct"}, {"rollouts": "free"}, {"reward": "exact"}])
 def test_a_profile_that_chooses_rollouts_or_reward_chooses_both(given):
     grpo = parsed(grpo=given).dataset("games").grpo
