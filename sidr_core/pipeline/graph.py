@@ -587,13 +587,12 @@ _FOR_LISTS = {model.stage for model in MODELS if model.name != "shortcut"} | {"s
 
 def stages_of(config: DatasetConfig, stages: tuple[Stage, ...] = (*STAGES, *OPTIONAL)) -> tuple[Stage, ...]:
     """The stages that a dataset has, out of `stages`, in the order in which data flows."""
-    optional = {stage.name for stage in OPTIONAL}
-    asked = [stage for stage in stages if stage.name not in optional or getattr(config, stage.name) is not None]
-    needed = {stage.name for stage in asked} - _FOR_LISTS
-    for stage in reversed(asked):
-        if stage.name in needed:
-            needed |= set(stage.reads(config))
-    return tuple(stage for stage in asked if stage.name in needed)
+    absent = {stage.name for stage in OPTIONAL if getattr(config, stage.name) is None}
+    needed: set[str] = set()
+    for stage in reversed((*STAGES, *OPTIONAL)):
+        if stage.name not in absent and (stage.name in needed or stage.name not in _FOR_LISTS):
+            needed |= {stage.name, *stage.reads(config)}
+    return tuple(stage for stage in stages if stage.name in needed or stage.name not in _FOR_LISTS | absent)
 
 
 def unused_producers(config: DatasetConfig) -> set[str]:
