@@ -160,11 +160,14 @@ class DatasetConfig(Section):
     """
 
     @property
-    def unread_tasks(self) -> tuple[str, ...] | None:
-        """Tasks that neither stage of SFT gives a weight, so that the corpus leaves them out; None without any."""
+    def unread_tasks(self) -> list[str] | None:
+        """Tasks that neither stage of SFT gives a weight, so that the corpus leaves them out; None without any.
+
+        A list, as the manifests hold it, with which it is compared.
+        """
         read = {task for task in TASKS if self.sft.tasks.get(task, 1.0) or self.activation.tasks.get(task)}
         read |= {NEXT_ITEM_TASK} if self.activation.replay else set()
-        return tuple(task for task in TASKS if task not in read) or None
+        return [task for task in TASKS if task not in read] or None
 
     @property
     def asked_teacher(self) -> Teacher:
