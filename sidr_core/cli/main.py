@@ -86,7 +86,9 @@ def recommend(
     mode: Annotated[
         Literal["thinking", "direct"], typer.Option("--mode", "-m", help="With a thought, or without.")
     ] = "thinking",
-    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Length of the list; default: 10, or all there are.")
+    ] = None,
     dataset: Dataset = None,
     snapshot: Snapshot = None,
 ) -> None:

@@ -21,7 +21,7 @@ from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
 
 
 def recommend(
-    dataset: str | None, snapshot: str | None, user: str | None, history: str | None, mode: str, k: int
+    dataset: str | None, snapshot: str | None, user: str | None, history: str | None, mode: str, k: int | None
 ) -> None:
     """Print the `k` best items after a user's history, or after the given items."""
     if (user is None) == (history is None):
@@ -62,6 +62,7 @@ def recommend(
     history_sids = [sids[item] for item in items]
     repeats = _repeats(published)
     most = len(loaded.index) - (0 if repeats else len(set(history_sids) & set(loaded.index.leaf_of)))
+    k = min(10, most) if k is None else k
     if k > most:
         left = "" if repeats else " that the history does not hold (decoding.seen)"
         raise SidrError(
