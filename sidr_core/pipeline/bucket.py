@@ -237,6 +237,9 @@ class Bucket:
             elif isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or "status 403" in kind:
                 expected = "credentials that may read, write and list there"
                 fix = "check the bucket's name, and the keys that the environment or the machine's role gives"
+            elif isinstance(error, NotImplementedError):
+                expected = "a place where an object can be written only if it is not there yet"
+                fix = "use S3, Google Cloud, Azure, or a mounted folder, with conditional writes switched on"
             else:
                 expected = "a server that answers"
                 fix = "check the network and the address (AWS_ENDPOINT_URL for an S3-compatible server), then run again"

@@ -72,7 +72,7 @@ def _kind(places: dict[str, int | None]) -> str:
     >>> [_kind({"direct": 3, "thinking": place}) for place in (1, 11, None)], _kind({"direct": None, "thinking": 12})
     (['hit', 'changed by thought', 'changed by thought'], 'miss')
     """
-    found = {mode: place is not None and place <= _TOP for mode, place in places.items()}
-    if len({found[mode] for mode in found if mode in (DIRECT, THINKING)}) == 2:
+    in_top = {mode: place is not None and place <= _TOP for mode, place in places.items()}
+    if len({in_top[mode] for mode in in_top if mode in (DIRECT, THINKING)}) == 2:
         return "changed by thought"
-    return "hit" if any(found.values()) else "miss"
+    return "hit" if any(in_top.values()) else "miss"

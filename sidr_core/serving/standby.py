@@ -57,11 +57,11 @@ def _of_child(serve: Callable[[], None]) -> signal.Signals | None:
         SystemExit: it ended by itself, with a code other than 0.
     """
     alive, held = os.pipe()  # the parent holds the one end: where the other is told that it is closed, it is gone
-    told = False
+    asked_to_stop = False
 
     def stop(*_: object) -> None:
-        nonlocal told
-        told = True
+        nonlocal asked_to_stop
+        asked_to_stop = True
         os.kill(child, signal.SIGTERM)
 
     child = os.fork()
@@ -78,7 +78,7 @@ def _of_child(serve: Callable[[], None]) -> signal.Signals | None:
         os.close(held)
     if os.WIFSIGNALED(status):
         killer = signal.Signals(os.WTERMSIG(status))
-        return None if told or killer == signal.SIGTERM else killer
+        return None if asked_to_stop or killer == signal.SIGTERM else killer
     if code := os.WEXITSTATUS(status):
         raise SystemExit(code)
     return None

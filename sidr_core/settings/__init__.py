@@ -50,6 +50,7 @@ from sidr_core.settings.training import (
     Sft,
     TinyModel,
     Training,
+    even_part,
 )
 
 __all__ = [
@@ -191,8 +192,7 @@ class DatasetConfig(Section):
                 suited[name] = {field: value for field, value in fields.items() if field not in apart} | given
                 size = given.get("batch_size")
                 if "batch_size" in fields and isinstance(size, int) and size > 0 and "micro_batch" not in given:
-                    most = min(size, fields["micro_batch"])
-                    suited[name]["micro_batch"] = next(part for part in range(most, 0, -1) if size % part == 0)
+                    suited[name]["micro_batch"] = even_part(size, fields["micro_batch"])
         return raw | suited
 
     @model_validator(mode="after")

@@ -215,6 +215,15 @@ class Activation(Training):
     _known = field_validator("tasks")(known_tasks)
 
 
+def even_part(whole: int, most: int) -> int:
+    """The largest number up to `most` of which `whole` is a multiple; both at least 1.
+
+    >>> even_part(48, 32), even_part(8, 32), even_part(37, 32)
+    (24, 8, 1)
+    """
+    return max(part for part in range(1, min(whole, most) + 1) if whole % part == 0)
+
+
 #: What suits a model built from configuration, which is small and starts from nothing, field by field where the profile
 #: leaves it out; all other defaults are the paper's.
 OF_A_TINY_MODEL: dict[str, dict[str, Any]] = {

@@ -73,9 +73,9 @@ def parse_sids(items: pl.Series, sids: pl.Series) -> np.ndarray:
     """
     codes: list[list[int]] = []
     for item, sid in zip(items, sids, strict=True):
-        whole = SID_PATTERN.fullmatch(sid or "") is not None
-        codes.append(parse_sid(sid) if whole else [])
-        if not whole or len(codes[-1]) != len(codes[0]):
+        is_one_sid = SID_PATTERN.fullmatch(sid or "") is not None
+        codes.append(parse_sid(sid) if is_one_sid else [])
+        if not is_one_sid or len(codes[-1]) != len(codes[0]):
             raise ValueError(f"item {item!r} has {sid!r}"[:200])
     return np.array(codes)
 

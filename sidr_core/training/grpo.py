@@ -29,6 +29,7 @@ from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import truth
 from sidr_core.reviews.domains import of_domains
+from sidr_core.settings.training import even_part
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
@@ -401,7 +402,7 @@ def arguments(settings: Grpo, scratch: str, max_tokens: int) -> Any:
             fix="change `grpo.prompts_per_step` or the number of processes",
         )
     per_process = settings.prompts_per_step * settings.generations // processes
-    micro = max(rows for rows in range(1, settings.micro_batch + 1) if per_process % rows == 0)
+    micro = even_part(per_process, settings.micro_batch)
     vllm: dict[str, Any] = {}
     if settings.vllm is not None:
         vllm = {"use_vllm": True, "vllm_mode": settings.vllm.mode}
