@@ -74,6 +74,13 @@ def fit_fused(
         InputError: no two items of the catalogue co-occur.
     """
     known, behaviour = cooccurrence_vectors(histories, item_ids, size, seed)
+    if not len(known):
+        raise InputError(
+            "sid_codebook: `quantizer.vectors: fused` needs items that co-occur",
+            expected=f"train rows whose last {WINDOW} items and target are in the catalogue",
+            found=f"{histories.height:,} train rows, no pair of items tied more than chance would",
+            fix="set `quantizer.vectors: text`, or use a dataset with more interactions",
+        )
     text = unit(vectors[known])
     # ridge: as strong as the mean variance of the text's directions
     gram = text.T.astype(np.float64) @ text
@@ -88,18 +95,12 @@ def cooccurrence_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `item_ids` that have a co-occurrence vector (n,), and these, of unit length (n, b) float32.
 
-    Raises:
-        InputError: no two items of the catalogue co-occur.
+    n is 0 where no two items are tied more than chance would; b is `size`, or less where fewer items have a vector.
     """
     information = _information(histories, item_ids)
     known = np.flatnonzero(np.diff(information.indptr))
     if not len(known):
-        raise InputError(
-            "sid_codebook: `quantizer.vectors: fused` needs items that co-occur",
-            expected=f"train rows whose last {WINDOW} items and target are in the catalogue",
-            found=f"{histories.height:,} train rows, no pair of items tied more than chance would",
-            fix="set `quantizer.vectors: text`, or use a dataset with more interactions",
-        )
+        return known, np.zeros((0, 0), dtype=np.float32)
     information = information[known][:, known]
     size = min(size, len(known))
     if size < len(known) - 1:

@@ -23,6 +23,7 @@ from sidr_core.pipeline.profile import parse_profile
 from sidr_core.pipeline.stage import Progress, StageInput, load_object
 from sidr_core.settings import Gru4Rec, SasRec, Tiger, Trial
 from sidr_core.settings.models import MODEL_NAMED
+from sidr_core.sids.cooccurrence import cooccurrence_vectors
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import contracts
 from sidr_core.tables import files as tables
@@ -154,6 +155,17 @@ def test_models_over_item_ids_learn_a_cycle(learnable, kind, settings, extra):
     assert fitted.best["ndcg@10"] > 0.97
     lists = fitted.ranker.rank(fresh, 24).group_by("row_id").agg(pl.col("item_id").n_unique())
     assert set(lists["item_id"]) == {24}
+
+
+def test_items_bought_together_start_near_each_other(learnable):
+    still = Trial(hidden_size=32, dropout=0.0, learning_rate=1e-12)
+    settings = SasRec(trials=(still,), epochs=1)
+    fitted = sequential.train("sasrec", settings, {"heads": 2}, learnable, QUIET)
+    known, vectors = cooccurrence_vectors(learnable.train, learnable.catalogue.ids.to_list(), 32, settings.seed)
+    table = fitted.ranker.module.table().detach()[known].numpy()
+    lengths = np.linalg.norm(table, axis=1)
+    assert len(known) == 24
+    assert np.allclose(table @ table.T / np.outer(lengths, lengths), vectors @ vectors.T, atol=0.02)
 
 
 def test_tiger_learns_a_cycle(learnable):
