@@ -154,8 +154,9 @@ class Training(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the embedded prompt, and of each block's output, that is dropped in training, in any architecture."""
     packing: bool = False
-    """Whether several examples share one row instead of padding, each attending to itself alone. The examples of a step
-    are then drawn without regard to their length.
+    """Whether examples lie in common rows, where the beginnings that they share are computed once: the history of all
+    targets of a user. Each has the loss that it has alone. Steps then take users' examples together, so give a larger
+    `batch_size`.
     """
     optimizer: Optimizer = "adamw"
     """`adamw`, or one that keeps less state."""

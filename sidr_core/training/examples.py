@@ -35,7 +35,7 @@ def weighted(corpus: pl.DataFrame, weights: Mapping[str, float], seed: int) -> p
 
 
 def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> list[dict[str, Any]]:
-    """`input_ids` and `labels` of each row; the prompt carries no loss, the whole of a plain text does.
+    """`input_ids`, `labels` and `user` of each row; the prompt carries no loss, the whole of a plain text does.
 
     Raises:
         InputError: a chat example is longer than `max_length` tokens. Cutting it would drop its
@@ -43,11 +43,11 @@ def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> l
             end; general examples, which are not about the catalogue, are left out.
     """
     examples = []
-    fields = rows.select(c.EXAMPLE_ID, c.TASK, c.KIND, c.PROMPT, c.THOUGHT, c.COMPLETION)
-    for example_id, task, kind, prompt, thought, completion in fields.iter_rows():
+    fields = rows.select(c.EXAMPLE_ID, c.USER_ID, c.TASK, c.KIND, c.PROMPT, c.THOUGHT, c.COMPLETION)
+    for example_id, user, task, kind, prompt, thought, completion in fields.iter_rows():
         if kind == "text":
             ids = renderer.text(completion)[:max_length]
-            examples.append({"input_ids": ids, "labels": ids, "length": len(ids)})
+            examples.append({"input_ids": ids, "labels": ids, "length": len(ids), "user": user})
             continue
         head = renderer.prompt(prompt, c.THINKING if thought is not None else c.DIRECT)
         tail = renderer.thought(thought or "") if kind == "thought" else renderer.completion(completion, thought)
@@ -60,9 +60,8 @@ def tokenise(rows: pl.DataFrame, renderer: PromptRenderer, max_length: int) -> l
                 found=f"{len(head) + len(tail)}",
                 fix="raise `max_length` of this stage in the profile, or shorten split.max_history",
             )
-        examples.append(
-            {"input_ids": head + tail, "labels": [IGNORED] * len(head) + tail, "length": len(head) + len(tail)}
-        )
+        ids, labels = head + tail, [IGNORED] * len(head) + tail
+        examples.append({"input_ids": ids, "labels": labels, "length": len(ids), "user": user})
     return examples
 
 

@@ -28,7 +28,7 @@ from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
 from sidr_core.training import cards, dropout, memory
 from sidr_core.training.examples import IGNORED, tokenise, weighted
-from sidr_core.training.packing import PackedCollator
+from sidr_core.training.packing import PackedCollator, PrefixGrouped, groups
 from sidr_core.training.resume import LengthGrouped, resume_dir, train
 from sidr_core.training.select import Selector
 
@@ -133,7 +133,7 @@ def _train(
     examples = tokenise(rows, renderer, settings.max_length)
     lengths = [example["length"] for example in examples]
     progress.say(f"{len(examples):,} examples, {sum(lengths):,} tokens per epoch")
-    filler = {"input_ids": [renderer.pad_id], "labels": [IGNORED], "length": 1}
+    filler = {"input_ids": [renderer.pad_id], "labels": [IGNORED], "length": 1, "user": None}
     selector = selectors[0] if selectors else None
     model = parameters.prepare(model, settings, own_token_ids(renderer.tokenizer))
     metrics = memory.announce(model, settings, max(lengths), progress)
@@ -210,8 +210,8 @@ def answer_loss(model: Any, inputs: Any, n_items: Any = None) -> Any:
     """Mean cross-entropy of the labelled positions; the other positions are not projected onto the vocabulary.
 
     Args:
-        inputs: `input_ids`, `labels`, and `attention_mask` (padded rows) or `position_ids` (packed ones), each
-            (B, T); labels of -100 carry no loss.
+        inputs: `input_ids`, `labels` (B, T) and `attention_mask`: (B, T) of padded rows, (B, 1, T, T) of packed ones,
+            which have `position_ids` (B, T) too; labels of -100 carry no loss.
         n_items: divisor of the sum of losses; by default the number of labelled positions.
     """
     import torch
@@ -243,10 +243,11 @@ def _trainer_class() -> Any:
                 self.data_collator = padded
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            lengths = self.train_dataset["length"][:-1]  # type: ignore[index] # without the filler
+            data: Any = self.train_dataset
+            examples = data.select(range(len(data) - 1))  # without the filler
             if self._settings.packing:
-                lengths = [0] * len(lengths)  # rows are filled best by examples of all lengths
-            return LengthGrouped(lengths, self._settings.batch_size, self.args.seed)
+                return PrefixGrouped(groups(examples.to_list()), self._settings.batch_size, self.args.seed)
+            return LengthGrouped(examples["length"], self._settings.batch_size, self.args.seed)
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

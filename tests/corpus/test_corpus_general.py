@@ -189,11 +189,19 @@ def test_training_takes_them_and_leaves_out_those_that_are_too_long():
     }
     rows = pl.DataFrame(
         [
-            dict(example_id=name, task=task, kind="chat", prompt="q", thought=thought or None, completion="pens")
+            dict(
+                example_id=name,
+                task=task,
+                kind="chat",
+                prompt="q",
+                thought=thought or None,
+                completion="pens",
+                user_id="",
+            )
             for name, (task, thought) in texts.items()
         ]
     )
-    rows = weighted(rows, {"general": 2.0}, seed=1)
+    rows = weighted(rows.with_columns(user_id=pl.lit("")), {"general": 2.0}, seed=1)
     assert rows.height == 5
     examples = tokenise(rows, renderer, 200)
     assert len(examples) == 3, "two copies of the short one, and the other task"

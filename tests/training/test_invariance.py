@@ -14,7 +14,7 @@ from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Sft, TinyModel
 from sidr_core.training import sft
 from sidr_core.training.examples import tokenise
-from sidr_core.training.packing import PackedCollator
+from sidr_core.training.packing import PackedCollator, PrefixGrouped, groups
 
 CODES = [[a, b] for a in range(3) for b in range(4)]
 SIDS = [f"<a_{a}><b_{b}>" for a, b in CODES]
@@ -36,6 +36,7 @@ def corpus(n):
             "kind": ["text" if p else "chat" for p in plain],
             "prompt": ["" if p else f"History: {t}" for p, t in zip(plain, text, strict=True)],
             "thought": None,
+            "user_id": [f"u{i % 5}" for i in range(n)],
             "completion": [t if p else SIDS[i % 12] for i, (p, t) in enumerate(zip(plain, text, strict=True))],
         },
         schema_overrides={"thought": pl.String},
@@ -86,8 +87,9 @@ def test_packing_alone_changes_nothing(tmp_path, monkeypatch):
     """Told the order of packing, the padded training takes the packed one's path."""
     rows = corpus(43)
     packed = fit(tmp_path / "a", rows, packing=True)
-    real = sft.LengthGrouped
-    monkeypatch.setattr(sft, "LengthGrouped", lambda lengths, *rest: real([0] * len(lengths), *rest))
+    members = groups(tokenise(rows, start()[1], 100))
+    assert len(members) < len(rows)
+    monkeypatch.setattr(sft, "LengthGrouped", lambda _, *rest: PrefixGrouped(members, *rest))
     assert_same(packed, fit(tmp_path / "b", rows, packing=False))
 
 
@@ -120,8 +122,7 @@ def test_the_loss_of_a_gpu_is_the_same(tmp_path, monkeypatch, packing):
     fit(tmp_path, corpus(9), packing=packing)
     (trainer,) = seen
     batch = next(iter(trainer.get_train_dataloader()))
-    assert ("position_ids" in batch) == packing
-    assert ("attention_mask" in batch) != packing
+    assert batch["attention_mask"].ndim == (4 if packing else 2)
     trainer.model.eval()
     for items in (None, torch.tensor(100)):
         ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=items)

@@ -39,8 +39,9 @@ def corpus(n=10, task="sids_to_sid", kind="chat", thought=None):
             "prompt": "" if kind == "text" else f"History: {SIDS[0]}\nNext item?",
             "thought": thought,
             "completion": "plain words" if kind == "text" else SIDS[1],
+            "user_id": None,
         },
-        schema_overrides={"thought": pl.String},
+        schema_overrides={"thought": pl.String, "user_id": pl.String},
     )
 
 
