@@ -144,7 +144,8 @@ class Relations:
             else:
                 return []
         fitting = self._items.get((relation.kind, frozenset(key.items())), ())
-        return [item for item in fitting if (item in history) == relation.owned]
+        met = {item.item_id for item in history}
+        return [item for item in fitting if (item.item_id in met) == relation.owned]
 
     def candidates(self, history: Sequence[Item]) -> list[Candidate]:
         """Items to which the history leads, the most probable first, equal ones by item id."""
@@ -161,13 +162,16 @@ class Relations:
         best: dict[str, Candidate] = {}
         for relation, share in self.shares.get(state.newest, ()):
             items = self.items(state, relation, history)
+            if not items or share / len(items) < LEAST_PROBABILITY:
+                continue
             for item in items:
                 candidate = Candidate(item, share / len(items), relation)
                 known = best.get(item.item_id)
                 if known is None or known.probability < candidate.probability:
                     best[item.item_id] = candidate
-        likely = [candidate for candidate in best.values() if candidate.probability >= LEAST_PROBABILITY]
-        return sorted(likely, key=lambda candidate: (-candidate.probability, candidate.item.item_id))[:MOST_CANDIDATES]
+        return sorted(best.values(), key=lambda candidate: (-candidate.probability, candidate.item.item_id))[
+            :MOST_CANDIDATES
+        ]
 
 
 def learn_relations(catalogue: Catalogue, rows: Sequence[Row]) -> Relations:
