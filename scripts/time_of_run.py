@@ -50,6 +50,7 @@ def draw(frame: pl.DataFrame, path: Path, title: str) -> None:
 
 
 def main() -> None:
+    """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=home())
     parser.add_argument("--dataset", default="games")
