@@ -21,7 +21,7 @@ from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, StageConfig
-from sidr_core.pipeline.run import Outcome, check_failure
+from sidr_core.pipeline.run import Outcome, check_failure, check_warnings
 from sidr_core.pipeline.stage import CheckSpec, Progress, Stage
 from sidr_core.pipeline.store import fingerprint
 from sidr_core.settings import DatasetConfig
@@ -107,7 +107,7 @@ def stage_asset(
         except SidrError as error:
             raise UserMistake(error) from None
         progress.say(_closing_line(outcome))
-        for line in _warnings(stage, outcome):
+        for line in check_warnings(stage, outcome.artifact):
             context.log.warning(line)
         store = open_store(profile)
         outputs = {name: store.current(dataset, context.partition_key, name) for name in arrows.carries}
@@ -163,16 +163,6 @@ def _check_results(stage: Stage, outcome: Outcome) -> list[dg.AssetCheckResult]:
 
 def _advice(spec: CheckSpec) -> dict[str, str]:
     return {"expected": spec.description, "fix": spec.fix}
-
-
-def _warnings(stage: Stage, outcome: Outcome) -> list[str]:
-    """A line for each check of severity WARN that failed: what was found, expected, and what to do."""
-    details = {check["name"]: check["detail"] for check in outcome.artifact.manifest["checks"] if not check["passed"]}
-    return [
-        f"check {spec.name} failed: {details[spec.name]}; expected: {spec.description} fix: {spec.fix}"
-        for spec in stage.checks
-        if not spec.blocking and spec.name in details
-    ]
 
 
 def _closing_line(outcome: Outcome) -> str:

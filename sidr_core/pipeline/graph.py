@@ -114,6 +114,12 @@ STAGES: tuple[Stage, ...] = (
                 fix="write the ids of both tables alike, or complete the catalogue; or raise "
                 "`filters.max_unknown_item_share`",
             ),
+            CheckSpec(
+                "core_share",
+                "At least half of the reviews are of users and items with `filters.k_core` reviews each.",
+                blocking=False,
+                fix="lower `filters.k_core` (1 keeps all), or add reviews; what is left may be too few to learn from",
+            ),
         ),
     ),
     Stage(

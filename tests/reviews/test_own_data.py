@@ -293,6 +293,17 @@ def test_reviews_of_unknown_items_are_counted(tmp_path):
     assert "leading zeros differ) | 10 |" in out.manifest["markdown"]["Where every review went"]
 
 
+@pytest.mark.parametrize(("lonely", "passed"), [(20, True), (21, False)])
+def test_a_core_that_leaves_little_is_told(tmp_path, lonely, passed):
+    orders = [*ORDERS, *[(f"once{n}", "i0", JUNE_2018 + n, 5) for n in range(lonely)]]
+    out = tables(tmp_path, HEADER, *lines(orders=orders), filters={"k_core": 2}).interactions()
+    core = check(out, "core_share")
+    assert core["passed"] is passed
+    assert core["detail"].startswith(
+        f"{lonely} of {20 + lonely} reviews are outside the 2-core, half allowed; left are 20 "
+    )
+
+
 def test_reviews_outside_the_filters_are_counted(tmp_path):
     orders = [*ORDERS, *ORDERS[:3], ("u1", "i1", JUNE_2018 - 40 * DAY, 5), ("u1", "lonely", JUNE_2018, 5)]
     reviews = [review(user, thing, time, rating) for user, thing, time, rating in orders]
