@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.record import replace
 
@@ -45,6 +45,15 @@ class UserMistake(dg.Failure, DagsterUserCodeProcessError):
         self.description, self.metadata, self.allow_retries = str(error), {}, False
         info = SerializableErrorInfo(message=f"{error}\n", stack=[], cls_name=type(error).__name__)
         self.user_code_process_error_infos = [info]
+
+
+class Stopped(DagsterExecutionInterruptedError, DagsterUserCodeProcessError):
+    """Ctrl-C, or a run that was ended in the UI, in one line instead of a hundred of stack."""
+
+    def __init__(self, dataset: str, stage: Stage) -> None:
+        line = f"stopped while {dataset}/{stage.name} was made: start it again, and it goes on from what is done\n"
+        BaseException.__init__(self, line)
+        self.user_code_process_error_infos = [SerializableErrorInfo(line, stack=[], cls_name="Stopped")]
 
 
 def stage_asset(
@@ -106,6 +115,8 @@ def stage_asset(
             outcome = launchers.run(context, profile, dataset, stage, progress)
         except SidrError as error:
             raise UserMistake(error) from None
+        except DagsterExecutionInterruptedError:
+            raise Stopped(dataset, stage) from None
         progress.say(_closing_line(outcome))
         for line in check_warnings(stage, outcome.artifact):
             context.log.warning(line)
