@@ -11,8 +11,9 @@ export DAGSTER_HOME ?= $(CURDIR)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-# Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole.
-SHORT := sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /'
+# Dagster's line prefix (date, job, run id) is cut from progress lines; errors stay whole. After Ctrl-C it goes on
+# until all is said, without the stacks of Dagster's helpers that were stopped too.
+SHORT := (trap '' INT; exec sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /; /^Traceback/{N;/watch_orphans/{:a;N;/Interrupt$$/!ba;d}}')
 
 .PHONY: setup run test long lint ui docs faults teacher-faults rehearse bench ablations screenshot clean instance
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.record import replace
 
@@ -21,7 +21,7 @@ from sidr_assets.schedules import STAGES as SCHEDULED
 from sidr_core.errors import SidrError
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, StageConfig
-from sidr_core.pipeline.run import Outcome, check_failure
+from sidr_core.pipeline.run import Outcome, check_failure, check_warnings
 from sidr_core.pipeline.stage import CheckSpec, Progress, Stage
 from sidr_core.pipeline.store import fingerprint
 from sidr_core.settings import DatasetConfig
@@ -45,6 +45,15 @@ class UserMistake(dg.Failure, DagsterUserCodeProcessError):
         self.description, self.metadata, self.allow_retries = str(error), {}, False
         info = SerializableErrorInfo(message=f"{error}\n", stack=[], cls_name=type(error).__name__)
         self.user_code_process_error_infos = [info]
+
+
+class Stopped(DagsterExecutionInterruptedError, DagsterUserCodeProcessError):
+    """Ctrl-C, or a run that was ended in the UI, in one line instead of a hundred of stack."""
+
+    def __init__(self, dataset: str, stage: Stage) -> None:
+        line = f"stopped while {dataset}/{stage.name} was made: start it again, and it goes on from what is done\n"
+        BaseException.__init__(self, line)
+        self.user_code_process_error_infos = [SerializableErrorInfo(line, stack=[], cls_name="Stopped")]
 
 
 def stage_asset(
@@ -106,8 +115,10 @@ def stage_asset(
             outcome = launchers.run(context, profile, dataset, stage, progress)
         except SidrError as error:
             raise UserMistake(error) from None
+        except DagsterExecutionInterruptedError:
+            raise Stopped(dataset, stage) from None
         progress.say(_closing_line(outcome))
-        for line in _warnings(stage, outcome):
+        for line in check_warnings(stage, outcome.artifact):
             context.log.warning(line)
         store = open_store(profile)
         outputs = {name: store.current(dataset, context.partition_key, name) for name in arrows.carries}
@@ -163,16 +174,6 @@ def _check_results(stage: Stage, outcome: Outcome) -> list[dg.AssetCheckResult]:
 
 def _advice(spec: CheckSpec) -> dict[str, str]:
     return {"expected": spec.description, "fix": spec.fix}
-
-
-def _warnings(stage: Stage, outcome: Outcome) -> list[str]:
-    """A line for each check of severity WARN that failed: what was found, expected, and what to do."""
-    details = {check["name"]: check["detail"] for check in outcome.artifact.manifest["checks"] if not check["passed"]}
-    return [
-        f"check {spec.name} failed: {details[spec.name]}; expected: {spec.description} fix: {spec.fix}"
-        for spec in stage.checks
-        if not spec.blocking and spec.name in details
-    ]
 
 
 def _closing_line(outcome: Outcome) -> str:

@@ -93,6 +93,9 @@ def status(dataset: str | None, form: str = "table") -> None:
     screen.print(f"profile {profile.name}, store {store.place}", soft_wrap=True, markup=False)
     for name, snapshot, stages, cost in snapshots:
         screen.print(Text(f"\n{name}, snapshot {snapshot}", style="bold"))
+        if all(state.untouched for state in stages):
+            screen.print(f"nothing is published yet; {cost.line()}", markup=False)
+            continue
         screen.print(_table(stages))
         screen.print(cost.line(), markup=False)
 
@@ -103,6 +106,7 @@ def _record(state: State) -> dict[str, object]:
         "stage": state.stage,
         "state": state.state,
         "why": state.why,
+        "warnings": state.warnings,
         "fingerprint": state.artifact.fingerprint if state.artifact else None,
         "seconds": state.artifact.manifest["seconds"] if state.artifact else None,
         "refresh_seconds": state.refresh_seconds,
@@ -136,6 +140,7 @@ def _table(stages: Iterable[State]) -> Table:
             cells = ["" if rows is None else f"{rows:,}", f"{artifact.manifest['seconds']:,.1f}"]
             cells += [f"{megabytes:,.1f}", artifact.fingerprint[:8]]
         text = Text(state.state, style=colours[state.state])
-        text.append(f": {state.why}" if state.why else "", style="default")
+        said = "; ".join(filter(None, (state.why, *state.warnings)))
+        text.append(f": {said}" if said else "", style="default")
         table.add_row(state.stage, *cells, text)
     return table

@@ -313,7 +313,7 @@ def _dataset_config(profile: str, name: str, fields: Mapping[str, Any]) -> Datas
             raise _unknown(where, str(first["loc"][-1]), _known_keys(first["loc"][:-1])) from None
         raise ProfileError(
             where,
-            expected=first["msg"],
+            expected=first["msg"].removeprefix("Value error, "),
             found=_URL_CREDENTIALS.sub("//[user]@", repr(first.get("input")))[:200],
             fix="correct this field of the profile",
         ) from None

@@ -241,6 +241,16 @@ def check_failure(dataset: str, snapshot: str, stage: Stage, artifact: Artifact)
     )
 
 
+def check_warnings(stage: Stage, artifact: Artifact) -> list[str]:
+    """A line for each check that only warns and failed: what was found, expected, and what to do."""
+    details = {check["name"]: check["detail"] for check in artifact.manifest["checks"] if not check["passed"]}
+    return [
+        f"check {spec.name} failed: {details[spec.name]}; expected: {spec.description} fix: {spec.fix}"
+        for spec in stage.checks
+        if not spec.blocking and spec.name in details
+    ]
+
+
 def _previous(
     profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store
 ) -> tuple[StageInput | None, str]:

@@ -10,11 +10,12 @@ from typing import Any
 from sidr_core.errors import SidrError, StoreError
 from sidr_core.pipeline.graph import STAGES, stages_of
 from sidr_core.pipeline.profile import Profile
-from sidr_core.pipeline.run import Plan, check_failure, plan
+from sidr_core.pipeline.run import Plan, check_failure, check_warnings, plan
 from sidr_core.pipeline.stage import Stage
 from sidr_core.pipeline.store import Artifact, Store, fingerprint
 
 CURRENT, STALE, ABSENT = "current", "stale", "not published"
+_NEEDS = "needs "
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class State:
         artifact: the published output, if any.
         refresh_seconds: how long it took to build the last time, here or for the nearest snapshot or dataset;
             0 if it is current, None if it was never built.
+        warnings: what its output failed of the checks that stop nothing, and what to do.
     """
 
     dataset: str
@@ -35,6 +37,12 @@ class State:
     why: str
     artifact: Artifact | None
     refresh_seconds: float | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing of it was ever made, also nothing that failed."""
+        return self.artifact is None and (not self.why or self.why.startswith(_NEEDS))
 
 
 def newest_published(profile: Profile, store: Store, dataset: str, stage: str, snapshot: str | None) -> str:
@@ -68,7 +76,8 @@ def states(profile: Profile, store: Store, dataset: str) -> Iterator[State]:
             if state != CURRENT:
                 unsettled.append(stage.name)
             seconds = 0.0 if state == CURRENT else timings.last(dataset, snapshot, stage.name)
-            yield State(dataset, snapshot, stage.name, state, why, artifact, seconds)
+            warnings = tuple(check_warnings(stage, artifact)) if artifact else ()
+            yield State(dataset, snapshot, stage.name, state, why, artifact, seconds, warnings)
 
 
 def staleness(profile: Profile, store: Store, dataset: str, snapshot: str, stage: str) -> str | None:
@@ -97,7 +106,7 @@ def _state(
         return STALE, error.what, None
     stale_inputs = [name for name in stage.reads(profile.dataset(dataset)) if name in unsettled]
     if artifact is None and (stale_inputs or stage.sources):  # no plan: that could download the source files
-        return ABSENT, f"needs {', '.join(stale_inputs)}" if stale_inputs else "", None
+        return ABSENT, f"{_NEEDS}{', '.join(stale_inputs)}" if stale_inputs else "", None
     try:
         planned = plan(profile, dataset, snapshot, stage, store)
     except SidrError as error:

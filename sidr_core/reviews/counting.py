@@ -82,3 +82,18 @@ def known_items(
         reasons = ", ".join(f"{name.removeprefix('refused_')} {n:,}" for name, n in refused.items())
         detail += f"; `raw_items` refused records ({reasons}), see its `quarantine`"
     return Check("known_items", reviews <= allowed * total, detail)
+
+
+def core_share(k: int, fates: Mapping[str, int], left: str) -> Check:
+    """The check that the k-core keeps at least half of the reviews that reach it.
+
+    Args:
+        fates: what became of the reviews, as `all_counted` takes it.
+        left: what is in the k-core, in words.
+
+    >>> core_share(2, {"in the 2-core": 8, "of unknown items": 7, "outside the 2-core": 9}, "8 of 2 users").detail
+    '9 of 17 reviews are outside the 2-core, half allowed; left are 8 of 2 users'
+    """
+    inside, outside = fates[f"in the {k}-core"], fates[f"outside the {k}-core"]
+    detail = f"{outside:,} of {inside + outside:,} reviews are outside the {k}-core, half allowed; left are {left}"
+    return Check("core_share", outside <= inside, detail)

@@ -28,8 +28,11 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"ORC", "an ORC file", _EXPORT.format("pandas.read_orc(…).to_parquet(…)")),
     (b"Obj\x01", "an Avro file", _EXPORT.format("polars.read_avro(…).write_parquet(…)")),
     (b"ARROW1", "an Arrow (Feather) file", _EXPORT.format("pandas.read_feather(…).to_parquet(…)")),
+    (b"\xff\xff\xff\xff", "an Arrow stream", _EXPORT.format("polars.read_ipc_stream(…).write_parquet(…)")),
+    (b"\x93NUMPY", "a NumPy array", _EXPORT.format("pandas.DataFrame(numpy.load(…)).to_parquet(…)")),
     (b"\x89HDF", "an HDF5 file", _EXPORT.format("pandas.read_hdf(…).to_parquet(…)")),
     (b"%PDF", "a PDF file", "ask for the data as a table"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file", "fetch the file itself: `git lfs pull`"),
     (b"\xff\xfe\0\0", "UTF-32 text", _TO_UTF8.format("UTF-32")),
     (b"\xff\xfe", "UTF-16 text", _TO_UTF8.format("UTF-16")),
     (b"\xfe\xff", "UTF-16 text", _TO_UTF8.format("UTF-16")),
@@ -37,9 +40,28 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 #: Bytes at the end of a zip archive in which its directory of names is looked for.
 _ZIP_DIRECTORY = 1 << 16
 _BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
-_PICKLE = re.compile(rb"\x80[\x02-\x05][\x95c\]}(]")
-_HTML = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
-_JSON_ARRAY = re.compile(rb"\s*\[\s*\{")
+#: What the beginning matches -> what it is, and what to do.
+_PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"\x80[\x02-\x05][\x95c\]}(]"), "a Python pickle", _PYTHON),
+    (
+        re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE),
+        "a web page (HTML)",
+        "fetch the file itself: a login, an error or a preview came in its place",
+    ),
+    (re.compile(rb"\s*\[\s*\{"), "one JSON array", "write one object per line: `jq -c '.[]' {name} > new file`"),
+    (re.compile(rb"\s*<\?xml"), "XML", "export a table; or fetch it again, if this is a store's error message"),
+    (
+        re.compile(rb"(--|/\*).*\bdump\b|\s*(CREATE TABLE|INSERT INTO)\b", re.IGNORECASE),
+        "SQL statements",
+        "load it into its database and export the table as CSV or Parquet",
+    ),
+    (re.compile(rb".{8}DUCK", re.DOTALL), "a DuckDB database", _EXPORT.format('duckdb {name} "COPY …"')),
+    (
+        re.compile(rb"[^\n\0]*\r(?!\n)[^\n\0]*\Z"),
+        "text whose lines end in CR alone",
+        "end them in LF: `tr '\\r' '\\n' < {name} > new file`",
+    ),
+)
 
 
 def named_format(path: Path, beginning: bytes) -> tuple[str, str] | None:
@@ -53,12 +75,9 @@ def named_format(path: Path, beginning: bytes) -> tuple[str, str] | None:
         name, advice = _zipped(path)
     elif beginning[257:262] == b"ustar":
         name, advice = "a tar archive", "unpack it: `tar -xf {name}`"
-    elif _PICKLE.match(beginning):
-        name, advice = "a Python pickle", _PYTHON
-    elif _HTML.match(beginning):
-        name, advice = "a web page (HTML)", "fetch the file itself: a login, an error or a preview came in its place"
-    elif _JSON_ARRAY.match(beginning):
-        name, advice = "one JSON array", "write one object per line: `jq -c '.[]' {name} > new file`"
+    for pattern, kind, fix in _PATTERNS:
+        if not name and pattern.match(beginning):
+            name, advice = kind, fix
     for signature, kind, fix in _SIGNATURES:
         if not name and beginning.startswith(signature) and (signature != b"BZh" or _BZIP2.match(beginning)):
             name, advice = kind, fix

@@ -23,7 +23,7 @@ import pyarrow as pa
 from sidr_core.errors import InputError
 from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
-from sidr_core.reviews.counting import all_counted, known_items, unknown_items
+from sidr_core.reviews.counting import all_counted, core_share, known_items, unknown_items
 from sidr_core.reviews.domains import prefix_of
 from sidr_core.reviews.quarantine import counts_table
 from sidr_core.reviews.samples import Log, Samples
@@ -147,7 +147,7 @@ def _require_rows(sizes: Mapping[str, int], source: str) -> None:
             f"the {min(sizes, key=lambda name: sizes[name])} split is empty",
             expected="at least one row in each of train, valid and test",
             found=f"{dict(sizes)}, from {source}",
-            fix="choose a later snapshot, or lower `filters.k_core`",
+            fix="add reviews, lower `filters.k_core`, choose a later snapshot, or raise its share in `split.ratios`",
         )
 
 
@@ -164,6 +164,7 @@ def _timed(
     if not known.passed:
         progress.say(known.detail)
     fates, rounds = _k_core(db, filters, unknown, progress)
+    core = core_share(filters.k_core, fates, _counts(db, "log", "user", "item"))
     _run(db, _TIMED)
     log = _write_log(db, out_dir / "interactions.parquet", synthetic)
     by_time = config.split.kind == "time"
@@ -181,7 +182,7 @@ def _timed(
     _write_items(db, in_core, out_dir / "items.parquet", synthetic)
     metrics = {**_timed_metrics(log, samples, parts), "k_core_rounds": rounds, "unknown_items": sum(unknown.values())}
     order = _order_of_time(log, parts) if by_time else _order_of_users(log, parts)
-    return _Made(sizes, fates, metrics, (*_log_checks(log, samples, filters.k_core), *order, known))
+    return _Made(sizes, fates, metrics, (*_log_checks(log, samples, filters.k_core), *order, known, core))
 
 
 def _cut_by_time(db: duckdb.DuckDBPyConnection, log: Log, ratios: tuple[float, float, float]) -> dict[str, np.ndarray]:
@@ -428,6 +429,7 @@ def _published_checks(db: duckdb.DuckDBPyConnection) -> tuple[Check, ...]:
         Check("splits_disjoint", twice == 0, f"{twice:,} (user, position) occur twice"),
         Check("train_only_past", shared == 0, f"{shared:,} test rows in train; time {fixed}carry none"),
         Check("known_items", True, "each item of the published rows has a record"),
+        Check("core_share", True, fixed + "were filtered by who published them"),
     )
 
 

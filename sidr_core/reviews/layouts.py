@@ -156,7 +156,11 @@ def detect(path: Path) -> Detected:
         try:
             return Detected(PARQUET, tuple(pq.read_schema(path).names))
         except (OSError, ValueError):
-            return Detected("a damaged Parquet file")
+            packed = path.open("rb").read(2) == b"\x1f\x8b"
+            return Detected(
+                "Parquet within gzip" if packed else "a damaged Parquet file",
+                advice=f"unpack it: `gunzip {path.name}`" if packed else "write or fetch the file again",
+            )
     if other := named_format(path, beginning):
         return Detected(other[0], advice=other[1])
     return identify(head(path))
@@ -185,6 +189,8 @@ def identify(lines: Iterable[str]) -> Detected:
         return Detected(f"{syntax} with the keys {', '.join(sorted(sets[0])[:8]) or '(none)'}")
     if table := _csv_layout(some):
         return table
+    if almost := _almost_a_table(some):
+        return almost
     first = some[0].strip()[:60]
     is_text = first.isprintable() and 10 * first.count("\ufffd") < len(first)
     return Detected(f"a first line that begins with {first!r}" if is_text else "bytes that are no text")
@@ -260,6 +266,26 @@ def _table(lines: Sequence[str]) -> Detected | None:
         return Detected("a CSV without a header", tuple(header), CsvForm(separator, width, header=False), advice)
     name = SEQUENCES if set(SEQUENCE_COLUMNS) <= set(header) else TABLE_CSV
     return Detected(name, tuple(header), CsvForm(separator, width, header=True))
+
+
+def _almost_a_table(lines: Sequence[str]) -> Detected | None:
+    """What would be a table but for its first lines: another number of cells, or text above the header."""
+    for separator in _SEPARATORS:
+        widths = [len(cells_of(line, separator)) for line in lines]
+        usual, count = Counter(widths[1:] or widths).most_common(1)[0]
+        if usual < 2 or 2 * count <= len(widths):
+            continue
+        if 2 * widths[0] > usual:
+            return Detected(
+                f"a first line of {widths[0]} cells above lines of {usual}",
+                advice="give each cell a name in the first line; lines that end in a separator have one cell more",
+            )
+        above = widths.index(usual)
+        return Detected(
+            f"text above the header, from {lines[0].strip()[:60]!r} on",
+            advice=f"delete them: the first line has to be {lines[above].strip()[:60]!r}",
+        )
+    return None
 
 
 def _is_number(cell: str) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+#: No whole number of a profile is as large; libraries hold 64 bits, JSON and tables less.
+_TOO_LARGE = 2**53
 
 
 class Section(BaseModel):
@@ -14,6 +17,13 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _numbers_that_can_be_held(self) -> Section:
+        for name, value in self:
+            if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+                raise ValueError(f"{name} is {value:.3g}, and no whole number may have more than 15 digits")
+        return self
 
 
 class Endpoint(Section):

@@ -20,15 +20,15 @@ class Snapshots(Section):
     cadence: Literal["monthly", "quarterly", "yearly"] = "monthly"
     """Length of a window."""
     start: str
-    """First window, named by its first month, `YYYY-MM`."""
+    """First window, named by its first month, `YYYY-MM` from 1970 to 2099."""
     end: str
     """Last window, likewise; each window is one partition to build."""
 
     @field_validator("start", "end")
     @classmethod
     def _month(cls, value: str) -> str:
-        if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", value):
-            raise ValueError(f"expected YYYY-MM, found {value!r}")
+        if not re.fullmatch(r"(19[7-9]|20\d)\d-(0[1-9]|1[0-2])", value):
+            raise ValueError(f"expected YYYY-MM from 1970-01 to 2099-12, found {value!r}")
         return value
 
     @model_validator(mode="after")

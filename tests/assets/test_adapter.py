@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests_with_backfill_policies
 from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.errors import DagsterExecutionInterruptedError
 from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
 
 from sidr_assets.definitions import build_definitions
@@ -141,6 +142,21 @@ def test_check_results_belong_to_their_snapshot(toys: Toys, by: str) -> None:
     records = history.get_asset_check_execution_history(key, limit=9)
     statuses = {record.partition: record.status.value for record in records}
     assert statuses == {"2018-10": "FAILED", "2018-11": "SUCCEEDED"}
+
+
+def test_a_run_that_is_stopped_says_so_without_a_stack(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise DagsterExecutionInterruptedError
+
+    monkeypatch.setattr("sidr_assets.launchers.run", stopped)
+    result = toys.run()
+    (failure,) = (event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_FAILURE)
+    assert failure.job_failure_data.error is not None
+    said = failure.job_failure_data.error
+    assert (said.message, said.stack) == (
+        "stopped while toys/numbers was made: start it again, and it goes on from what is done\n",
+        [],
+    )
 
 
 def test_a_backfill_is_a_run_per_snapshot_in_their_order() -> None:

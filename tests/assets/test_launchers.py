@@ -14,9 +14,12 @@ import psutil
 import pytest
 import yaml
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -206,6 +209,19 @@ def test_trainings_share_a_pool(home) -> None:
         for key in definitions.resolve_asset_graph().materializable_asset_keys
     }
     assert pools == {**dict.fromkeys(names[:3], "training"), "recommendations": None}
+
+
+def test_runs_of_one_pool_leave_a_new_queue_one_by_one_in_their_order(tmp_path) -> None:
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__"), "job")
+    job = build_definitions(profile(), (stage_named("sid_codebook"),)).resolve_implicit_global_asset_job_def()
+    _instance_folder(tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
+        for month in ("2018-09", "2018-10"):
+            run = instance.create_run_for_job(job, tags={"month": month}, remote_job_origin=origin)
+            instance.run_coordinator.submit_run(SubmitRunContext(run, workspace=None))  # type: ignore[arg-type]
+        leaving = daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)
+    assert [run.tags["month"] for run in leaving] == ["2018-09"]
 
 
 def test_a_run_whose_process_lives_is_healthy(home) -> None:

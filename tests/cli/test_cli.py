@@ -123,8 +123,9 @@ def test_status_of_an_empty_store(world, sidr, monkeypatch, tmp_path):
     monkeypatch.setenv("SIDR_HOME", str(tmp_path / "none"))
     code, out, _ = sidr("status", "--dataset", "toys")
     assert code == 0
-    assert out.count("not published") == len(stages_of(world.profile.dataset("toys")))
-    assert "needs raw_reviews, raw_items" in out
+    stages = len(stages_of(world.profile.dataset("toys")))
+    assert f"nothing is published yet; refresh: {stages} stages, never built before" in out
+    assert "raw_reviews" not in out
 
 
 # -- gc ------------------------------------------------------------------------------------------

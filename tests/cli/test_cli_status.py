@@ -96,6 +96,21 @@ def test_an_output_that_failed_its_check_says_why_and_what_to_do(world):
         ref.unlink(missing_ok=True)
 
 
+def test_a_warning_of_what_is_current_says_why_and_what_to_do(world, sidr):
+    other, stage = of_other_settings(world, evaluation={"ks": [1, 3, 5], "bootstrap": 300}), stage_named("evaluation")
+    key = plan(other, "toys", SNAPSHOT, stage, world.store).key
+    report = Report(checks=(Check("learnt", False, "below popularity"),))
+    made, _ = world.store.obtain(stage.name, stage.code_version, key, lambda folder: report)
+    world.store.set_ref("toys", SNAPSHOT, stage.name, made.fingerprint)
+    (found,) = (one for one in states(other, world.store, "toys") if one.stage == stage.name)
+    (warning,) = found.warnings
+    assert found.state == CURRENT and warning.startswith("check learnt failed: below popularity; expected: ")
+    words = " ".join(sidr("status")[1].split())
+    assert "check learnt failed: below popularity" in words
+    stages = json.loads(sidr("status", "--format", "json")[1])["snapshots"][0]["stages"]
+    assert [one["warnings"] for one in stages if one["stage"] == stage.name] == [[warning]]
+
+
 def test_staleness_names_the_first_cause_above(world):
     assert staleness(world.profile, world.store, "toys", SNAPSHOT, "leaderboard") is None
     other = of_other_settings(world, filters={"k_core": 3})

@@ -1,6 +1,7 @@
 """Profiles: defaults, inheritance, windows, and errors that help."""
 
 import copy
+import re
 import tomllib
 from pathlib import Path
 
@@ -32,6 +33,20 @@ def test_every_shipped_profile_is_valid(name):
     profile = load_profile(name)
     for dataset in profile:
         assert profile.newest(dataset) == profile.dataset(dataset).snapshots.end
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"filters": {"k_core": 10**30}}, "k_core is 1e+30, and no whole number may have more than 15 digits"),
+        ({"quantizer": {"seed": -(10**18)}}, "seed is -1e+18"),
+        ({"snapshots": {"start": "0001-01", "end": "2018-12"}}, "from 1970-01 to 2099-12, found '0001-01'"),
+        ({"snapshots": {"start": "2018-12", "end": "9999-12"}}, "from 1970-01 to 2099-12, found '9999-12'"),
+    ],
+)
+def test_numbers_and_months_that_nothing_can_hold_are_refused(section, said):
+    with pytest.raises(ProfileError, match=re.escape(said)):
+        parsed(**section)
 
 
 def test_windows():

@@ -235,6 +235,17 @@ FORMATS = {
     "pickle": (pickle.dumps({"a": [1]}), "nothing is unpickled"),
     "JSON array": (json.dumps([{"user_id": "u"}] * 3).encode(), "jq"),
     "web page": (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "login"),
+    "text whose lines end in CR alone": (CSV.replace(b"\n", b"\r"), "tr '\\r' '\\n'"),
+    "text above the header": (b"Shop export\n" + CSV.replace(b"\n", b",x\n"), f"the first line has to be '{HEADER},x'"),
+    "a first line of 4 cells above lines of 5": (
+        "\n".join([HEADER, *(line + "," for line in lines())]).encode(),
+        "one cell more",
+    ),
+    "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    "XML": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "fetch it again"),
+    "SQL statements": (b"-- MySQL dump 10.13\nINSERT INTO `orders` VALUES (1, 2, 3);\n", "export the table"),
+    "a DuckDB database": (bytes(8) + b"DUCK" + bytes(100), "duckdb orders.csv"),
+    "an Arrow stream": (b"\xff\xff\xff\xff" + bytes(100), "read_ipc_stream"),
     "bytes that are no text": (bytes(range(128, 256)) * 9, "source.kind"),
 }
 
@@ -256,6 +267,27 @@ def test_formats_are_named_for_what_they_are(tmp_path, kind):
     ):
         error = refused(Bench(tmp_path / str(number), source))
         assert kind in error.found and fix in error.fix
+
+
+NOTHING = ("\\N", "NULL", "null", "None", "nan", "NaN", "NA", "N/A", "#N/A", "<NA>")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_what_stands_for_nothing_is_no_user_and_no_rating(tmp_path, kind):
+    users = [*NOTHING, "Null", "", *(f"u{n}" for n in range(20))]
+    ratings = ["5"] * 12 + [*NOTHING, *["4"] * 10]
+    rows = [
+        (user, f"i{n}", str(JUNE_2018 + n * DAY), rating)
+        for n, (user, rating) in enumerate(zip(users, ratings, strict=True))
+    ]
+    path = tmp_path / f"orders.{kind}"
+    frame = pl.DataFrame(rows, schema=HEADER.split(","), orient="row")
+    frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
+    bench = Bench(tmp_path, bench_source(path), filters={"max_quarantine_share": 0.5})
+    kept = accepted(bench)
+    assert [user for user, *_ in kept] == ["Null", *(f"u{n}" for n in range(20))]
+    assert [rating for *_, rating in kept] == [5.0, *[None] * 10, *[4.0] * 10]
+    assert bench.run("raw_reviews").manifest["metrics"]["quarantined"] == 11
 
 
 # -- nothing vanishes ------------------------------------------------------------------------------
@@ -291,6 +323,17 @@ def test_reviews_of_unknown_items_are_counted(tmp_path):
     )
     assert counted["detail"] == sentence and sentence in bench.said
     assert "leading zeros differ) | 10 |" in out.manifest["markdown"]["Where every review went"]
+
+
+@pytest.mark.parametrize(("lonely", "passed"), [(20, True), (21, False)])
+def test_a_core_that_leaves_little_is_told(tmp_path, lonely, passed):
+    orders = [*ORDERS, *[(f"once{n}", "i0", JUNE_2018 + n, 5) for n in range(lonely)]]
+    out = tables(tmp_path, HEADER, *lines(orders=orders), filters={"k_core": 2}).interactions()
+    core = check(out, "core_share")
+    assert core["passed"] is passed
+    assert core["detail"].startswith(
+        f"{lonely} of {20 + lonely} reviews are outside the 2-core, half allowed; left are 20 "
+    )
 
 
 def test_reviews_outside_the_filters_are_counted(tmp_path):

@@ -224,7 +224,7 @@ CSV = [
     ("U,I,,1527854400", "missing_field"),
     ("U,I,x,1527854400", "wrong_type"),
     ("U,I,4.0,1_527_854_400", "wrong_type"),
-    ("U,I,nan,1527854400", "rating_out_of_range"),
+    ("U,I,nan,1527854400", "missing_field"),
     ("U,I,7,1527854400", "rating_out_of_range"),
     ("U,I,4,1527854400000", "time_in_milliseconds"),
     ("U,I,4,-3", "bad_time"),

@@ -286,7 +286,8 @@ def text_rows(frame):
 BAD = [
     ("u,1,1527811200,9", "rating_out_of_range"),
     ("u,1,1527811200,-1", "rating_out_of_range"),
-    ("u,1,1527811200,nan", "rating_out_of_range"),
+    ("u,1,NULL,5", "missing_field"),
+    ("nan,1,1527811200,5", "missing_field"),
     ("u,1,1527811200,good", "wrong_type"),
     ("u,1,yesterday,5", "wrong_type"),
     ("u,1,2018-13-45,5", "wrong_type"),

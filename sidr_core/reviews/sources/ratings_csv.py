@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters, RatingsCsvSource
 
 #: Raise it when the same file should be parsed to other records.
-PARSER_VERSION = "4"
+PARSER_VERSION = "5"
 
 _COLUMNS = {
     "user_item": ("user_id", "item_id", "rating", "timestamp"),

@@ -25,6 +25,8 @@ _BATCH = 100_000
 _TABLES = (layouts.PARQUET, layouts.TABLE_CSV, *layouts.RATINGS_LAYOUTS)
 #: Smallest plausible median time, 1973: below are dates like 20180601, or counters.
 _LEAST_TIME = 10**8
+#: What databases and other programs write into a cell that holds nothing.
+_NOTHING = ("\\N", "NULL", "null", "None", "nan", "NaN", "NA", "N/A", "#N/A", "<NA>")
 _TIME_FORMS = (
     "unix times in seconds, milliseconds or microseconds, with or without a fraction; ISO 8601 dates and times "
     "(2018-06-01, 2018-06-01T09:30:00+02:00); Parquet dates and timestamps"
@@ -89,15 +91,15 @@ def table_of(path: Path, mapped: Mapping[str, str], optional: tuple[str, ...], r
 def batches(table: Table, progress: Progress | None = None) -> Iterator[pl.DataFrame]:
     """Frames with `line`, `fault` (why the row cannot be read, or null), `raw` (a CSV row's text) and our columns.
 
-    CSV columns are strings, Parquet columns of whatever type they are.
+    CSV columns are strings, Parquet columns of whatever type they are. What stands for nothing, as `NULL`, is null.
 
     Raises:
         InputError: a Parquet file is damaged; DamagedFile: a gzip file is, after its last whole row.
     """
-    if table.form:
-        yield from csv_batches(table.path, table.form, table.places, progress)
-    else:
-        yield from _parquet(table.path, table.columns, progress)
+    csv = table.form and csv_batches(table.path, table.form, table.places, progress)
+    for batch in csv or _parquet(table.path, table.columns, progress):
+        texts = pl.col([name for name in table.columns if batch.schema[name] == pl.String])
+        yield batch.with_columns(pl.when(~texts.is_in(_NOTHING)).then(texts))
 
 
 def _parquet(path: Path, columns: Mapping[str, str], progress: Progress | None) -> Iterator[pl.DataFrame]:

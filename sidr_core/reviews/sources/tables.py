@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sidr_core.settings import Filters, TablesSource
 
 #: Raise it when the same file should parse to other reviews.
-PARSER_VERSION = "4"
+PARSER_VERSION = "5"
 
 _ITEM = ItemLayout(("item_id",), "title", ("description",), ("brand",), ("category",), shortest_title=1)
 _REVIEW_NEEDS, _REVIEW_MAY = ("user_id", "item_id", "timestamp"), ("rating",)
@@ -53,7 +53,7 @@ def items(inputs: Inputs, source: TablesSource, filters: Filters, progress: Prog
         table = _mapped(path, source.item_columns, _ITEM_NEEDS, _ITEM_MAY, "items")
         parts[name] = stored_items(
             inputs,
-            {"layout": "tables", "columns": table.columns, "sha256": digest(path)},
+            {"layout": "tables", "version": PARSER_VERSION, "columns": table.columns, "sha256": digest(path)},
             lambda out, table=table: _write_items(table, out, progress.named(table.path.name)),
         )
     return load_items(parts, filters)
