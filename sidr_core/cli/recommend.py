@@ -91,7 +91,7 @@ def recommend(
 
 def _repeats(published: Published) -> bool:
     """Whether items of the history may be listed: as in `recommendations`, where valid rows may have chosen."""
-    from sidr_core.recommending.recommend import lists_repeat
+    from sidr_core.recommending.rows import lists_repeat
 
     choosing = {}
     if published.config.decoding.seen == "choose":

@@ -24,8 +24,7 @@ from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
 from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
-from sidr_core.recommending.mixture import SHORTCUT
-from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
+from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids, lists_repeat
 from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
 from sidr_core.settings.models import MODEL_NAMED, is_mixed, language_model, models_behind, producers, split_name
@@ -55,7 +54,7 @@ from sidr_core.tables.contracts import Recommendations, RecommendedModels, Sampl
 
 if TYPE_CHECKING:
     from sidr_core.pipeline.store import Artifact
-    from sidr_core.settings import DatasetConfig, Decoding
+    from sidr_core.settings import DatasetConfig
 
 #: Raise when the same checkpoint and rows should give other lists.
 DECODED_VERSION = "3"
@@ -191,13 +190,6 @@ def _from_checkpoint(
         loaded = with_catalogue(loaded, codebook).loaded
     repeats = lists_repeat(inputs, config.decoding)
     return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress, repeats=repeats)
-
-
-def lists_repeat(inputs: Mapping[str, StageInput | Artifact], decoding: Decoding) -> bool:
-    """Whether items of the history may be listed: as `decoding.seen` says, or as the shortcut chose on valid rows."""
-    if decoding.seen != "choose":
-        return decoding.seen == "keep"
-    return json.loads(inputs[f"baseline_{SHORTCUT}"].path("meta.json").read_text())["model"]["repeats"]
 
 
 def _combined(model: str, mode: str) -> bool:

@@ -51,10 +51,10 @@ class Mixer:
     @classmethod
     def of(cls, release: Release, train: pl.DataFrame, codebook: pl.DataFrame, index: SidIndex) -> Mixer | None:
         """The mixer of a release; None where it has no mixed lists."""
-        from sidr_core.baselines import sequential, shortcut
-
         if MIXED not in release.names:
             return None
+        from sidr_core.baselines import sequential, shortcut  # they take seconds to import
+
         told = release.choices[release.names[MIXED]]
         weights = {route: tuple(of_route) for route, of_route in told["weights"].items()}
         numbers = (told[name] for name in ("rule", "ndcg", "shortcut", "rows"))

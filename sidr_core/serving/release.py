@@ -17,7 +17,7 @@ from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.status import newest_published
 from sidr_core.pipeline.store import Artifact, Store
 from sidr_core.recommending.mixture import RANKERS, SHORTCUT
-from sidr_core.recommending.recommend import lists_repeat
+from sidr_core.recommending.rows import lists_repeat
 from sidr_core.serving import promotion
 from sidr_core.settings import Decoding
 from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name

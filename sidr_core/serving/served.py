@@ -186,7 +186,7 @@ class Served:
         whole = None
         if not self.repeats:
             whole = self._leaves([self.shelf.without(ask.history, None) for ask in asks])
-            if whole is not None and np.array_equal(whole, allowed):
+            if whole is not None and allowed is not None and np.array_equal(whole, allowed):
                 allowed = None
         named = pl.DataFrame({ROW_ID: rows, HISTORY: [list(ask.history) for ask in asks]})
         reaches = [Reach(mask, self._own(rows, asks, mask)) for mask in (whole, allowed)]
