@@ -221,15 +221,16 @@ def _start_near(module: Encoder, rows: training.Rows, seed: int) -> None:
 
 def load_sasrec(inputs: Mapping[str, StageInput], config: DatasetConfig) -> ItemRanker:
     """The published SASRec, ready to rank."""
-    return _load(inputs["baseline_sasrec"].folder())
+    return opened(inputs["baseline_sasrec"].folder())
 
 
 def load_gru4rec(inputs: Mapping[str, StageInput], config: DatasetConfig) -> ItemRanker:
     """The published GRU4Rec, ready to rank."""
-    return _load(inputs["baseline_gru4rec"].folder())
+    return opened(inputs["baseline_gru4rec"].folder())
 
 
-def _load(folder: Path) -> ItemRanker:
+def opened(folder: Path) -> ItemRanker:
+    """The model in a folder of either stage, ready to rank."""
     meta, catalogue = training.read(folder)
     module = _module(meta["model"], catalogue)
     training.load_weights(module, folder)

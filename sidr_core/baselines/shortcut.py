@@ -241,8 +241,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
 
 def load(inputs: Mapping[str, StageInput], config: DatasetConfig) -> Shortcut:
-    """The published matrices with the weights that were chosen, ready to rank."""
-    folder = inputs["baseline_shortcut"].folder()
+    """The published shortcut, ready to rank."""
+    return opened(inputs["baseline_shortcut"].folder())
+
+
+def opened(folder: Path) -> Shortcut:
+    """The matrices in a folder of the stage with the weights that were chosen, ready to rank."""
     meta, catalogue = training.read(folder)
     counts, texts = matrices_in(folder / training.WEIGHTS, "counts", "texts")
     return Shortcut(counts, texts, catalogue, Weights(**meta["model"]))

@@ -84,7 +84,8 @@ def recommend(
     user: Annotated[str | None, typer.Option("--user", "-u", help="A user of the snapshot.")] = None,
     history: Annotated[str | None, typer.Option("--history", help='Item ids, oldest first: A,B,"C,D".')] = None,
     mode: Annotated[
-        Literal["thinking", "direct"], typer.Option("--mode", "-m", help="With a thought, or without.")
+        Literal["thinking", "direct", "merged", "mixed"],
+        typer.Option("--mode", "-m", help="With a thought, without, or a combined list as it is served."),
     ] = "thinking",
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Length of the list; default: 10, or all there are.")
@@ -265,7 +266,7 @@ def verify_export(
         Path | None, typer.Option("--lists", help="The engine's lists as JSON lines; without it our decoder answers.")
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option("--dtype", help="Precision of our decoder.")
+        Literal["float32", "bfloat16", "int8"] | None, typer.Option("--dtype", help="Our decoder's weights.")
     ] = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="Items per list that count; default: all.")] = None,
 ) -> None:

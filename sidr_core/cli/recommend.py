@@ -1,7 +1,8 @@
 """`sidr recommend`: the best items after a history, now, from the newest checkpoint.
 
 The catalogue is that of the newest codebook, which may be of a later snapshot than the checkpoint: then new items are
-listed without a training, and those that left are not.
+listed without a training, and those that left are not. Merged and mixed lists rest on weights that were chosen for
+`recommendations`, so they are made as `sidr serve` makes them, from the newest of these.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sidr_core.evaluation import cases
 from sidr_core.recommending.mixture import SHORTCUT
 from sidr_core.serving.published import Published, unknown_name
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import ITEM_ID, POSITION, REASONING, USER_ID
+from sidr_core.tables.columns import ITEM_ID, MERGED, MIXED, POSITION, RANK, REASONING, SCORE, SID, USER_ID
 
 
 def recommend(
@@ -31,6 +32,9 @@ def recommend(
             found="both" if user else "neither",
             fix="for example: sidr recommend --history ITEM,ITEM",
         )
+    if mode in (MERGED, MIXED):
+        _as_served(dataset, snapshot, user, history, mode, k)
+        return
     published = Published.of(dataset, snapshot, "sid_codebook")
     trained = published.at_or_before("grpo_checkpoint")
     where = f"{published.dataset}/{published.snapshot}"
@@ -87,13 +91,34 @@ def recommend(
 
 def _repeats(published: Published) -> bool:
     """Whether items of the history may be listed: as in `recommendations`, where valid rows may have chosen."""
-    from sidr_core.recommending.recommend import lists_repeat
+    from sidr_core.recommending.rows import lists_repeat
 
     choosing = {}
     if published.config.decoding.seen == "choose":
         stage = f"baseline_{SHORTCUT}"
         choosing[stage] = published.at_or_before(stage).artifact(stage)
-    return lists_repeat(choosing, published.config)
+    return lists_repeat(choosing, published.config.decoding)
+
+
+def _as_served(
+    dataset: str | None, snapshot: str | None, user: str | None, history: str | None, mode: str, k: int | None
+) -> None:
+    """Print a list that `recommendations` made of others, as the server gives it."""
+    from sidr_core.serving import release
+    from sidr_core.serving.messages import Question
+    from sidr_core.serving.served import Served
+
+    published = Published.of(dataset, snapshot, release.LISTS)
+    place = release.Place(published.dataset, published.snapshot, published.artifact(release.LISTS).fingerprint)
+    served = Served.load(release.opened(published.store, place, "grpo"))
+    items = None if history is None else history_items(history, served.shelf.row_of)
+    ask = served.ask(Question.model_validate({"user_id": user, "history": items, "mode": mode, "k": k or 10}))
+    (found,) = served.find([ask])
+    places = pl.DataFrame(found.places, schema=[ITEM_ID, SID, SCORE], orient="row").with_row_index(RANK, offset=1)
+    text, closed, _ = found.thought or (None, True, 0)
+    whose = f"user {user}" if user is not None else "the given history"
+    heading = published.heading(release.LISTS, f"{served.release.names[ask.mode]} for {whose}")
+    cases.show(cases.Case(heading, list(ask.history), places, thought=text, unclosed=not closed), published.titles())
 
 
 def history_items(history: str, known: Container[str]) -> list[str]:

@@ -387,7 +387,7 @@ STAGES: tuple[Stage, ...] = (
         },
         sections=("decoding", *_LIST_SECTIONS, "dataset", "snapshot"),
         unused="sidr_core.pipeline.graph:unused_producers",
-        code_version="3",
+        code_version="4",
         tables={
             "recommendations": "Recommendations",
             "models": "RecommendedModels",

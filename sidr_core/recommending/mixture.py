@@ -40,6 +40,8 @@ from sidr_core.tables.columns import (
 
 #: The part that all others are measured against; it always comes first.
 SHORTCUT = "shortcut"
+#: The parts that are no checkpoint's lists, and how much longer than the list theirs are.
+RANKERS, _DEEPER = (SHORTCUT, "sasrec"), 5
 _STEPS, _K = 10, 10
 #: A route with fewer valid rows has the weights of all rows.
 _LEAST_ROWS = 100
@@ -79,17 +81,26 @@ class Choice:
         )
 
 
-def routes(rows: pl.DataFrame, train: pl.DataFrame) -> dict[str, np.ndarray]:
+def depth(width: int, codebook: pl.DataFrame) -> int:
+    """Distinct SIDs in the rankers' lists behind a list of `width`. `codebook`: item_id -> sid."""
+    return min(_DEEPER * width, codebook[SID].n_unique())
+
+
+def met_in(train: pl.DataFrame) -> pl.Series:
+    """The items of the histories of train rows (the contract `Samples`)."""
+    return train.select(pl.col(HISTORY).explode().unique()).to_series()
+
+
+def routes(rows: pl.DataFrame, met: pl.Series) -> dict[str, np.ndarray]:
     """The rules that are tried: name -> the route (R,) of each row, by what it shows before its answer.
 
     Args:
-        rows, train: the contract `Samples`.
+        rows: the contract `Samples`; only histories count. met: of :func:`met_in`.
     """
-    sources = train.select(pl.col(HISTORY).explode().unique()).to_series()
     last, length = pl.col(HISTORY).list.last(), pl.col(HISTORY).list.len()
     told = {
         "none": (length >= 0, "all rows", ""),
-        "last item": (last.is_in(sources.implode()), "last item met in train", "last item new"),
+        "last item": (last.is_in(met.implode()), "last item met in train", "last item new"),
         "length": (length <= _SHORT, f"up to {_SHORT} items", "more items"),
     }
     return {
@@ -225,6 +236,25 @@ def combined(
     worth = (candidates.worth * weights[candidates.row]).sum(axis=1)
     table = candidates.table.with_columns(pl.Series("worth", worth), pl.int_range(pl.len()).alias("place"))
     return by_worth(table, ("place",), codebook, width)
+
+
+def listed(
+    parts: Mapping[str, pl.DataFrame],
+    choice: Choice,
+    rows: pl.DataFrame,
+    met: pl.Series,
+    codebook: pl.DataFrame,
+    width: int,
+) -> Lists:
+    """The lists that a choice makes of its parts: `width` distinct SIDs per row.
+
+    Args:
+        parts: lists (`lists.RANKING`) of `rows` for each of `Choice.parts`, in that order.
+        met: of :func:`met_in`. codebook: item_id -> sid.
+    """
+    if choice.is_shortcut:
+        return counted(next(iter(parts.values())), codebook, width)
+    return combined(Candidates.of(parts, rows[ROW_ID]), choice, routes(rows, met), codebook, width)
 
 
 def chances(rankings: pl.DataFrame, name: str = "worth") -> pl.DataFrame:

@@ -24,8 +24,7 @@ from sidr_core.recommending import merged as merging
 from sidr_core.recommending.adaptive import Threshold, adaptive, choose_threshold
 from sidr_core.recommending.fresh import with_catalogue
 from sidr_core.recommending.lists import THOUGHTS, checkpoint_lists
-from sidr_core.recommending.mixture import SHORTCUT
-from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids
+from sidr_core.recommending.rows import choice_rows, chosen_rows, history_sids, lists_repeat
 from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
 from sidr_core.settings.models import MODEL_NAMED, is_mixed, language_model, models_behind, producers, split_name
@@ -63,8 +62,8 @@ DECODED_VERSION = "3"
 _LEAST_CLOSED = 0.95
 #: What was chosen on valid rows for an adaptive model or a mixture, and its NDCG there.
 _CHOICE = "choice.json"
-#: Of a mixture: how much longer than a list those of its parts are, and rows that are combined at once.
-_DEEP, _BLOCK = 5, 4096
+#: Rows of a mixture that are combined at once.
+_BLOCK = 4096
 _LISTS, _THOUGHTS = "places.parquet", "thoughts.parquet"
 
 
@@ -88,7 +87,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     metrics: dict[str, Any] = {
         "test_rows": rows.height,
         "test_users": rows[USER_ID].n_unique(),
-        "items_of_the_history": "may be listed" if lists_repeat(inputs, config) else "left out",
+        "items_of_the_history": "may be listed" if lists_repeat(inputs, config.decoding) else "left out",
         "items_of_the_history_by": "valid rows" if config.decoding.seen == "choose" else "the profile",
     }
     for name, part in parts.items():
@@ -142,7 +141,7 @@ def part_of(
         "max_test_rows": decoding.max_test_rows,
         **(also or {}),
     }
-    if not (repeats := lists_repeat(inputs, config)):
+    if not (repeats := lists_repeat(inputs, config.decoding)):
         key["repeats"] = False
     if language_model(model):
         key["batch_size"] = decoding.batch_size  # padding differs, and with it the last bits of a score
@@ -152,7 +151,7 @@ def part_of(
     if _combined(model, mode):
         key["choice_rows"] = decoding.choice_rows
     if is_mixed(model):
-        key["parts"] = _own_lists(model, config)
+        key |= {"parts": _own_lists(model, config), "weights": "by route"}  # as the choice is written
     for section in (section for behind in models_behind(model) for section in behind.sections):
         key[section] = getattr(config, section).model_dump(mode="json")
 
@@ -189,15 +188,8 @@ def _from_checkpoint(
     row_ids, histories = rows[ROW_ID].to_list(), history_sids(rows, codebook)
     if checkpoint.codebook_digest(codebook) != loaded.meta["codebook_digest"]:
         loaded = with_catalogue(loaded, codebook).loaded
-    repeats = lists_repeat(inputs, config)
+    repeats = lists_repeat(inputs, config.decoding)
     return checkpoint_lists(loaded, row_ids, histories, mode, config.decoding, progress, repeats=repeats)
-
-
-def lists_repeat(inputs: Mapping[str, StageInput | Artifact], config: DatasetConfig) -> bool:
-    """Whether items of the history may be listed: as `decoding.seen` says, or as the shortcut chose on valid rows."""
-    if config.decoding.seen != "choose":
-        return config.decoding.seen == "keep"
-    return json.loads(inputs[f"baseline_{SHORTCUT}"].path("meta.json").read_text())["model"]["repeats"]
 
 
 def _combined(model: str, mode: str) -> bool:
@@ -227,7 +219,7 @@ def _combination(
         catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
         weights = merging.choose_weights(direct_before, thinking_before, catalogue, valid, codebook, width)
         _write_choice(folder, weights)
-        if lists_repeat(inputs, config):
+        if lists_repeat(inputs, config.decoding):
             return merging.merged(direct, thinking, catalogue, weights, codebook, width)
         longer = merging.merged(direct, thinking, catalogue, weights, codebook, 3 * width)  # thoughts name what was met
         fresh = counted(not_met(longer.rankings.drop(SID), rows, codebook), codebook, width)
@@ -279,28 +271,27 @@ def _mixture(
     also: Mapping[str, Any] | None,
 ) -> Lists:
     """The shortcut, SASRec and a checkpoint's own lists in one; what valid rows chose is written to `folder`."""
-    width, repeats = config.decoding.beam_width, lists_repeat(inputs, config)
+    width, repeats = config.decoding.beam_width, lists_repeat(inputs, config.decoding)
     own, valid = _own(model, inputs, config, rows, codebook, progress, also)
-    modes = {mode: own(mode) for mode in _own_lists(model, config)}
-    rankers = {name: _open(name, inputs, config) for name in (SHORTCUT, "sasrec")}
-    deep = min(_DEEP * width, codebook[SID].n_unique())
-    train = tables.read(inputs["interactions"].path("train.parquet"))
+    modes = {f"{language_model(model)}/{mode}": own(mode) for mode in _own_lists(model, config)}
+    rankers = {name: _open(name, inputs, config) for name in mixture.RANKERS}
+    deep = mixture.depth(width, codebook)
+    met = mixture.met_in(tables.read(inputs["interactions"].path("train.parquet")))
 
-    def candidates(some: pl.DataFrame, side: int) -> mixture.Candidates:
-        """Of some rows, valid ones (side 0) or of `rows` (side 1)."""
-        parts = {name: rankings(ranker, some, codebook, deep, repeats) for name, ranker in rankers.items()}
-        of_rows = some.select(ROW_ID)
-        parts |= {mode: lists[side].rankings.join(of_rows, on=ROW_ID, how="semi") for mode, lists in modes.items()}
-        return mixture.Candidates.of(parts, some[ROW_ID])
+    def parts(some: pl.DataFrame, side: int) -> dict[str, pl.DataFrame]:
+        """Lists of some rows, valid ones (side 0) or of `rows` (side 1)."""
+        found = {name: rankings(ranker, some, codebook, deep, repeats) for name, ranker in rankers.items()}
+        for name, lists in modes.items():
+            found[name] = lists[side].rankings.join(some.select(ROW_ID), on=ROW_ID, how="semi")
+        return found
 
-    names = [*rankers, *(f"{language_model(model)}/{mode}" for mode in modes)]
-    choice = mixture.choose(candidates(valid, 0), valid, mixture.routes(valid, train), names)
+    before = parts(valid, 0)
+    candidates = mixture.Candidates.of(before, valid[ROW_ID])
+    choice = mixture.choose(candidates, valid, mixture.routes(valid, met), tuple(before))
     progress.say(f"{choice}: NDCG@10 {choice.ndcg:.4f} on valid rows, the shortcut {choice.shortcut:.4f}")
     _write_choice(folder, choice)
-    if choice.is_shortcut:
-        return Lists(rankings(rankers[SHORTCUT], rows, codebook, width, repeats))
     blocks = [
-        mixture.combined(candidates(block, 1), choice, mixture.routes(block, train), codebook, width).rankings
+        mixture.listed(parts(block, 1), choice, block, met, codebook, width).rankings
         for block in rows.iter_slices(_BLOCK)
     ]
     return Lists(pl.concat(blocks))
@@ -313,8 +304,8 @@ def _lists(part: Artifact) -> Lists:
 
 
 def _write_choice(folder: Path, choice: Threshold | mixture.Choice | merging.Weights) -> None:
-    in_words = {"weights": str(choice), "is_shortcut": choice.is_shortcut} if isinstance(choice, mixture.Choice) else {}
-    (folder / _CHOICE).write_text(json.dumps(asdict(choice) | in_words, sort_keys=True, indent=2) + "\n")
+    also = {"in_words": str(choice), "is_shortcut": choice.is_shortcut} if isinstance(choice, mixture.Choice) else {}
+    (folder / _CHOICE).write_text(json.dumps(asdict(choice) | also, sort_keys=True, indent=2) + "\n")
 
 
 def _open(model: str, inputs: Inputs, config: DatasetConfig) -> Ranker:

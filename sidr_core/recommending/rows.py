@@ -1,17 +1,22 @@
-"""The rows that are evaluated and those that choose, and their histories as SIDs."""
+"""The rows that are evaluated and those that choose, their histories as SIDs, and whether lists may repeat these."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from sidr_core.errors import InputError
+from sidr_core.recommending.mixture import SHORTCUT
 from sidr_core.tables.columns import HISTORY, ITEM_ID, ROW_ID, SID, USER_ID
 from sidr_core.tables.samples import subset
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.stage import StageInput
+    from sidr_core.pipeline.store import Artifact
     from sidr_core.settings import Decoding
 
 _SEED = 42
@@ -44,6 +49,13 @@ def chosen_rows(test: pl.DataFrame, limit: int | None) -> pl.DataFrame:
         users.append(user)
         rows += size
     return test.filter(pl.col(USER_ID).is_in(users)).sort(ROW_ID)
+
+
+def lists_repeat(inputs: Mapping[str, StageInput | Artifact], decoding: Decoding) -> bool:
+    """Whether items of the history may be listed: as `decoding.seen` says, or as the shortcut chose on valid rows."""
+    if decoding.seen != "choose":
+        return decoding.seen == "keep"
+    return json.loads(inputs[f"baseline_{SHORTCUT}"].path("meta.json").read_text())["model"]["repeats"]
 
 
 def choice_rows(valid: pl.DataFrame, decoding: Decoding, seed: int) -> pl.DataFrame:

@@ -95,17 +95,35 @@ def decode_folder(out: Path, decoding: Decoding, dtype: str | None) -> pl.DataFr
     """The lists of an exported folder by our own decoder, from the folder's own catalogue.
 
     Args:
-        dtype: precision of the weights, such as `bfloat16`; None as they are.
+        dtype: precision of the weights: `float32`, `bfloat16` or `int8`; None as they are.
     """
     import torch
 
     loaded = checkpoint.load(out / MODEL)
     ranges = Ranges(**{name: tuple(ids) for name, ids in read_about(out)["token_ids"].items()})
-    if dtype is not None:
+    if dtype == "int8":
+        round_to_int8(loaded.model)
+    elif dtype is not None:
         loaded.model.to(getattr(torch, dtype))  # type: ignore[arg-type]
     loaded = replace(loaded, index=Catalogue.read(out).index(ranges))
     reference = read_lists(out / REFERENCE)
     return decoded(loaded, [row["row_id"] for row in reference], [row["history"] for row in reference], decoding)
+
+
+def round_to_int8(model: Any) -> None:
+    """Round the weight of each linear layer and embedding to 8 bits, in place.
+
+    Each row of a weight, one output of the layer or one token, is rounded to multiples of its largest absolute entry
+    / 127, as engines do that quantise weights alone, per channel and without data. Activations stay as they are. A tied
+    weight is visited twice, and the second visit changes nothing.
+    """
+    import torch
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+                step = module.weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+                module.weight.copy_((module.weight / step).round() * step)
 
 
 def read_about(out: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Mode = Literal["direct", "thinking", "merged"]
+Mode = Literal["direct", "thinking", "merged", "mixed"]
 #: Longest texts and lists of a question; what is longer is a mistake.
 _ID, _TEXT, _MANY = 200, 10_000, 1_000_000
 
@@ -41,7 +41,7 @@ class Question(Message):
     k: int = Field(default=10, ge=1)
     """Items to list."""
     mode: Mode | None = None
-    """`direct`, `thinking` or `merged`; default: the last of them that is published."""
+    """`direct`, `thinking`, `merged` or `mixed`; default: the last of the first three that is published."""
     filters: Filters = Filters()
     """What may be listed; default: everything."""
 
@@ -72,7 +72,7 @@ class Listed(Named):
     """One item of a list, and why it may be there."""
 
     score: float
-    """Direct and thinking: log-probability of its SID, in nats; merged: the log of its worth."""
+    """Direct and thinking: log-probability of its SID, in nats; merged and mixed: the log of its worth."""
     category: str
     seen: bool
     """Whether it is in the history, or the user had it before."""

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidr_core.errors import NotMaterialized, SidrError
-from sidr_core.pipeline.graph import STAGES
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.status import newest_published
 from sidr_core.pipeline.store import Artifact, Store
+from sidr_core.recommending.mixture import RANKERS, SHORTCUT
+from sidr_core.recommending.rows import lists_repeat
 from sidr_core.serving import promotion
 from sidr_core.settings import Decoding
 from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name
-from sidr_core.tables.columns import DIRECT, MERGED, THINKING
+from sidr_core.tables.columns import DIRECT, MERGED, MIXED, THINKING
 
 LISTS = "recommendations"
 
@@ -43,7 +44,7 @@ class Release:
         lists: the output of `recommendations`.
         outputs: stage -> what the lists were made from.
         model: the language model that is served.
-        names: mode (direct, thinking, merged) -> `<model>/<mode>` of its lists.
+        names: mode (direct, thinking, merged, mixed) -> `<model>/<mode>` of its lists.
         choices: `<model>/<mode>` -> what was chosen on valid rows for it.
     """
 
@@ -61,11 +62,12 @@ class Release:
     @property
     def repeats(self) -> bool:
         """Whether the lists may hold items of the history (`decoding.seen`)."""
-        return self.lists.manifest["metrics"].get("items_of_the_history") != "left out"
+        return lists_repeat(self.outputs, self.decoding)
 
-    def setting(self, name: str) -> dict[str, Any]:
-        """A section of the profile as it was when the lists were made."""
-        return self.lists.manifest["key"]["config"][name]
+    @property
+    def decoding(self) -> Decoding:
+        """The settings with which the lists were made."""
+        return Decoding(**self.lists.manifest["key"]["config"]["decoding"])
 
 
 def to_serve(profile: Profile, store: Store, dataset: str) -> Place:
@@ -104,7 +106,8 @@ def opened(store: Store, place: Place, model: str | None = None) -> Release:
     """
     lists = _held(store, LISTS, place.fingerprint, place)
     lineage = lists.manifest.get("lineage", {})
-    names = Decoding(**lists.manifest["key"]["config"]["decoding"]).models
+    decoding = Decoding(**lists.manifest["key"]["config"]["decoding"])
+    names, choices = decoding.models, _choices(store, lists, place)
     trained = [name for name in LANGUAGE_MODELS if any(split_name(one)[0] == name for one in names)]
     if not trained or (model is not None and model not in trained):
         raise SidrError(
@@ -120,12 +123,17 @@ def opened(store: Store, place: Place, model: str | None = None) -> Release:
         for mode, name in (
             (THINKING, f"{chosen}/{THINKING}"),
             (MERGED, f"{chosen}/{MERGED}"),
+            (MIXED, f"{chosen}_{MIXED}/{DIRECT}"),
         )
-        if name in names
+        # Once the weights of a mixture were written in words alone, which cannot be served.
+        if name in names and (mode != MIXED or isinstance(choices[name]["weights"], Mapping))
     }
-    stages = {stage.name for stage in STAGES}
-    outputs = {stage: _held(store, stage, lineage[stage], place) for stage in wanted if stage in stages}
-    return Release(place, lists, outputs, chosen, served, _choices(store, lists, place))
+    if MIXED in served:
+        wanted += [f"baseline_{name}" for name in RANKERS]
+    elif decoding.seen == "choose":
+        wanted.append(f"baseline_{SHORTCUT}")
+    outputs = {stage: _held(store, stage, lineage[stage], place) for stage in wanted}
+    return Release(place, lists, outputs, chosen, served, choices)
 
 
 def _choices(store: Store, lists: Artifact, place: Place) -> dict[str, Mapping[str, Any]]:

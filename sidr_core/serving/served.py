@@ -7,8 +7,9 @@ shared SID those that are not allowed are left out at the end, so that the worth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sidr_core.recommending import merged as merging
 from sidr_core.recommending import truth
 from sidr_core.recommending.lists import checkpoint_lists
 from sidr_core.serving.messages import Answer, Filters, Listed, Mode, Named, Question
+from sidr_core.serving.mixer import Mixer, Reach
 from sidr_core.serving.reading import read, shared_facts
 from sidr_core.serving.release import Release
 from sidr_core.serving.shelf import Shelf, refuse_empty
@@ -28,8 +30,10 @@ from sidr_core.settings import Decoding
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import (
     DIRECT,
+    HISTORY,
     ITEM_ID,
     MERGED,
+    MIXED,
     RANK,
     REASONING,
     ROW_ID,
@@ -80,6 +84,7 @@ class Served:
     """A release with its checkpoint in memory. Make it with :meth:`load`.
 
     Attributes:
+        mixer: makes the mixed lists; None where the release has none.
         decoding: the settings with which the release's lists were made.
         repeats: whether its lists may hold items of the history.
     """
@@ -88,6 +93,7 @@ class Served:
     loaded: Loaded
     shelf: Shelf
     relations: Relations
+    mixer: Mixer | None
     decoding: Decoding
     repeats: bool
 
@@ -103,8 +109,9 @@ class Served:
         loaded = checkpoint.load(release.checkpoint.verified_folder())
         shelf = Shelf(release, loaded.index)
         train = tables.read(release.outputs["interactions"].path("train.parquet"))
-        decoding = Decoding(**release.setting("decoding"))
-        return cls(release, loaded, shelf, truth.learned(shelf.catalogue, train), decoding, release.repeats)
+        relations = truth.learned(shelf.catalogue, train)
+        mixer = Mixer.of(release, train, shelf.codebook, loaded.index)
+        return cls(release, loaded, shelf, relations, mixer, release.decoding, release.repeats)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -173,16 +180,37 @@ class Served:
 
     def _lists(self, rows: list[str], asks: Sequence[Ask]) -> Lists:
         """Lists of one mode and width, before items of shared SIDs are left out; longer than asked for."""
-        mode, index = asks[0].mode, self.loaded.index
+        mode, allowed = asks[0].mode, self._leaves([ask.allowed for ask in asks])
+        if self.mixer is None or mode != MIXED:
+            return self._own(rows, asks, allowed)(mode)
+        whole = None
+        if not self.repeats:
+            whole = self._leaves([self.shelf.without(ask.history, None) for ask in asks])
+            if whole is not None and allowed is not None and np.array_equal(whole, allowed):
+                allowed = None
+        named = pl.DataFrame({ROW_ID: rows, HISTORY: [list(ask.history) for ask in asks]})
+        reaches = [Reach(mask, self._own(rows, asks, mask)) for mask in (whole, allowed)]
+        return self.mixer.lists(named, reaches[0], None if allowed is None else reaches[1], asks[0].width)
+
+    def _leaves(self, masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """(R, S) bool, the SIDs of the items that masks (I,) let through; None where all let everything through."""
+        if all(mask is None for mask in masks):
+            return None
+        everything = np.ones(len(self.shelf), dtype=bool)
+        return self.loaded.index.leaves_with(np.stack([everything if mask is None else mask for mask in masks]))
+
+    def _own(self, rows: list[str], asks: Sequence[Ask], allowed: np.ndarray | None) -> Callable[[str], Lists]:
+        """What gives the checkpoint's lists of a mode, among the SIDs of `allowed` (R, S); merged ones hold more."""
         decoding = self.decoding.model_copy(update={"beam_width": asks[0].width})
         histories = [[self.shelf.catalogue[item].sid for item in ask.history] for ask in asks]
-        allowed = None
-        if any(ask.allowed is not None for ask in asks):
-            everything = np.ones(len(self.shelf), dtype=bool)
-            masks = [everything if ask.allowed is None else ask.allowed for ask in asks]
-            allowed = index.leaves_with(np.stack(masks))
 
+        @cache
         def made(of: str) -> Lists:
+            if of == MERGED:
+                weights = merging.Weights(**self.release.choices[self.release.names[MERGED]])
+                everywhere = len(self.loaded.index)
+                catalogue, codebook = self.shelf.catalogue, self.shelf.codebook
+                return merging.merged(made(DIRECT), made(THINKING), catalogue, weights, codebook, everywhere)
             if of == DIRECT or decoding.traces == 1:
                 return checkpoint_lists(self.loaded, rows, histories, of, decoding, None, allowed)
             # Several thoughts are sampled, by a row's place among the rows: so each row is alone.
@@ -194,11 +222,7 @@ class Served:
             thoughts = [lists.thoughts for lists in each if lists.thoughts is not None]
             return Lists(pl.concat([lists.rankings for lists in each]), pl.concat(thoughts))
 
-        if mode in (DIRECT, THINKING):
-            return made(mode)
-        direct, everywhere = made(DIRECT), len(index)
-        weights = merging.Weights(**self.release.choices[self.release.names[MERGED]])
-        return merging.merged(direct, made(THINKING), self.shelf.catalogue, weights, self.shelf.codebook, everywhere)
+        return made
 
     def answer(self, ask: Ask, found: Found) -> Answer:
         """What was found, with titles, the thought taken apart, and why each item may be there."""

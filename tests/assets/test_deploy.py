@@ -1,5 +1,6 @@
 """The files for containers. No engine runs here: their commands, flags, paths and names are tried one by one."""
 
+import json
 import re
 import shlex
 import sys
@@ -110,6 +111,30 @@ def test_the_image_is_built_of_what_is_there_and_runs_as_nobody_special() -> Non
                 assert (ROOT / source).exists() and source in kept, source
         if kind == "RUN" and "pip install" in rest:
             assert "--no-cache-dir" in rest and "-c constraints.txt" in rest
+
+
+def test_openlineage_takes_settings_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the settings of docs/operations.md each asset and each check becomes an event."""
+    pytest.importorskip("dagster_openlineage")
+    import dagster as dg
+
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (settings,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "OpenLineage" in block]
+    (tmp_path / "dagster.yaml").write_text(settings.replace(".sidr", str(tmp_path)))
+    events, client = tmp_path / "events.jsonl", tmp_path / "client.yaml"
+    client.write_text(yaml.safe_dump({"transport": {"type": "file", "log_file_path": str(events), "append": True}}))
+    monkeypatch.setenv("OPENLINEAGE_CONFIG", str(client))
+
+    @dg.asset(key=["games", "raw"], check_specs=[dg.AssetCheckSpec("sound", asset=["games", "raw"])])
+    def raw() -> dg.MaterializeResult:
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(check_name="sound", passed=True)])
+
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert dg.materialize([raw], instance=instance).success
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    kinds = {(event["eventType"], event["job"]["namespace"], event["job"]["name"]) for event in told}
+    assert {("START", "sidr", "games/raw"), ("COMPLETE", "sidr", "games/raw")} <= kinds
+    assert any(name == "games/raw__checks" for _, _, name in kinds)
 
 
 def test_the_instance_is_one_that_dagster_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

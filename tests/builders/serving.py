@@ -1,4 +1,4 @@
-"""The small world with merged lists, a server over it, and one on a real port."""
+"""The small world with merged and mixed lists, a server over it, and one on a real port."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from sidr_core.serving.follow import Follower
 from sidr_core.serving.gate import LOOPBACK, Limits
 from sidr_core.serving.served import Served
 
-MODELS = ("grpo/direct", "grpo/thinking", "grpo/merged", "popularity/direct", "item_item/direct")
-MODES = {"direct": "grpo/direct", "thinking": "grpo/thinking", "merged": "grpo/merged"}
+MODES = {"direct": "grpo/direct", "thinking": "grpo/thinking", "merged": "grpo/merged", "mixed": "grpo_mixed/direct"}
+MODELS = (*MODES.values(), "popularity/direct", "item_item/direct")
 
 
 def build(home: Path) -> World:
     """The small world down to the lists of `MODELS`."""
     made = small_world.build(home)
     world = World(made.store, small_world.profile(models=MODELS))
-    world.run("recommendations")
+    for stage in ("baseline_shortcut", "baseline_sasrec", "recommendations"):
+        world.run(stage)
     return world
 
 

@@ -95,15 +95,15 @@ def test_gains_are_those_of_the_list_itself(data):
 
 
 def test_routes_are_told_by_what_a_row_shows_before_its_answer():
-    train = samples(("t", "u", ["A", "B"], "C"))
+    met = mixture.met_in(samples(("t", "u", ["A", "B"], "C")))
     rows = samples(("r", "u", ["A"], "D"), ("s", "v", ["A", "C"], "D"), ("t", "w", ["B"] * 6, "D"))
-    told = {rule: of.tolist() for rule, of in routes(rows, train).items()}
+    told = {rule: of.tolist() for rule, of in routes(rows, met).items()}
     assert told == {
         "none": ["all rows"] * 3,
         "last item": ["last item met in train", "last item new", "last item met in train"],
         "length": ["up to 5 items", "up to 5 items", "more items"],
     }
-    assert routes(rows.with_columns(pl.lit("A").alias("target_item_id")), train)["length"].tolist() == told["length"]
+    assert routes(rows.with_columns(pl.lit("A").alias("target_item_id")), met)["length"].tolist() == told["length"]
 
 
 def world(rows: int) -> tuple[pl.DataFrame, Candidates, dict[str, np.ndarray]]:
@@ -113,8 +113,8 @@ def world(rows: int) -> tuple[pl.DataFrame, Candidates, dict[str, np.ndarray]]:
     right, wrong = {"B": 1.0, "A": 0.5}, {"A": 1.0, "C": 0.5}
     shortcut = lists(**{f"r{n:04d}": right if known else wrong for n, known in enumerate(met)})
     model = lists(**{f"r{n:04d}": wrong if known else right for n, known in enumerate(met)})
-    train = samples(("t", "u", ["A"], "B"))
-    return valid, Candidates.of({"shortcut": shortcut, "model": model}, valid["row_id"]), routes(valid, train)
+    met_items = mixture.met_in(samples(("t", "u", ["A"], "B")))
+    return valid, Candidates.of({"shortcut": shortcut, "model": model}, valid["row_id"]), routes(valid, met_items)
 
 
 def test_each_route_has_its_own_weights_where_that_helps_rows_that_did_not_choose():

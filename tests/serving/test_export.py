@@ -15,7 +15,7 @@ from sidr_core.models.base import build_base
 from sidr_core.serving.catalogues import Catalogue
 from sidr_core.serving.certificate import certificate
 from sidr_core.serving.contiguous import make_contiguous
-from sidr_core.serving.export import read_lists
+from sidr_core.serving.export import read_lists, round_to_int8
 from sidr_core.sids.index import SidIndex
 
 
@@ -106,6 +106,25 @@ def reference(rows: int = 8) -> list[dict]:
     ]
 
 
+def test_rounding_to_8_bits_keeps_the_largest_entry_of_each_row_and_is_at_most_half_a_step_off() -> None:
+    model, _ = build_base(small.TINY, small.TEXTS, small.CODEBOOK)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    round_to_int8(model)
+    layers = [name for name, weight in before.items() if weight.ndim == 2]
+    assert len(layers) > 5
+    for name, weight in model.named_parameters():
+        if name not in layers:
+            assert torch.equal(weight, before[name])
+            continue
+        step = before[name].abs().amax(dim=1, keepdim=True) / 127
+        assert ((weight - before[name]).abs() <= 0.5001 * step).all() and not torch.equal(weight, before[name])
+        assert torch.allclose(weight.abs().amax(dim=1), before[name].abs().amax(dim=1))
+        assert all(len(row.unique()) <= 255 for row in weight)
+    once = {name: weight.clone() for name, weight in model.named_parameters()}
+    round_to_int8(model)
+    assert all(torch.allclose(weight, once[name], atol=1e-7) for name, weight in model.named_parameters())
+
+
 def test_the_certificate_counts_by_hand() -> None:
     rows = reference()
     lists = {row["row_id"]: row["items"] for row in rows}
@@ -132,15 +151,16 @@ def test_a_worse_engine_and_a_lost_item_are_not_equivalent() -> None:
 
 
 def test_sidr_export_and_verify(sidr, world, tmp_path: Path) -> None:
-    """float32 is identical to itself, bfloat16 gets a certificate, a corrupted row of the catalogue is found."""
+    """float32 is identical to itself, bfloat16 and int8 get a certificate, a corrupted catalogue row is named."""
     out = tmp_path / "out"
     code, text, err = sidr("export", "--dataset", "toys", "--to", "vllm", str(out))
     assert code == 0, err
     assert "16 items" in text
     code, text, err = sidr("export", "verify", str(out))
     assert "6 of 6" in text and "equivalent" in text and "NOT" not in text, text + err
-    code, text, _ = sidr("export", "verify", str(out), "--dtype", "bfloat16")
-    assert "overlap@5" in text
+    for dtype in ("bfloat16", "int8"):
+        code, text, _ = sidr("export", "verify", str(out), "--dtype", dtype)
+        assert "overlap@5" in text and "catalogue" in text
     code, _, err = sidr("export", str(out))
     assert code == 1 and "new or empty" in err
     catalogue = json.loads((out / "catalogue.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 
 import polars as pl
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from builders import serving, small_world
 from builders.serving import MODES
 from builders.small_world import ITEMS, SNAPSHOT, World
+from sidr_core.baselines.ranking import rankings
+from sidr_core.decoding.lists import counted
+from sidr_core.recommending import mixture
 from sidr_core.serving.app import application
 from sidr_core.serving.gate import LOOPBACK, Limits
 from sidr_core.serving.messages import Filters, Question
@@ -76,6 +80,54 @@ def test_a_user_has_the_history_of_the_snapshot_and_without_a_mode_the_merged_li
     assert [item["item_id"] for item in answer["history"]] == ["A02", "A03", "A04", "A05", "A06", "A07"]
     assert answer["mode"] == "merged" and len(answer["items"]) == 10
     assert {item["item_id"] for item in answer["items"] if item["seen"]} <= {f"A0{n}" for n in range(2, 8)}
+
+
+def test_a_mixed_list_is_made_of_its_parts_as_recommendations_makes_it(server):
+    """With weights that no part is without, also of what may not repeat and of several filters in one batch."""
+    served = server.served
+    choice = replace(served.mixer.choice, weights={"all rows": (0.4, 0.3, 0.2, 0.1)}, rule="none")
+    served = replace(served, mixer=replace(served.mixer, choice=choice))
+    histories = [["A01", "A02"], ["A07"]]
+    rows = pl.DataFrame({"row_id": ["0", "1"], "history_item_ids": histories})
+    book, own = served.shelf.codebook, {}
+    for mode in ("direct", "merged"):
+        (asks, found) = ([served.ask(Question(history=history, k=5, mode=mode)) for history in histories], [])
+        for row, one in enumerate(served.find(asks)):
+            found += [(str(row), rank, item, score) for rank, (item, _, score) in enumerate(one.places, 1)]
+        table = pl.DataFrame(found, schema=["row_id", "rank", "item_id", "score"], orient="row")
+        own[f"grpo/{mode}"] = counted(table, book, 5).rankings
+    assert choice.parts == ("shortcut", "sasrec", *own)
+    parts = {name: rankings(ranker, rows, book, 15) for name, ranker in served.mixer.rankers.items()} | own
+    wanted = mixture.listed(parts, choice, rows, served.mixer.met, book, 5).rankings
+    asks = [served.ask(Question(history=history, k=5, mode="mixed")) for history in histories]
+    for row, found in enumerate(served.find(asks)):
+        expected = wanted.filter(row_id=str(row)).head(5)
+        assert [item for item, _, _ in found.places] == expected["item_id"].to_list()
+        assert [score for _, _, score in found.places] == pytest.approx(expected["score"].to_list(), abs=1e-4)
+    whole = served.ask(Question(history=histories[0], k=16, mode="mixed"))
+    ranking = [item for item, _, _ in served.find([whole])[0].places]
+    stocks = [{"A03", "A09", "A15"}, {"A01", "A02", "A10", "A11"}]
+    asks = [
+        served.ask(Question(history=histories[0], k=len(stock), mode="mixed", filters=Filters(in_stock=sorted(stock))))
+        for stock in stocks
+    ]
+    for stock, found in zip(stocks, served.find([replace(ask, width=16) for ask in asks]), strict=True):
+        assert [item for item, _, _ in found.places] == [item for item in ranking if item in stock]
+
+
+def test_recommend_gives_the_published_merged_and_mixed_lists(listed, listed_home, sidr, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDR_HOME", str(listed_home))
+    serving.write_profile(listed, tmp_path / "listed.yaml")
+    monkeypatch.setenv("SIDR_PROFILE", str(tmp_path / "listed.yaml"))
+    row = small_world.samples(4, 2).row(0, named=True)
+    for mode in ("merged", "mixed"):
+        code, out, err = sidr("recommend", "--history", ",".join(row["history_item_ids"]), "-k", "5", "--mode", mode)
+        assert code == 0, err
+        wanted = published(listed, mode)[row["row_id"]]["item_id"].head(5).to_list()
+        assert [line.split()[3] for line in out.splitlines() if line.strip()[:1].isdigit()] == wanted
+        assert MODES[mode] in out and ("Thought" in out) == (mode == "merged")
+    code, _, err = sidr("recommend", "--user", "usr0", "--mode", "mixed")
+    assert code == 1 and "there is no user 'usr0'" in err
 
 
 # -- filters -------------------------------------------------------------------------------------
