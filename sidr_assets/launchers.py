@@ -5,7 +5,9 @@ A child publishes into the same store and reports the fingerprint, so an asset s
 
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError, DagsterUserCodeProcessError
@@ -14,8 +16,9 @@ from dagster_shared.error import SerializableErrorInfo
 from sidr_core.pipeline import launch
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, home
-from sidr_core.pipeline.run import Outcome, reuse_stage, run_stage
+from sidr_core.pipeline.run import Outcome, planned_fingerprint, reuse_stage, run_stage
 from sidr_core.pipeline.stage import Progress, Stage
+from sidr_core.pipeline.store import Store
 
 
 def run(context: dg.AssetExecutionContext, profile: Profile, dataset: str, stage: Stage, progress: Progress) -> Outcome:
@@ -32,6 +35,13 @@ def run(context: dg.AssetExecutionContext, profile: Profile, dataset: str, stage
         return run_stage(profile, dataset, snapshot, stage, store, progress)
     if (reused := reuse_stage(profile, dataset, snapshot, stage, store)) is not None:
         return reused
+    if kind == "ray":
+        from sidr_assets import ray_jobs
+
+        fp = planned_fingerprint(profile, dataset, snapshot, stage, store)
+        job = launch.ray_job(profile, dataset, snapshot, stage.name, fp, home())
+        answer = ray_jobs.run(context, settings.address, job, f"{dataset}/{stage.name}")
+        return _outcome(store, stage, answer)
     with tempfile.TemporaryDirectory(prefix="sidr-launch-") as folder:
         spec = launch.write_spec(Path(folder), profile, dataset, snapshot, stage.name, home())
         failure = Path(folder) / launch.FAILURE
@@ -40,18 +50,21 @@ def run(context: dg.AssetExecutionContext, profile: Profile, dataset: str, stage
                 warnings.simplefilter("ignore", dg.PreviewWarning)  # raised by Pipes itself; the release is pinned
                 done = dg.PipesSubprocessClient().run(context=context, command=launch.command(settings, kind, spec))
         except DagsterPipesExecutionError as error:
-            raise _child_error(launch.Failure.read(failure), dataset, stage, str(error)) from None
-    answer = done.get_custom_messages()[-1]
+            raise child_error(launch.Failure.read(failure), f"{dataset}/{stage.name}", str(error)) from None
+    return _outcome(store, stage, done.get_custom_messages()[-1])
+
+
+def _outcome(store: Store, stage: Stage, answer: Mapping[str, Any]) -> Outcome:
     artifact = store.open(stage.name, answer["fingerprint"])
     assert artifact is not None, "the child published into another store"
     return Outcome(artifact, answer["reused"], answer["started"])
 
 
-def _child_error(failure: launch.Failure | None, dataset: str, stage: Stage, status: str) -> Exception:
+def child_error(failure: launch.Failure | None, name: str, status: str) -> Exception:
     """The error of a failed child: a SidrError as it was raised there, any other with the child's stack."""
     if failure is None:
         info = SerializableErrorInfo(
-            f"{dataset}/{stage.name}: {status}, and none of its processes could report why. It was killed (negative "
+            f"{name}: {status}, and none of its processes could report why. It was killed (negative "
             "codes are signals; -9 often means out of memory) or did not start: see the run's stderr.\n",
             stack=[],
             cls_name="ChildDied",
@@ -60,7 +73,7 @@ def _child_error(failure: launch.Failure | None, dataset: str, stage: Stage, sta
     if (user_error := failure.as_user_error()) is not None:
         return user_error
     info = SerializableErrorInfo(
-        f"{failure.kind} in process {failure.rank} of {dataset}/{stage.name}: {failure.message}\n",
+        f"{failure.kind} in process {failure.rank} of {name}: {failure.message}\n",
         stack=failure.stack,
         cls_name=failure.kind,
     )

@@ -32,13 +32,13 @@ def live(dataset: str | None, log: bool, form: str) -> None:
     name = _dataset(dataset)
     store = open_store()
     if log:
-        entries = alias.entries(store.root, name)
+        entries = alias.entries(store.live_at, name)
         for entry in entries:
             typer.echo(json.dumps(entry, sort_keys=True) if form == "json" else _line(entry))
         if not entries and form == "table":
             typer.echo(f"{name}: no decision yet")
         return
-    state = alias.read(store.root, name)
+    state = alias.read(store.live_at, name)
     if form == "json":
         sides = {"live": state.live, "before": state.before}
         typer.echo(json.dumps({side: vars(of) if of else None for side, of in sides.items()}, sort_keys=True))

@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,8 +24,10 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without gradients; the model's mode is put back at the end."""
     was_training = model.training
     model.eval()
+    # Blocks of sharded weights that were gathered in inference mode cannot be gathered into again outside of it.
+    sharded = isinstance(model, FSDPModule)
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if sharded else torch.inference_mode():
             yield
     finally:
         model.train(was_training)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +82,8 @@ def head_of(model: PreTrainedModel, prompt: Sequence[int], *, sliced: bool) -> H
         return whole
     layer, body = model.get_output_embeddings(), model.get_decoder()
     weight = getattr(layer, "weight", None)
-    if body is model or not isinstance(weight, torch.Tensor):
+    # Of sharded weights a process has its part, and the model alone knows when to gather them.
+    if body is model or not isinstance(weight, torch.Tensor) or isinstance(model, FSDPModule):
         return whole
     bias = getattr(layer, "bias", None)
     ids = torch.tensor([list(prompt[:_PROBE_TOKENS])], device=model.device)

@@ -66,6 +66,7 @@ def save(
     codebook: pl.DataFrame,
     meta: Mapping[str, Any],
     card: str,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a checkpoint; equal arguments give equal bytes.
 
@@ -76,6 +77,7 @@ def save(
         codebook: table with `item_id` and `codes`.
         meta: at least `META_FIELDS`; plain values.
         card: text of the model card.
+        weights: those to write where `model` holds a share of them only.
 
     Raises:
         SidrError: a SID token of the codebook is not one vocabulary entry.
@@ -88,7 +90,7 @@ def save(
     model.generation_config = plain_generation(tokenizer)
     # One file whatever the size: the layout is part of the contract.
     with quiet():
-        model.save_pretrained(folder, max_shard_size="1TB")
+        model.save_pretrained(folder, state_dict=weights, max_shard_size="1TB")
     tokenizer.save_pretrained(folder)
     tables.write(token_map, folder / INDEX, TokenMap)
     vocabulary = tokenizer.get_vocab()

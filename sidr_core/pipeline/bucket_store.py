@@ -160,6 +160,10 @@ class BucketStore(Store):
     def place(self) -> str:
         return self.bucket.url
 
+    @property
+    def live_at(self) -> Bucket:
+        return self.bucket
+
     def partial(self) -> Path:
         """A new name for a file that is not whole yet; left behind by a process that is killed."""
         self.objects.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def needed(store: Store, deep: bool = False) -> set[tuple[str, str]]:
         StoreError: a ref, a current manifest or the file of what is live is damaged, so what they need is unknown.
     """
     unvisited: list[tuple[str, str]] = []
-    for output in live.kept(store.root):
+    for output in live.kept(store.live_at):
         artifact = store.open(*output)
         # What was chosen on valid rows lies in the parts: a server needs it.
         unvisited += [output, *((name, fp) for name, fp in (artifact.manifest.get("parts", ()) if artifact else ()))]

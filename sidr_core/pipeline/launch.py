@@ -1,7 +1,8 @@
 """Stages in child processes: the spec a child gets, how several train together, how they end.
 
 A launcher writes a spec and starts `python -m sidr_core.pipeline.run <spec.json>`, directly or through
-`accelerate launch`. Each child watches the launcher and exits with it, so nothing keeps running after
+`accelerate launch`; a job of a Ray cluster gets the spec as a variable of its environment, since it may run on another
+machine. Each child of this machine watches the launcher and exits with it, so nothing keeps running after
 Ctrl-C, SIGTERM or a `kill -9` of Dagster. Of several processes the first owns the store: it tells the
 others whether there is work; they take part in the training and write nothing.
 """
@@ -29,15 +30,19 @@ from sidr_core.pipeline.host import is_alive
 from sidr_core.pipeline.place import store_url
 from sidr_core.pipeline.profile import Profile
 from sidr_core.settings import Launch
+from sidr_core.settings.models import TRAINING_STAGES
 
 #: File beside the spec in which the first process that fails reports why.
 FAILURE = "failure.json"
+#: The spec of a job on another machine.
+SPEC_VARIABLE = "SIDR_SPEC"
 #: Seconds that a stopped process has to clean up before it is ended.
 GRACE_SECONDS = 3.0
 _POLL_SECONDS = 0.5
-#: How long the processes wait for one another. A measurement by the first alone, or another run that
-#: writes the same output, can take hours; `accelerate launch` notices a process that died.
-_TIMEOUT = timedelta(days=30)
+#: Seconds between two signs of life of the first process, which may wait for hours for another run of the same output.
+_SIGN_SECONDS = 5.0
+#: What the first process says before it knows whether there is work.
+_WAIT = "wait"
 
 
 def rank() -> int:
@@ -59,18 +64,23 @@ def write_spec(folder: Path, profile: Profile, dataset: str, snapshot: str, stag
     It contains the profile itself, not its name, so the child uses what this process has read.
     """
     path = folder / "spec.json"
-    spec = {
-        "profile": {"name": profile.name, "raw": profile.raw},
-        "dataset": dataset,
-        "snapshot": snapshot,
-        "stage": stage,
+    spec = _spec(profile, dataset, snapshot, stage) | {
         "home": str(home),
-        "store": store_url(profile) or "",
         "launcher": os.getpid(),
         "failure": str(folder / FAILURE),
     }
     path.write_text(json.dumps(spec, default=str))
     return path
+
+
+def _spec(profile: Profile, dataset: str, snapshot: str, stage: str) -> dict[str, Any]:
+    return {
+        "profile": {"name": profile.name, "raw": profile.raw},
+        "dataset": dataset,
+        "snapshot": snapshot,
+        "stage": stage,
+        "store": store_url(profile) or "",
+    }
 
 
 def command(launch: Launch, kind: str, spec: Path) -> list[str]:
@@ -89,6 +99,32 @@ def command(launch: Launch, kind: str, spec: Path) -> list[str]:
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
         *run,
     ]
+
+
+def ray_job(profile: Profile, dataset: str, snapshot: str, stage: str, fingerprint: str, home: Path) -> dict[str, Any]:
+    """The arguments with which a stage is submitted as a job of a Ray cluster.
+
+    A node has caches and scratch in its own `SIDR_HOME`, and its own keys. Without a bucket it has to have this
+    machine's folder.
+
+    Args:
+        fingerprint: of the output as it is computed here; a node that computes another one has other code.
+    """
+    launch = profile.dataset(dataset).launch
+    spec = _spec(profile, dataset, snapshot, stage) | {"fingerprint": fingerprint}
+    if not spec["store"]:
+        spec["home"] = str(home)
+    takes = dict(launch.resources)
+    if stage in TRAINING_STAGES and launch.processes > 1:
+        spec["workers"], takes = launch.processes, {"CPU": 0.0}  # they take the resources
+    known = {"CPU": "entrypoint_num_cpus", "GPU": "entrypoint_num_gpus", "memory": "entrypoint_memory"}
+    job: dict[str, Any] = {name: takes.pop(key) for key, name in known.items() if key in takes}
+    if "entrypoint_memory" in job:
+        job["entrypoint_memory"] = int(job["entrypoint_memory"])
+    if takes:
+        job["entrypoint_resources"] = takes
+    variables = {SPEC_VARIABLE: json.dumps(spec, default=str)}
+    return job | {"entrypoint": "python -m sidr_core.pipeline.run", "runtime_env": {"env_vars": variables}}
 
 
 # -- the child's side ------------------------------------------------------------------------
@@ -121,16 +157,49 @@ def leave_with(launcher: int) -> None:
     threading.Thread(target=watch, name="leave_with", daemon=True).start()
 
 
-def agree(fingerprint: str | None = None) -> str | None:
-    """Broadcast of the first process: the fingerprint of the output to train, None if there is nothing to do.
-
-    Every process calls it once; the others wait here for the first.
-    """
+def meet(minutes: float) -> None:
+    """Connect the processes of a stage; afterwards none waits longer than this for another, whatever it waits for."""
     import torch
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
-    broadcast = [fingerprint]
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=minutes))
+
+
+class Word:
+    """What the first process tells the others: the fingerprint of the output to train, None if there is nothing to do.
+
+    Until it knows, it says every few seconds that they are to wait.
+    """
+
+    def __init__(self) -> None:
+        self._known = threading.Event()
+        self._signs = threading.Thread(target=self._give_signs, name="word", daemon=True)
+        self._signs.start()
+
+    def _give_signs(self) -> None:
+        while not self._known.wait(_SIGN_SECONDS):
+            _broadcast(_WAIT)
+
+    def give(self, fingerprint: str | None) -> None:
+        """Tell the others, once."""
+        if not self._known.is_set():
+            self._known.set()
+            self._signs.join()
+            _broadcast(fingerprint)
+
+
+def first_word() -> str | None:
+    """What the first process said, heard by another."""
+    while (word := _broadcast(None)) == _WAIT:
+        pass
+    return word
+
+
+def _broadcast(word: str | None) -> str | None:
+    """The word of the first process, in every process."""
+    import torch
+
+    broadcast = [word]
     torch.distributed.broadcast_object_list(broadcast, src=0)
     return broadcast[0]
 
@@ -160,10 +229,18 @@ class Failure:
         user_error = {name: getattr(error, name) for name in fields} if isinstance(error, SidrError) else None
         return cls(rank(), type(error).__name__, str(error), traceback.format_tb(error.__traceback__), user_error)
 
+    def text(self) -> str:
+        """As JSON; :meth:`of_text` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_text(cls, text: str) -> Failure:
+        return cls(**json.loads(text))
+
     def write(self, path: Path) -> None:
         """Write it to `path`, unless another process failed before: only the first failure explains the rest."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(self)))
+        temporary.write_text(self.text())
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
         temporary.unlink()
@@ -171,7 +248,7 @@ class Failure:
     @classmethod
     def read(cls, path: Path) -> Failure | None:
         """The failure of the first process that failed, None if none did."""
-        return cls(**json.loads(path.read_text())) if path.is_file() else None
+        return cls.of_text(path.read_text()) if path.is_file() else None
 
     def as_user_error(self) -> SidrError | None:
         """The :class:`SidrError` that it was, None if it was another error."""

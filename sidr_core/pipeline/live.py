@@ -4,6 +4,9 @@
 `<root>/live/<dataset>.log` has every decision as a line of JSON, and only grows. The file is replaced whole, under a
 lock, and only where it still says what the decision rests on (compare and swap). The log follows the file: a
 decision whose line a kill prevented stands in the file and gets its line with the next one.
+
+Of a store in a bucket it is one object with the log in it, moved by the bucket's own compare-and-swap, so that servers
+on every machine follow a decision made on any.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidr_core.errors import StoreError
 from sidr_core.tables.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from sidr_core.pipeline.bucket import Bucket
 
 #: The folder below the store's root.
 FOLDER = "live"
@@ -56,37 +62,54 @@ class Alias:
     decision: Entry = field(default_factory=dict)
 
 
-def read(root: Path, dataset: str) -> Alias:
-    """The alias of a dataset, in the store at `root`.
+def read(place: Path | Bucket, dataset: str) -> Alias:
+    """The alias of a dataset.
+
+    Args:
+        place: the root of the store, or its bucket (`Store.live_at`).
 
     Raises:
         StoreError: the file is damaged.
     """
-    path = _file(root, dataset)
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return Alias()
+    if isinstance(place, Path):
+        try:
+            text = _file(place, dataset).read_text()
+        except FileNotFoundError:
+            return Alias()
+    else:
+        found = place.get(_name(dataset))
+        if found is None:
+            return Alias()
+        text = found[0].decode(errors="replace")
+    return _parsed(text, dataset)
+
+
+def _parsed(text: str, dataset: str) -> Alias:
     try:
         alias = json.loads(text)
         sides = {name: Live(**alias[name]) if alias[name] is not None else None for name in ("live", "before")}
-        if not isinstance(alias["decision"]["number"], int):
+        undecided = bool(alias.get("log")) and alias["decision"] == {} and not sides["live"]  # nothing but refusals
+        if not undecided and not isinstance(alias["decision"]["number"], int):
             raise TypeError
         if any(not isinstance(fp, str) for side in sides.values() if side for fp in side.outputs.values()):
             raise TypeError
         return Alias(decision=alias["decision"], **sides)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StoreError(
-            f"{path.relative_to(root)} is damaged",
+            f"{_name(dataset)} is damaged",
             expected="what is live, as the last decision wrote it",
             found=repr(text[:80]),
-            fix=f"take `live` and `before` from the last lines of {path.with_suffix('.log').name}, or delete the file "
-            "and promote again",
+            fix=f"take `live` and `before` from the last lines of its log ({dataset}.log, in a bucket `log`), "
+            "or delete it and promote again",
         ) from None
 
 
 def decide(
-    root: Path, dataset: str, entry: Entry, expected: Live | None, change: tuple[Live, Live | None] | None = None
+    place: Path | Bucket,
+    dataset: str,
+    entry: Entry,
+    expected: Live | None,
+    change: tuple[Live, Live | None] | None = None,
 ) -> Entry:
     """Write a decision down and, with `change`, make it so. Returns its line of the log.
 
@@ -98,44 +121,79 @@ def decide(
     Raises:
         StoreError: something else is live meanwhile, or the file is damaged; nothing is changed.
     """
+    if not isinstance(place, Path):
+        return _decide_in_bucket(place, dataset, entry, expected, change)
+    root = place
     with _locked(root):
-        alias = read(root, dataset)
-        if alias.live != expected:
-            raise StoreError(
-                f"{dataset}: what is live changed meanwhile",
-                expected=str(expected or "nothing"),
-                found=str(alias.live or "nothing"),
-                fix="look at it with `sidr live`, and decide again",
-            )
+        _refuse_change(dataset, read(root, dataset), expected)
         written = entries(root, dataset)
-        line = {
-            "number": len(written) + 1,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "who": f"{_user()} on {platform.node()}",
-            **entry,
-        }
+        line = _line(entry, len(written) + 1)
         _append(root, dataset, written)
         if change is not None:
-            text = {"live": asdict(change[0]), "before": asdict(change[1]) if change[1] else None, "decision": line}
-            write_atomically(_file(root, dataset), json.dumps(text, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            write_atomically(_file(root, dataset), _text(*change, line))
         _append(root, dataset, [*written, line])
     return line
 
 
-def entries(root: Path, dataset: str) -> list[Entry]:
+def _decide_in_bucket(
+    bucket: Bucket, dataset: str, entry: Entry, expected: Live | None, change: tuple[Live, Live | None] | None
+) -> Entry:
+    name = _name(dataset)
+    while True:
+        found = bucket.get(name)
+        alias = _parsed(found[0].decode(errors="replace"), dataset) if found else Alias()
+        _refuse_change(dataset, alias, expected)
+        log = json.loads(found[0])["log"] if found else []
+        line = _line(entry, len(log) + 1)
+        sides, decision = (change, line) if change is not None else ((alias.live, alias.before), alias.decision)
+        text = _text(*sides, decision, [*log, line]).encode()
+        if bucket.create(name, text) if found is None else bucket.swap(name, text, found[1]):
+            return line
+
+
+def _refuse_change(dataset: str, alias: Alias, expected: Live | None) -> None:
+    if alias.live != expected:
+        raise StoreError(
+            f"{dataset}: what is live changed meanwhile",
+            expected=str(expected or "nothing"),
+            found=str(alias.live or "nothing"),
+            fix="look at it with `sidr live`, and decide again",
+        )
+
+
+def _line(entry: Entry, number: int) -> Entry:
+    at, who = datetime.now(UTC).isoformat(timespec="seconds"), f"{_user()} on {platform.node()}"
+    return {"number": number, "at": at, "who": who, **entry}
+
+
+def _text(live: Live | None, before: Live | None, decision: Entry, log: list[Entry] | None = None) -> str:
+    """An alias as it is written; in a bucket its log is part of it."""
+    sides = {"live": asdict(live) if live else None, "before": asdict(before) if before else None}
+    whole = {**sides, "decision": decision} | ({} if log is None else {"log": log})
+    return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def entries(place: Path | Bucket, dataset: str) -> list[Entry]:
     """Every decision about a dataset, oldest first."""
-    lines = _logged(root, dataset)
-    last = read(root, dataset).decision
+    if not isinstance(place, Path):
+        found = place.get(_name(dataset))
+        return json.loads(found[0])["log"] if found else []
+    lines = _logged(place, dataset)
+    last = read(place, dataset).decision
     return [*lines, last] if last and last["number"] > len(lines) else lines
 
 
-def kept(root: Path) -> set[tuple[str, str]]:
+def kept(place: Path | Bucket) -> set[tuple[str, str]]:
     """(stage, fingerprint) of all outputs of what is live, or was before it, of any dataset.
 
     Raises:
         StoreError: an alias is damaged, so what has to be kept is unknown.
     """
-    aliases = [read(root, path.stem) for path in sorted((root / FOLDER).glob("[!.]*.json"))]
+    if isinstance(place, Path):
+        datasets = [path.stem for path in sorted((place / FOLDER).glob("[!.]*.json"))]
+    else:
+        datasets = [Path(one.name).stem for one in place.list(f"{FOLDER}/")]
+    aliases = [read(place, dataset) for dataset in datasets]
     sides = [side for alias in aliases for side in (alias.live, alias.before) if side is not None]
     return {output for side in sides for output in side.outputs.items()}
 
@@ -147,8 +205,12 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
+def _name(dataset: str) -> str:
+    return f"{FOLDER}/{dataset}.json"
+
+
 def _file(root: Path, dataset: str) -> Path:
-    return root / FOLDER / f"{dataset}.json"
+    return root / _name(dataset)
 
 
 @contextmanager

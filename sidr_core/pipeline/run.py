@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import tempfile
 import traceback
@@ -22,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sidr_core.errors import CheckFailed, SidrError, StoreError
-from sidr_core.pipeline import catalog, disk, launch, live
+from sidr_core.pipeline import catalog, disk, launch, live, on_ray
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.place import STORE_VARIABLE, open_store
 from sidr_core.pipeline.profile import Profile, StageConfig, load_profile, parse_profile
@@ -78,7 +79,7 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
     if base is not None:
         inputs.see_earlier(base, earlier)
     of_live = stage.reads_live(config)
-    alive = live.read(store.root, dataset).live if of_live else None
+    alive = live.read(store.live_at, dataset).live if of_live else None
     if alive is not None:
         inputs.see_live(alive, _of_live(alive, of_live, stage.name, store))
     key: dict[str, Any] = {"config": scoped.key(), "inputs": {name: item.digest for name, item in stages.items()}}
@@ -193,7 +194,8 @@ def _make_current(dataset: str, snapshot: str, stage: Stage, store: Store, artif
 
 def _follower(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> None:
     """What every process but the first does: take part in the training and discard its output."""
-    leaders = launch.agree()
+    launch.meet(profile.dataset(dataset).launch.patience_minutes)
+    leaders = launch.first_word()
     if leaders is None:
         return
     planned = plan(profile, dataset, snapshot, stage, store)
@@ -213,18 +215,12 @@ def _follower(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
 
 def _leader(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, progress: Progress) -> Outcome:
     """What the first of several processes does: the same as a single one, and let the others know."""
-    started = False
-
-    def starting(fp: str) -> None:
-        nonlocal started
-        started = True
-        launch.agree(fp)
-
+    launch.meet(profile.dataset(dataset).launch.patience_minutes)
+    word = launch.Word()
     try:
-        return run_stage(profile, dataset, snapshot, stage, store, progress, starting)
+        return run_stage(profile, dataset, snapshot, stage, store, progress, word.give)
     finally:
-        if not started:  # the output existed already, or its inputs are missing
-            launch.agree(None)
+        word.give(None)  # where it was not given: the output existed already, or its inputs are missing
 
 
 def check_failure(dataset: str, snapshot: str, stage: Stage, artifact: Artifact) -> CheckFailed | None:
@@ -312,13 +308,20 @@ def _without_paths(section: BaseModel) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the stage that the spec file names and print its folder. A failure is reported to the launcher, if any."""
-    spec = json.loads(Path(argv[0]).read_text())
+    """Run the stage that a spec names, that of a file or of the environment, and print its folder. A failure is
+    reported to the launcher, if any.
+    """
+    spec = json.loads(Path(argv[0]).read_text() if argv else os.environ[launch.SPEC_VARIABLE])
     if "launcher" in spec:
         launch.leave_with(spec["launcher"])
     with _reporting() as report:
         try:
-            return _run_spec(spec, report)
+            answer = on_ray.train(spec) if "workers" in spec else run_spec(spec, report)
+            if answer:
+                if report:
+                    report.report_custom_message(answer)
+                print(json.dumps({name: answer[name] for name in ("folder", "reused")}))
+            return 0
         except KeyboardInterrupt:
             return 130
         except SidrError as error:
@@ -329,10 +332,13 @@ def main(argv: list[str]) -> int:
             failure = launch.Failure.of(error)
         if "failure" in spec:
             failure.write(Path(spec["failure"]))
+        elif report:
+            report.report_custom_message({launch.FAILURE: failure.text()})
         return 1
 
 
-def _run_spec(spec: dict[str, Any], report: Any) -> int:
+def run_spec(spec: dict[str, Any], report: Any) -> dict[str, Any] | None:
+    """Run the stage of a spec. Returns what the launcher wants to know; None if this is not the first process."""
     if "home" in spec:
         os.environ["SIDR_HOME"] = spec["home"]  # where the ledger and the caches are
     if "store" in spec:
@@ -342,15 +348,32 @@ def _run_spec(spec: dict[str, Any], report: Any) -> int:
     arguments = (profile, spec["dataset"], spec["snapshot"], stage_named(spec["stage"]), open_store(profile))
     if launch.rank() > 0:
         _follower(*arguments)
-        return 0
+        return None
+    if "fingerprint" in spec:
+        _refuse_other_code(*arguments, spec["fingerprint"])
     progress = Progress(report.log.info if report else None)
     outcome = _leader(*arguments, progress) if launch.processes() > 1 else run_stage(*arguments, progress)
-    if report:
-        report.report_custom_message(
-            {"fingerprint": outcome.artifact.fingerprint, "reused": outcome.reused, "started": outcome.started}
+    artifact, reused = outcome.artifact, outcome.reused
+    folder = str(artifact.folder)
+    return {"fingerprint": artifact.fingerprint, "folder": folder, "reused": reused, "started": outcome.started}
+
+
+def _refuse_other_code(
+    profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, expected: str
+) -> None:
+    found = planned_fingerprint(profile, dataset, snapshot, stage, store)
+    if found != expected:
+        raise SidrError(
+            f"{dataset}/{stage.name} would be another output on {platform.node()}",
+            expected=f"the fingerprint {expected}, as the launcher computes it",
+            found=found,
+            fix="install the launcher's version of sidr on every node, and give them the same store and source files",
         )
-    print(json.dumps({"folder": str(outcome.artifact.folder), "reused": outcome.reused}))
-    return 0
+
+
+def planned_fingerprint(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> str:
+    """The fingerprint of the output that a stage would have now. Raises as :func:`plan`."""
+    return fingerprint(stage.name, stage.code_version, plan(profile, dataset, snapshot, stage, store).key)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from sidr_core.pipeline.host import PeakMemory, versions
 from sidr_core.tables.atomic import fsync, write_atomically
 
 if TYPE_CHECKING:
+    from sidr_core.pipeline.bucket import Bucket
     from sidr_core.pipeline.report import Report
 
 MANIFEST = "MANIFEST.json"
@@ -170,6 +171,11 @@ class Store:
     def home(self) -> Path:
         """The working folder, which has the catalog and the caches."""
         return self.root.parent
+
+    @property
+    def live_at(self) -> Path | Bucket:
+        """Where it is written what is live (`sidr_core/pipeline/live.py`): beside the outputs."""
+        return self.root
 
     @property
     def place(self) -> str:
@@ -511,7 +517,7 @@ class Store:
 
     def _is_current(self, stage: str, fp: str) -> bool:
         named = any(self.ref(*where) == fp for where in self.refs() if where[2] == stage)
-        return named or (stage, fp) in live.kept(self.root)
+        return named or (stage, fp) in live.kept(self.live_at)
 
 
 def ref_name(dataset: str, snapshot: str, stage: str) -> str:

@@ -193,11 +193,11 @@ def _weights(stage: str, settings: Any, examples: dict[str, tuple[float, float]]
 
 
 def _step(stage: str, settings: Training | Grpo, real: DatasetConfig, steps: int, tokens: int) -> Step:
-    spread = real.launch.processes if real.launch.of(f"{stage}_checkpoint") == "accelerate" else 1
+    spread = real.launch.processes if real.launch.of(f"{stage}_checkpoint") in ("accelerate", "ray") else 1
     model = _shape(real, settings)
     size = sum(weight.numel() for weight in model.parameters())
     longest = settings.max_length if isinstance(settings, Training) else settings.max_thought_tokens + 512
-    needed = memory.estimate(model, settings, longest, on_gpu=True)
+    needed = memory.estimate(model, settings, longest, spread if settings.sharding == "full" else 1, on_gpu=True)
     passes = (6 if settings.parameters == "all" else 4) + 2 * settings.gradient_checkpointing
     if isinstance(settings, Grpo) and settings.beta:
         passes += 2

@@ -13,6 +13,7 @@ from typing import Any
 
 from sidr_core.pipeline.profile import Profile, parse_profile
 from sidr_core.settings import DatasetConfig, MixSource, PackagedModel, PretrainedModel
+from sidr_core.settings.models import TRAINING_STAGES
 from sidr_core.settings.sources import SingleSource
 
 #: The month in which every stand-in of data ends, and the first one.
@@ -57,7 +58,7 @@ def stand_in(profile: Profile, dataset: str, folder: Path, server: str) -> Profi
         "evaluation": _at_most(config.evaluation, bootstrap=200, grounding_items=8, intervention_rows=8),
         "item_item": _plain(config.item_item),
         "text_knn": _plain(config.text_knn),
-        "launch": {**_plain(config.launch), "processes": _processes(config)},
+        "launch": _launch(config),
         **_baselines(config),
     }
     return parse_profile(f"rehearsal of {profile.name}", {"datasets": {dataset: fields}})
@@ -213,6 +214,15 @@ def _grpo(config: DatasetConfig) -> dict[str, Any]:
         "lora": _at_most(real.lora, rank=4),
         "tracking": "none",
     }
+
+
+def _launch(config: DatasetConfig) -> dict[str, Any]:
+    """Where the real stages run, at most two processes at a time; what stands in for a cluster are processes here."""
+    launch = _plain(config.launch) | {"processes": _processes(config)}
+    if config.launch.kind == "ray":
+        stages = [stage for stage in config.launch.stages if stage in TRAINING_STAGES]
+        launch |= {"kind": "accelerate", "stages": stages}
+    return launch
 
 
 def _baselines(config: DatasetConfig) -> dict[str, Any]:

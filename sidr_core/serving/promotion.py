@@ -36,7 +36,7 @@ def live(store: Store, dataset: str) -> Live | None:
     Raises:
         StoreError: the file that says it is damaged.
     """
-    return alias.read(store.root, dataset).live
+    return alias.read(store.live_at, dataset).live
 
 
 def promote(profile: Profile, store: Store, dataset: str, force: str | None = None) -> Entry:
@@ -76,7 +76,7 @@ def promote(profile: Profile, store: Store, dataset: str, force: str | None = No
     decision = (PROMOTED if passed else FORCED) if passed or force else REJECTED
     entry = _entry(decision, candidate, now, force) | _numbers(verdict)
     if decision == REJECTED:
-        alias.decide(store.root, dataset, entry, now)
+        alias.decide(store.live_at, dataset, entry, now)
         raise Rejected(
             f"{dataset}: {candidate} does not go live",
             expected="every rule of the gate to hold",
@@ -91,7 +91,7 @@ def promote(profile: Profile, store: Store, dataset: str, force: str | None = No
             found=f"{sum(artifact is None for artifact in held)} of {len(held)} missing",
             fix=f"materialize '{dataset}/*' of {snapshot} again",
         )
-    return alias.decide(store.root, dataset, entry, now, (candidate, now))
+    return alias.decide(store.live_at, dataset, entry, now, (candidate, now))
 
 
 def rollback(store: Store, dataset: str, reason: str) -> Entry:
@@ -101,7 +101,7 @@ def rollback(store: Store, dataset: str, reason: str) -> Entry:
         InputError: nothing was live before.
         StoreError: something else became live meanwhile.
     """
-    state = alias.read(store.root, dataset)
+    state = alias.read(store.live_at, dataset)
     if state.before is None:
         raise InputError(
             f"{dataset}: there is nothing to go back to",
@@ -110,7 +110,7 @@ def rollback(store: Store, dataset: str, reason: str) -> Entry:
             fix="promote another candidate",
         )
     entry = _entry(ROLLED_BACK, state.before, state.live, reason)
-    return alias.decide(store.root, dataset, entry, state.live, (state.before, None))
+    return alias.decide(store.live_at, dataset, entry, state.live, (state.before, None))
 
 
 def _outputs(store: Store, verdict: Artifact) -> dict[str, str]:

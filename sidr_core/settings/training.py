@@ -115,6 +115,19 @@ Optimizer = Literal["adamw", "adafactor", "sgd", "rmsprop", "adagrad"]
 #: Who is sent the log, besides the log table: nobody, or a tool; wandb and mlflow have to be installed.
 Tracking = Literal["none", "tensorboard", "wandb", "mlflow"]
 
+#: Whether each process has all weights, or its share of weights, gradients and optimizer states.
+Sharding = Literal["none", "full"]
+
+
+def _unsharded(sharding: str) -> bool:
+    """Whether the field is as if it were not there: fingerprints are then those from before it was."""
+    return sharding == "none"
+
+
+def _refuse_partly_sharded(settings: Training | Grpo) -> None:
+    if settings.sharding == "full" and settings.parameters != "all":
+        raise ValueError(f"sharding: full needs parameters: all, found {settings.parameters}")
+
 
 class Training(Section):
     """Common to both SFT stages."""
@@ -160,6 +173,10 @@ class Training(Section):
     """
     optimizer: Optimizer = "adamw"
     """`adamw`, or one that keeps less state."""
+    sharding: Sharding = Field(default="none", exclude_if=_unsharded)
+    """`full`: each process of `launch` keeps its share of weights, gradients and optimizer states (FSDP2); needs
+    `parameters: all`.
+    """
     compile: bool = False
     """Whether the model is compiled by `torch.compile`, which needs a C++ compiler and pays off on long runs only."""
     bf16: bool = False
@@ -177,6 +194,7 @@ class Training(Section):
     def _divides(self) -> Training:
         if self.batch_size % min(self.micro_batch, self.batch_size):
             raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}")
+        _refuse_partly_sharded(self)
         return self
 
 
@@ -308,6 +326,10 @@ class Grpo(Section):
     """What training changes: everything, LoRA and the rows of our own tokens, or these rows alone."""
     lora: Lora = Lora()
     """Of `parameters: lora`."""
+    sharding: Sharding = Field(default="none", exclude_if=_unsharded)
+    """`full`: each process of `launch` keeps its share of weights, gradients and optimizer states (FSDP2), rollouts
+    included; needs `parameters: all`, `preflight: 0`, and no vLLM.
+    """
     bf16: bool = False
     """Whether forward and backward run in bfloat16; for GPUs."""
     gradient_checkpointing: bool = False
@@ -337,4 +359,7 @@ class Grpo(Section):
             raise ValueError("reward: named and length_cost judge thoughts, they need mode: thinking")
         if self.vllm is not None and self.rollouts == "constrained":
             raise ValueError("vllm writes free rollouts; rollouts: constrained needs the own decoder and its beam")
+        _refuse_partly_sharded(self)
+        if self.sharding == "full" and (self.preflight or self.vllm is not None):
+            raise ValueError("sharding: full rolls out from the sharded weights alone: set preflight: 0 and no vllm")
         return self

@@ -21,7 +21,7 @@ from sidr_core.render.grid import markdown_table
 from sidr_core.settings import Grpo, Training
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.training import tracking
+from sidr_core.training import sharding, tracking
 from sidr_core.training.select import METRICS, MergedSelector, Selector
 
 #: Bootstrap draws and confidence of the intervals on a card.
@@ -92,12 +92,11 @@ class Figure:
 
 
 def valid_figures(selectors: Sequence[Selector | MergedSelector], model: Any, seed: int) -> list[Figure]:
-    """The selectors' metrics of a model with bootstrap intervals clustered by user; measured by the first process."""
+    """The selectors' metrics of a model with bootstrap intervals clustered by user; measured by all processes."""
     figures: list[Figure] = []
-    if not PartialState().is_main_process:
-        return figures
     for selector in selectors:
-        values, _ = selector.rows(model)
+        with sharding.in_step(model):
+            values, _ = selector.rows(model)
         users = selector.samples[c.USER_ID]
         low = high = None
         if users.n_unique() > 1:
@@ -120,15 +119,17 @@ def finish(
 ) -> Report:
     """Write checkpoint, `training_log.parquet`, `curves.png` and card, and verify what was written.
 
-    The first process does this; the others return an empty report, which nobody reads.
+    The first process does this; the others give their share of the weights and return an empty report, which nobody
+    reads.
     """
+    weights = sharding.whole(trained.model) if sharding.is_sharded(trained.model) else None
     if not PartialState().is_main_process:
         return Report()
     model, log = trained.model, trained.log
     meta = {**meta, "synthetic": synthetic, "seed": meta["recipe"]["seed"]}
     meta["valid"] = [asdict(figure) for figure in trained.valid]
     card = model_card(meta, log, trained.valid)
-    checkpoint.save(out_dir, model, tokenizer, codebook, meta, card)
+    checkpoint.save(out_dir, model, tokenizer, codebook, meta, card, weights)
     tables.write_table(log, out_dir / "training_log.parquet")
     logged = [name for name in figures if name in log.columns]
     curves(log, "step", logged, out_dir / "curves.png", f"{meta['stage']}: training curves")
@@ -232,6 +233,7 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
 
 def one_device(arguments: Any) -> Any:
     """The same arguments for one GPU, where a single process sees several; `launch: {kind: accelerate}` uses all."""
+    sharding.on_any_device(arguments)
     if PartialState().num_processes == 1 and arguments.n_gpu > 1:
         arguments._n_gpu = 1  # what the trainer itself does where a model was spread by hand
     return arguments
@@ -254,4 +256,5 @@ def common_arguments(settings: Training | Grpo, scratch: str) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,  # every weight that is trained takes part in every pass
         "disable_tqdm": True,
         **tracking.arguments(settings, scratch),
+        **sharding.arguments(settings),
     }

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from sidr_core.training import sharding
+
 
 class GroupedTrainer(GRPOTrainer):
     """One update per generated batch (`num_iterations` 1), so the order of its rows is free."""
@@ -65,7 +67,8 @@ class GroupedTrainer(GRPOTrainer):
             batch_size: rows per forward pass.
         """
         checkpointing = torch.is_grad_enabled() and self.accelerator.unwrap_model(model).is_activation_checkpointing
-        if checkpointing or compute_aux_loss:  # activation checkpointing keeps no keys and values
+        # Activation checkpointing keeps no keys and values, and FSDP gathers no block for gradients that come by them.
+        if checkpointing or sharding.is_sharded(model) or compute_aux_loss:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **rest
             )

@@ -33,7 +33,7 @@ from sidr_core.settings.training import even_part
 from sidr_core.sids.tokens import format_sid
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.training import cards, dropout, memory
+from sidr_core.training import cards, dropout, memory, sharding
 from sidr_core.training.examples import history_prompts
 from sidr_core.training.resume import resume_dir, train
 from sidr_core.training.rewards import CLOSE, REWARDS, Completion, Scored, with_length_cost, zero_variance
@@ -76,7 +76,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     settings = config.grpo
     _refuse_missing_engine(settings)
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
-    loaded = checkpoint.load(inputs["activation_checkpoint"].folder())
+    loaded = checkpoint.load(inputs["activation_checkpoint"].folder(), sharding.device(settings))
     rows, valid = (_rows_of(inputs, split, settings) for split in (c.TRAIN, c.VALID))
     relations = None
     if settings.reward == "named":
@@ -99,7 +99,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
             model, estimated, log = loaded.model, {}, _start(loaded.model, measure)
         else:
             model = parameters.prepare(loaded.model, settings, own_token_ids(loaded.tokenizer))
-            estimated = memory.announce(model, settings, rollouts.longest(), progress)
+            shards = sharding.shards(settings)
+            estimated = memory.announce(model, settings, rollouts.longest(), progress, shards)
             log = _train(model, loaded, rollouts, settings, measure, progress, folder, point)
             model = parameters.finish(model)
     trained = cards.Trained(model, log, cards.valid_figures(selectors, model, settings.seed), estimated)
@@ -247,7 +248,9 @@ class Rollouts:
         if self._settings.vllm is None:
             accelerator, seed = trainer.accelerator, self._settings.seed * 1_000_003 + trainer.state.global_step
             shard = (accelerator.process_index, accelerator.num_processes)
-            self.take(accelerator.unwrap_model(trainer.model), rows, seed, shard)
+            model = accelerator.unwrap_model(trainer.model)
+            with sharding.in_step(model):
+                self.take(model, rows, seed, shard)
         else:
             _, completions, drawn, _ = trainer.vllm_generation.generate(
                 prompts=prompt_ids, images=None, num_generations=self._settings.generations

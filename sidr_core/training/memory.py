@@ -44,8 +44,10 @@ class Estimate:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
-def estimate(model: Any, settings: Training | Grpo, longest: int, on_gpu: bool | None = None) -> Estimate:
-    """Memory of one step with `micro_batch` examples of `longest` tokens.
+def estimate(
+    model: Any, settings: Training | Grpo, longest: int, shards: int = 1, on_gpu: bool | None = None
+) -> Estimate:
+    """Memory of one process in a step with `micro_batch` examples of `longest` tokens.
 
     Not counted: the cache of decoding while valid rows are measured or rollouts are made.
 
@@ -53,6 +55,7 @@ def estimate(model: Any, settings: Training | Grpo, longest: int, on_gpu: bool |
         model: as `parameters.prepare` gives it; only its shape is read.
         settings: of the stage.
         longest: tokens of the longest example, prompt and answer.
+        shards: processes that share weights, gradients and states; each gathers two blocks, or the table, at once.
         on_gpu: whether it will run on one; default: whether this machine has one.
     """
     on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
@@ -69,21 +72,26 @@ def estimate(model: Any, settings: Training | Grpo, longest: int, on_gpu: bool |
     activations = tokens * _kept(model.config, settings.gradient_checkpointing) * number
     table = model.get_input_embeddings().weight
     if settings.bf16 and model.dtype.itemsize > number:  # autocast keeps a copy of every matrix
-        activations += _bytes(model.parameters()) // model.dtype.itemsize * number
+        activations += _bytes(model.parameters()) // model.dtype.itemsize * number // shards
     if settings.parameters != "all":  # the table is put together with the trained rows, for input and output
         activations += 3 * table.numel() * table.element_size()
     scored = tokens if not on_gpu and not isinstance(settings, Grpo) else min(tokens, _TILE)
+    if shards > 1:
+        block = _bytes(model.get_decoder().layers[0].parameters())
+        activations += max(2 * block, table.numel() * table.element_size())
     return Estimate(
-        weights=weights,
-        gradients=_bytes(trained),
-        optimizer=state * _bytes(trained),
+        weights=weights // shards,
+        gradients=_bytes(trained) // shards,
+        optimizer=state * _bytes(trained) // shards,
         activations=activations,
         logits=scored * table.shape[0] * 3 * 4,  # logits in float32, their softmax and its gradient
     )
 
 
-def announce(model: Any, settings: Training | Grpo, longest: int, progress: Progress) -> dict[str, float]:
-    """Estimate the memory of a training, report it, and refuse what surely does not fit.
+def announce(
+    model: Any, settings: Training | Grpo, longest: int, progress: Progress, shards: int = 1
+) -> dict[str, float]:
+    """Estimate the memory of a training in one process, report it, and refuse what surely does not fit.
 
     Returns:
         the estimate as a metric.
@@ -91,7 +99,7 @@ def announce(model: Any, settings: Training | Grpo, longest: int, progress: Prog
     Raises:
         SidrError: even two thirds of the estimate are more than the machine has free.
     """
-    needed = estimate(model, settings, longest)
+    needed = estimate(model, settings, longest, shards)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     free = free_bytes(device)
     if model.device.type == device:

@@ -5,8 +5,8 @@ belongs to one fingerprint, so to one set of data, configuration and code. A poi
 which is done last, and as long as its files are as the mark says. Points are saved between two pieces of work: after
 a step whose log is written, and after the evaluation that ends an epoch.
 
-Several processes train as one: they share the micro batches of a step. What the trainer itself does not do
-(measurements, best weights, marks) the first process does while the others wait.
+Several processes train as one: they share the micro batches of a step. All of them measure, so that
+none waits for another's measurement, and the first one's figures count. Best weights and marks the first one writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.pipeline.store import sha256_file
 from sidr_core.tables.atomic import fsync
 from sidr_core.tables.tensors import read_tensors, unreadable
-from sidr_core.training import tracking
+from sidr_core.training import sharding, tracking
 
 OWNER = "owner.json"
 _NUMBERED = re.compile(r"checkpoint-[0-9]{1,18}", re.ASCII)
@@ -277,8 +277,9 @@ class BestCheckpoint(TrainerCallback):
             control.should_training_stop = True
 
     def _metrics(self) -> dict[str, float]:
-        """Measured by the first process and sent to all, since all have to stop at the same step."""
-        metrics: list[Any] = [self._measure(self._trainer.model) if PartialState().is_main_process else None]
+        """Measured by all processes; the first one's count, since all have to stop at the same step."""
+        with sharding.in_step(self._trainer.model):
+            metrics: list[Any] = [self._measure(self._trainer.model)]
         broadcast_object_list(metrics)
         return metrics[0]
 
@@ -289,10 +290,10 @@ class BestCheckpoint(TrainerCallback):
         step = int(records[self._best(records)]["step"])
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         weights, _ = read_tensors(self._file(step), "pt")
-        shapes = {name: value.shape for name, value in _distinct(model.state_dict()).items()}
+        shapes = {name: value.shape for name, value in sharding.distinct(model).items()}
         if shapes != {name: value.shape for name, value in weights.items()}:
             raise unreadable(self._file(step), "another model's weights")
-        model.load_state_dict(weights, strict=False)
+        sharding.set_weights(model, weights)
 
     def files(self, state: Any) -> list[Path]:
         """The file with the weights of the best measurement so far; none before the first."""
@@ -317,12 +318,12 @@ class BestCheckpoint(TrainerCallback):
         return values.index(max(values))
 
     def _save(self, step: int) -> None:
+        weights = sharding.whole(self._trainer.accelerator.unwrap_model(self._trainer.model))
         if not PartialState().is_main_process:
             return
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._file(step).with_suffix(".part")
-        save_file(_distinct(model.state_dict()), partial)
+        save_file(weights, partial)
         fsync(partial)
         os.replace(partial, self._file(step))
 
@@ -365,14 +366,3 @@ def train(
     if best is not None:
         best.load()
     return trainer.state.log_history
-
-
-def _distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights without those that are another one under a second name (a head tied to the embeddings)."""
-    seen: set[int] = set()
-    distinct = {}
-    for name, value in weights.items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            distinct[name] = value.contiguous()
-    return distinct

@@ -26,7 +26,7 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.settings import NEXT_ITEM_TASK, REASONING_TASK, Training
 from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.training import cards, dropout, memory
+from sidr_core.training import cards, dropout, memory, sharding
 from sidr_core.training.examples import IGNORED, tokenise, weighted
 from sidr_core.training.packing import PackedCollator, PrefixGrouped, groups
 from sidr_core.training.resume import LengthGrouped, resume_dir, train
@@ -68,7 +68,7 @@ def build_activation(inputs: Inputs, config: DatasetConfig, out_dir: Path, progr
     settings = config.activation
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     corpus = tables.read(inputs["synthetic_corpus"].path("synthetic_corpus.parquet"))
-    loaded = checkpoint.load(inputs["sft_checkpoint"].folder())
+    loaded = checkpoint.load(inputs["sft_checkpoint"].folder(), sharding.device(settings))
     traces = corpus.filter(pl.col(c.TASK) == REASONING_TASK)
     if traces.is_empty():
         raise InputError(
@@ -136,7 +136,7 @@ def _train(
     filler = {"input_ids": [renderer.pad_id], "labels": [IGNORED], "length": 1, "user": None}
     selector = selectors[0] if selectors else None
     model = parameters.prepare(model, settings, own_token_ids(renderer.tokenizer))
-    metrics = memory.announce(model, settings, max(lengths), progress)
+    metrics = memory.announce(model, settings, max(lengths), progress, sharding.shards(settings))
     with dropout.added(model, settings.dropout), resume_dir(inputs, out_dir, progress) as (folder, point), quiet():
         trainer = _trainer_class()(
             settings=settings,
@@ -149,7 +149,7 @@ def _train(
         )
         schedule = {"at_epochs": True, "patience": settings.patience}
         history = train(trainer, folder, point, settings.save_every, selector, progress, **schedule)
-    plain = parameters.finish(model)
+    plain = parameters.finish(sharding.trained(trainer, settings))
     return cards.Trained(plain, cards.log_table(history), cards.valid_figures(selectors, plain, settings.seed), metrics)
 
 

@@ -16,10 +16,11 @@ pytest.importorskip("obstore", reason="the extra `bucket` is not installed: pip 
 from builders.s3_server import KEY, SECRET, S3Server
 from sidr_core.errors import StoreError
 from sidr_core.pipeline import bucket as bucket_module
-from sidr_core.pipeline import catalog, resume_mirror
+from sidr_core.pipeline import catalog, live, resume_mirror
 from sidr_core.pipeline import gc as garbage
 from sidr_core.pipeline.bucket import Bucket
 from sidr_core.pipeline.bucket_store import BucketStore
+from sidr_core.pipeline.live import Live
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.resume_mirror import MARK
@@ -191,6 +192,30 @@ def test_a_ref_that_another_host_moved_is_read_again_before_it_is_written(server
     store.set_ref("toys", "2020-01", "s", fps[2])
     assert server.requests["PUT"] == 2  # the first was refused: the ref had another version
     assert host("b").ref("toys", "2020-01", "s") == fps[2]
+
+
+def test_what_one_host_promotes_is_live_on_all_and_one_of_two_decides(server, host, monkeypatch):
+    store, there = host("a"), host("b")
+    fps = [store.obtain("s", "1", {"k": n}, write(f"{n}"))[0].fingerprint for n in range(3)]
+    sides = [Live("toys", "2020-01", f"grpo/{n}", {"evaluation": "e", "s": fp}) for n, fp in enumerate(fps)]
+    live.decide(there.live_at, "toys", {"decision": "rejected"}, None)
+    live.decide(store.live_at, "toys", {"decision": "promoted"}, None, (sides[0], None))
+    assert live.read(there.live_at, "toys").live == sides[0]
+
+    def other_first(name, content, version):
+        live.decide(there.live_at, "toys", {"decision": "promoted"}, sides[0], (sides[1], sides[0]))
+        return Bucket.swap(store.bucket, name, content, version)
+
+    monkeypatch.setattr(store.bucket, "swap", other_first)
+    with pytest.raises(StoreError, match="what is live changed meanwhile"):
+        live.decide(store.live_at, "toys", {"decision": "promoted"}, sides[0], (sides[2], sides[0]))
+    state = live.read(store.live_at, "toys")
+    assert (state.live, state.before) == (sides[1], sides[0])
+    decisions = [(entry["number"], entry["decision"]) for entry in live.entries(store.live_at, "toys")]
+    assert decisions == [(1, "rejected"), (2, "promoted"), (3, "promoted")]
+    age(server, 30)
+    collect(store)
+    assert [there.open("s", fp) is not None for fp in fps] == [True, True, False]
 
 
 def test_an_output_that_is_deleted_while_it_becomes_current_is_told(host):

@@ -125,3 +125,13 @@ def test_what_does_not_fit_is_refused_and_what_may_not_is_said(monkeypatch: pyte
 def test_free_memory_is_that_of_this_machine() -> None:
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert 0 < free_bytes("cpu") <= total
+
+
+def test_processes_that_share_the_weights_need_a_share_each_and_two_blocks():
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2))
+    settings = Training(batch_size=4, micro_batch=4)
+    whole, shared = (estimate(model, settings, 64, shards=shards) for shards in (1, 4))
+    parts = ("weights", "gradients", "optimizer")
+    assert [getattr(shared, part) for part in parts] == [getattr(whole, part) // 4 for part in parts]
+    blocks = 2 * sum(p.numel() * p.element_size() for p in model.get_decoder().layers[0].parameters())
+    assert shared.activations - whole.activations == max(blocks, 512 * 64 * 4)

@@ -1,0 +1,101 @@
+"""A stage as a job of a Ray cluster: submitted, followed through Dagster Pipes, stopped with its run.
+
+`pip install 'sidr[ray]'`. The job's log is the run's; a failure comes back as a message and is raised once.
+"""
+
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from sidr_assets.launchers import child_error
+from sidr_core.errors import SidrError
+from sidr_core.pipeline import launch
+
+_POLL_SECONDS = 0.5
+#: How long the cluster's job server may be silent before the step fails.
+_SILENT_SECONDS = 60.0
+
+
+def run(context: dg.AssetExecutionContext, address: str, job: dict[str, Any], name: str) -> Mapping[str, Any]:
+    """Run a job to its end. Returns what it reports of its output.
+
+    Args:
+        job: of :func:`sidr_core.pipeline.launch.ray_job`.
+        name: of the output, for messages.
+
+    Raises:
+        SidrError: no cluster answers, or as the stage.
+        DagsterUserCodeProcessError: the job failed with another error; contains its own stack.
+    """
+    client = connect(address)
+    from dagster_ray.core.pipes import (
+        PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY,
+        PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY,
+        PipesRayJobMessageReader,
+    )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # raised by Pipes itself; the release is pinned
+        with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), PipesRayJobMessageReader()) as session:
+            job["runtime_env"]["env_vars"] |= session.get_bootstrap_env_vars()
+            number = client.submit_job(**job)
+            context.log.info(f"{name} is job {number} of {address}")
+            extras = {PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY: number, PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY: address}
+            try:
+                session.report_launched({"extras": extras})
+                status = _end(client, number, name)
+            except BaseException:  # also the run's end by somebody's hand
+                client.stop_job(number)
+                raise
+    messages = [message for message in session.get_custom_messages() if isinstance(message, dict)]
+    if status == "SUCCEEDED":
+        return messages[-1]
+    failures = [launch.Failure.of_text(message[launch.FAILURE]) for message in messages if launch.FAILURE in message]
+    told = client.get_job_info(number).message or ""
+    raise child_error(failures[0] if failures else None, name, f"job {number} {status.lower()}: {told[-1500:]}")
+
+
+def connect(address: str) -> Any:
+    """A client of the cluster's job server. Raises SidrError where Ray is not installed or nobody answers."""
+    try:
+        from ray.job_submission import JobSubmissionClient
+    except ImportError:
+        raise SidrError(
+            "no job can be sent to a Ray cluster",
+            expected="the package ray (`launch: {kind: ray}`)",
+            found="it is not installed",
+            fix="pip install -c constraints.txt 'sidr[ray]', on every node too",
+        ) from None
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise _silent(address, str(error)) from None
+
+
+def _end(client: Any, number: str, name: str) -> str:
+    """The last status of a job. Raises SidrError where its cluster does not answer for a minute."""
+    heard = time.monotonic()
+    while True:
+        try:
+            status = client.get_job_status(number)
+        except OSError as error:
+            if time.monotonic() - heard > _SILENT_SECONDS:
+                raise _silent(f"{client.get_address()} (job {number} of {name})", str(error)) from None
+        else:
+            heard = time.monotonic()
+            if status.is_terminal():
+                return status.value
+        time.sleep(_POLL_SECONDS)
+
+
+def _silent(address: str, found: str) -> SidrError:
+    return SidrError(
+        f"the Ray cluster at {address} does not answer",
+        expected="its job server (`launch.address`, port 8265 by default)",
+        found=found.splitlines()[0][:300] if found else "nothing",
+        fix="start it (`ray start --head --dashboard-host=…`), correct `launch.address`, or run the stages here with "
+        "`launch: {kind: process}`",
+    )
