@@ -1,18 +1,22 @@
-"""Supervised fine-tuning: tokens per second and peak memory beside TRL's own trainer.
+"""Supervised fine-tuning: examples and tokens per second and peak memory beside TRL's own trainer.
 
     .venv/bin/python benchmarks/bench_sft.py --steps 60 --threads 2
 
 The examples are those that stage 1 of the dataset `office_published` (profile `real`, SIDR_REAL_DATA) trains on,
 made by the stages themselves in a temporary working folder; where the real data is absent, or with --sample, those
-of the generated catalogue of profile `quickstart`. The model is the dataset's, with the tokenizer trained on its
-corpus; all variants start from the same weights and use the same optimizer, precision and number of examples per step.
+of the generated catalogue of profile `quickstart`. --dataset takes another dataset of `real`, --next-item its next-item
+examples alone, and --home a working folder in which stages are built already. The model is the dataset's, with the
+tokenizer trained on its corpus; all variants start from the same weights and use the same optimizer, precision and
+number of examples per step.
 
 `TRL`: SFTTrainer as it comes: random batches, padded. `TRL, by length`: with its sampler `group_by_length`.
 `TRL, packing`: its packing (`bfd`), rows of `max_length` tokens, as many of them as hold a step's tokens on average.
-`ours`, `ours, packing`: the trainer of `sidr_core/training/sft.py`.
+`ours`, `ours, packing`: the trainer of `sidr_core/training/sft.py`; packed rows hold a shared beginning once.
 
-Tokens are those of the examples, without padding, over the steps after the first two. Each variant is a process of
-its own; peak memory is that of the whole process, and what it grew by in training.
+Tokens are those of the examples, each read alone and without padding, over the steps after the first two. `laid` is
+what is computed for one of them: more than 100 % is padding, less is what was shared. Seconds are the processor's, so
+that other work on the machine counts little. Variants take turns, each round in a process of its own; peak memory is
+that of the whole process, and what it grew by in training.
 """
 
 from __future__ import annotations
@@ -37,9 +41,9 @@ VARIANTS = ("TRL", "TRL, by length", "TRL, packing", "ours", "ours, packing")
 WARMUP = 2
 
 
-def prepare(folder: Path, sample: bool) -> str:
+def prepare(folder: Path, args: argparse.Namespace) -> str:
     """Write the model, its tokenizer and the examples of stage 1; says what they are."""
-    os.environ["SIDR_HOME"] = str(folder / "home")
+    os.environ["SIDR_HOME"] = str(args.home or folder / "home")
     import polars as pl
 
     from sidr_core.models import base
@@ -49,13 +53,13 @@ def prepare(folder: Path, sample: bool) -> str:
     from sidr_core.pipeline.run import run_stage
     from sidr_core.pipeline.stage import Progress
     from sidr_core.pipeline.store import Store
-    from sidr_core.settings import REASONING_TASK
+    from sidr_core.settings import NEXT_ITEM_TASK, REASONING_TASK
     from sidr_core.tables import columns as c
     from sidr_core.tables import files as tables
     from sidr_core.training.examples import tokenise, weighted
 
-    profile = load_profile("quickstart" if sample else "real")
-    dataset = profile.default_dataset if sample else "office_published"
+    profile = load_profile("quickstart" if args.sample else "real")
+    dataset = profile.default_dataset if args.sample else args.dataset
     config, snapshot, store = profile.dataset(dataset), profile.newest(dataset), Store(home() / "store")
     needed, waiting = set(), ["synthetic_corpus"]
     while waiting:
@@ -71,6 +75,8 @@ def prepare(folder: Path, sample: bool) -> str:
     texts = pl.concat([corpus[c.PROMPT], corpus[c.COMPLETION]]).unique(maintain_order=True).to_list()
     model, tokenizer = base.build_base(config.base_model, texts, codebook)
     rows = weighted(corpus, config.sft.tasks, config.sft.seed)
+    if args.next_item:
+        rows = rows.filter(pl.col(c.TASK) == NEXT_ITEM_TASK)
     examples = tokenise(rows, PromptRenderer(tokenizer), config.sft.max_length)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -87,7 +93,7 @@ def prepare(folder: Path, sample: bool) -> str:
 
 
 def worker(folder: Path, variant: str, steps: int, threads: int) -> None:
-    """Train a few steps; print tokens, seconds and memory as JSON."""
+    """Train a few steps; print examples, tokens, seconds and memory as JSON."""
     import torch
 
     torch.set_num_threads(threads)
@@ -100,23 +106,27 @@ def worker(folder: Path, variant: str, steps: int, threads: int) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
         trainer = _trainer(folder, variant, steps, model, tokenizer)
 
-    counted = {"tokens": 0, "computed": 0, "labels": 0, "started": 0.0, "seconds": 0.0}
+    counted = {"examples": 0, "tokens": 0, "computed": 0, "started": 0.0, "seconds": 0.0}
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == WARMUP:
-                counted.update(tokens=0, computed=0, labels=0, started=time.perf_counter())
-            counted["seconds"] = time.perf_counter() - counted["started"]
+                counted.update(examples=0, tokens=0, computed=0, started=time.process_time())
+            counted["seconds"] = time.process_time() - counted["started"]
 
-    training_step = trainer.training_step
+    loader = trainer.get_train_dataloader()
+    collate = loader.collate_fn
 
-    def step(model: Any, inputs: Any, *rest: Any) -> Any:
-        counted["tokens"] += int((inputs["input_ids"] != tokenizer.pad_token_id).sum())
-        counted["computed"] += inputs["input_ids"].numel()
-        counted["labels"] += int((inputs["labels"][:, 1:] != -100).sum())
-        return training_step(model, inputs, *rest)
+    def counting(rows: Any) -> Any:
+        """Batches are laid one ahead of the training, so it is the next step's that is counted."""
+        batch = collate(rows)
+        counted["examples"] += sum(len(row.get("seq_lengths", [1])) for row in rows)
+        counted["tokens"] += sum(len(row["input_ids"]) for row in rows)
+        counted["computed"] += batch["input_ids"].numel()
+        return batch
 
-    trainer.training_step = step
+    loader.collate_fn = counting
+    trainer.get_train_dataloader = lambda: loader
     trainer.add_callback(Clock())
     before = _peak()
     with quiet():
@@ -146,9 +156,9 @@ def _trainer(folder: Path, variant: str, steps: int, model: Any, tokenizer: Any)
     examples = json.loads((folder / "examples.json").read_text())
     scratch = str(folder / "scratch")
     if variant.startswith("ours"):
-        filler = {"input_ids": [tokenizer.pad_token_id], "labels": [-100], "length": 1}
+        filler = {"input_ids": [tokenizer.pad_token_id], "labels": [-100], "length": 1, "user": None}
         arguments = sft._arguments(settings, scratch, select=False)
-        kinds: dict[str, Any] = {"settings": settings}
+        kinds: dict[str, Any] = {"settings": settings, "order": sft.order(examples, settings)}
         data, kind = Dataset.from_list([*examples, filler]), sft._trainer_class()
     else:
         more: dict[str, Any] = {"dataset_kwargs": {"skip_prepare_dataset": True}}
@@ -194,27 +204,40 @@ def measure(folder: Path, variant: str, args: argparse.Namespace) -> dict[str, A
 
 
 def table(folder: Path, args: argparse.Namespace) -> str:
-    """Markdown table, one row per variant."""
+    """Markdown table, one row per variant: sums, and highest memory, over its rounds."""
+    rounds = [{variant: measure(folder, variant, args) for variant in args.variants} for _ in range(args.rounds)]
     lines, first = [], None
     for variant in args.variants:
-        figures = measure(folder, variant, args)
-        if isinstance(figures, str):
-            lines.append((variant, f"failed: {figures}", *[""] * 6))
+        runs, failed = [], ""
+        for figures in (of_round[variant] for of_round in rounds):
+            if isinstance(figures, str):
+                failed = figures
+            else:
+                runs.append(figures)
+        if failed:
+            lines.append((variant, f"failed: {failed}", *[""] * 7))
             continue
-        speed = figures["tokens"] / figures["seconds"]
-        first = first or speed
-        cells = (f"{speed:,.0f}", f"{speed / first:.2f}", f"{1 - figures['tokens'] / figures['computed']:.0%}")
-        cells += (f"{figures['seconds'] / args.steps:.3f}", f"{figures['peak']:.0f}", f"{figures['grown']:.0f}")
-        lines.append((variant, *cells, f"{figures['loss']:.3f}"))
-    header = ("variant", "tokens/s", "over TRL", "padding", "seconds/step", "peak MiB", "grown by MiB", "loss")
-    return markdown_table(header, lines, "l")
+        examples, tokens, computed, seconds = (
+            sum(run[name] for run in runs) for name in ("examples", "tokens", "computed", "seconds")
+        )
+        first = first or examples / seconds
+        cells = (f"{examples / seconds:,.1f}", f"{examples / seconds / first:.2f}", f"{tokens / seconds:,.0f}")
+        cells += (f"{computed / tokens:.0%}", f"{seconds / args.steps / args.rounds:.3f}")
+        cells += tuple(f"{max(run[name] for run in runs):.0f}" for name in ("peak", "grown"))
+        lines.append((variant, *cells, f"{runs[0]['loss']:.3f}"))
+    header = ("variant", "examples/s", "over TRL", "tokens/s", "laid", "seconds/step", "peak MiB", "grown by MiB")
+    return markdown_table((*header, "loss"), lines, "l")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sample", action="store_true", help="generated data although the real one is there")
+    parser.add_argument("--dataset", default="office_published", help="of the profile `real`")
+    parser.add_argument("--next-item", action="store_true", help="next-item examples alone")
+    parser.add_argument("--home", type=Path, help="working folder whose outputs are reused")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
@@ -225,7 +248,8 @@ def main() -> None:
     real = Path(os.environ.get("SIDR_REAL_DATA") or ROOT.parent / "shared" / "data")
     os.environ.setdefault("SIDR_REAL_DATA", str(real))
     with tempfile.TemporaryDirectory() as folder:
-        what = prepare(Path(folder), args.sample or not (real / "minionerec").is_dir())
+        args.sample = args.sample or not (real / "minionerec").is_dir()
+        what = prepare(Path(folder), args)
         names = ("torch", "transformers", "trl", "accelerate")
         print(f"{hardware()}; {args.threads} threads; {', '.join(f'{n} {metadata.version(n)}' for n in names)}\n")
         print(f"`.venv/bin/python benchmarks/bench_sft.py {' '.join(sys.argv[1:])}`\n\n{what}\n")

@@ -52,17 +52,24 @@ def groups(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
         examples: with a `user`; None is no user, such an example stands alone. Copies of an example (its task weighs
             more than 1) fall into different groups, or a step would see it twice.
     """
-    members: dict[Any, list[int]] = {}
-    copies: Counter[Any] = Counter()
+    of_user: dict[Any, list[int]] = {}
     for index, example in enumerate(examples):
-        user = example["user"]
-        if user is not None:
-            itself = (user, *example["input_ids"])
-            copies[itself] += 1
-            members.setdefault((user, copies[itself]), []).append(index)
-        else:
-            members[index] = [index]
-    return [[index for index, _ in chain] for indices in members.values() for chain in _chains(indices, examples)]
+        of_user.setdefault(index if example["user"] is None else example["user"], []).append(index)
+    apart = (copies for indices in of_user.values() for copies in _copies_apart(indices, examples))
+    return [[index for index, _ in chain] for indices in apart for chain in _chains(indices, examples)]
+
+
+def _copies_apart(indices: Sequence[int], examples: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The first copies of all examples, the second ones, and so on."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    rounds: list[list[int]] = []
+    for index in indices:
+        itself = tuple(examples[index]["input_ids"])
+        if seen[itself] == len(rounds):
+            rounds.append([])
+        rounds[seen[itself]].append(index)
+        seen[itself] += 1
+    return rounds
 
 
 def _chains(

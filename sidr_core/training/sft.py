@@ -9,6 +9,7 @@ Shapes: B rows of a batch, T tokens of a row, P positions with a label, V the si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,7 @@ def _train(
     with dropout.added(model, settings.dropout), resume_dir(inputs, out_dir, progress) as (folder, point), quiet():
         trainer = _trainer_class()(
             settings=settings,
+            order=order(examples, settings),
             model=model,
             args=_arguments(settings, str(folder), selector is not None),
             train_dataset=Dataset.from_list([*examples, filler]),
@@ -206,6 +208,13 @@ def micro_batches(batch_size: int, micro_batch: int) -> tuple[int, int]:
     return micro, batch_size // (micro * processes)
 
 
+def order(examples: Sequence[dict[str, Any]], settings: Training) -> LengthGrouped | PrefixGrouped:
+    """In which order an epoch takes the examples; the index after them is that of an example without loss."""
+    if settings.packing:
+        return PrefixGrouped(groups(examples), settings.batch_size, settings.seed)
+    return LengthGrouped([example["length"] for example in examples], settings.batch_size, settings.seed)
+
+
 def answer_loss(model: Any, inputs: Any, n_items: Any = None) -> Any:
     """Mean cross-entropy of the labelled positions; the other positions are not projected onto the vocabulary.
 
@@ -229,8 +238,8 @@ def _trainer_class() -> Any:
     from trl.trainer.sft_trainer import SFTTrainer
 
     class Trainer(SFTTrainer):
-        def __init__(self, settings: Training, **kwargs: Any) -> None:
-            self._settings = settings
+        def __init__(self, settings: Training, order: Any, **kwargs: Any) -> None:
+            self._settings, self._order = settings, order
             super().__init__(**kwargs)
 
         def get_train_dataloader(self) -> Any:
@@ -243,11 +252,7 @@ def _trainer_class() -> Any:
                 self.data_collator = padded
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            data: Any = self.train_dataset
-            examples = data.select(range(len(data) - 1))  # without the filler
-            if self._settings.packing:
-                return PrefixGrouped(groups(examples.to_list()), self._settings.batch_size, self.args.seed)
-            return LengthGrouped(examples["length"], self._settings.batch_size, self.args.seed)
+            return self._order
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
