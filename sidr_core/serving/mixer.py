@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,9 @@ from sidr_core.serving.release import Release
 from sidr_core.settings.models import split_name
 from sidr_core.sids.index import SidIndex
 from sidr_core.tables.columns import ITEM_ID, MIXED, RANK, ROW_ID, SCORE, SID
+
+#: What opens the rankers; they take seconds to import, and only mixed lists need them.
+RANKER_MODULES = ("sidr_core.baselines.shortcut", "sidr_core.baselines.sequential")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +57,14 @@ class Mixer:
         """The mixer of a release; None where it has no mixed lists."""
         if MIXED not in release.names:
             return None
-        from sidr_core.baselines import sequential, shortcut  # they take seconds to import
-
         told = release.choices[release.names[MIXED]]
         weights = {route: tuple(of_route) for route, of_route in told["weights"].items()}
         numbers = (told[name] for name in ("rule", "ndcg", "shortcut", "rows"))
         choice = mixture.Choice(tuple(told["parts"]), weights, *numbers)
-        folders = [release.outputs[f"baseline_{name}"].verified_folder() for name in mixture.RANKERS]
-        opened = (shortcut.opened(folders[0]), sequential.opened(folders[1]))
-        rankers = dict(zip(mixture.RANKERS, opened, strict=True))
+        rankers = {
+            name: import_module(module).opened(release.outputs[f"baseline_{name}"].verified_folder())
+            for name, module in zip(mixture.RANKERS, RANKER_MODULES, strict=True)
+        }
         return cls(choice, rankers, mixture.met_in(train), codebook, index)
 
     def lists(self, rows: pl.DataFrame, whole: Reach, narrow: Reach | None, width: int) -> Lists:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import os
 import socket
@@ -19,8 +20,10 @@ from sidr_core.serving.batcher import Batcher
 from sidr_core.serving.counts import Counts
 from sidr_core.serving.follow import Follower
 from sidr_core.serving.gate import LOOPBACK, Limits
+from sidr_core.serving.mixer import RANKER_MODULES
 from sidr_core.serving.served import Served
 from sidr_core.serving.standby import keep_serving
+from sidr_core.tables.columns import MIXED
 
 TOKEN_VARIABLE = "SIDR_SERVE_TOKEN"  # noqa: S105
 _LEAST_TOKEN = 16
@@ -122,11 +125,16 @@ def assemble(
 def check(dataset: str | None, model: str | None) -> None:
     """Whether there is something to serve, by the manifests alone: a mistake is told before anything is loaded.
 
+    What mixed lists need is imported, so that a server that is killed finds it in its parent (`standby`).
+
     Raises:
         SidrError: nothing is published, or not for `model`.
     """
     profile, store = load_profile(), open_store()
-    release.opened(store, release.to_serve(profile, store, dataset or profile.default_dataset), model)
+    found = release.opened(store, release.to_serve(profile, store, dataset or profile.default_dataset), model)
+    if MIXED in found.names:
+        for name in RANKER_MODULES:
+            importlib.import_module(name)
 
 
 def run(assembled: Callable[[], Server], host: str, port: int) -> None:
