@@ -95,19 +95,24 @@ def required_packages(installed: Mapping[str, str]) -> Finding:
 
 
 def dagster_release(installed: Mapping[str, str]) -> Finding:
-    """Whether all packages of Dagster are of one release; libraries with 0.(16 + n).p belong to 1.n.p."""
+    """Whether all packages of Dagster are of one release; libraries with 0.(16 + n).p belong to 1.n.p, and those below
+    0.16 are others' (`dagster-ray`).
+    """
     versions = {name: version for name, version in sorted(installed.items()) if name.startswith("dagster")}
     releases: dict[str, list[str]] = {}
     for name, version in versions.items():
         parts = version.split(".")
-        release = f"1.{int(parts[1]) - 16}.{parts[2]}" if parts[0] == "0" and parts[1].isdigit() else version
-        releases.setdefault(release, []).append(name)
+        library = parts[0] == "0" and parts[1].isdigit()
+        if library and int(parts[1]) < 16:
+            continue
+        releases.setdefault(f"1.{int(parts[1]) - 16}.{parts[2]}" if library else version, []).append(name)
     if not releases:
         return Finding("dagster", FAIL, "it is not installed", _INSTALL)
     if len(releases) > 1:
         listing = "; ".join(f"{release}: {', '.join(names)}" for release, names in sorted(releases.items()))
         return Finding("dagster", FAIL, f"several releases: {listing}", f"{_INSTALL}: mixed releases break the UI")
-    return Finding("dagster", OK, f"{next(iter(releases))}, {len(versions)} packages of one release")
+    (release, names), *_ = releases.items()
+    return Finding("dagster", OK, f"{release}, {len(names)} packages of one release")
 
 
 def _torch() -> Finding:
