@@ -8,13 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
@@ -240,38 +238,6 @@ def test_a_run_that_is_ended_stops_its_job(cluster, here, monkeypatch) -> None:
         time.sleep(0.2)
     assert client.get_job_status(number).value == "STOPPED"
     assert here.find("toys", SNAPSHOT, stage) is None
-
-
-@pytest.mark.cluster("T4")
-@pytest.mark.long
-def test_a_training_whose_worker_is_killed_fails_soon_and_goes_on(cluster, here) -> None:
-    stage = "sft_checkpoint"
-    trained = profile({"epochs": 3, "seed": 9}, kind="ray", processes=2, stages=[stage], address=cluster)
-    results = []
-    thread = threading.Thread(target=lambda: results.append(materialize(trained, stage)))
-    thread.start()
-    end = time.monotonic() + 420
-    while not any("/resume/checkpoint-" in name and name.endswith("/COMPLETE") for name in resume_points(here)):
-        assert thread.is_alive() and time.monotonic() < end
-        time.sleep(0.2)
-    workers = [
-        one for one in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(one.info["cmdline"] or ())
-    ]
-    assert workers
-    killed = time.monotonic()
-    workers[-1].kill()
-    thread.join(120)
-    assert not thread.is_alive() and time.monotonic() - killed < 90
-    assert not results[0].success and here.find("toys", SNAPSHOT, stage) is None
-    assert "worker" in failure(results[0]).message
-    again = materialize(trained, stage)
-    assert again.success
-    resumed = here.require("toys", SNAPSHOT, stage)
-    assert resumed.manifest["metrics"]["steps"] == 21
-
-
-def resume_points(store: BucketStore) -> list[str]:
-    return [one.name for one in store.bucket.list("sft_checkpoint/")]
 
 
 @pytest.mark.cluster("T2")
