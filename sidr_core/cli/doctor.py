@@ -192,7 +192,7 @@ def _cluster(dataset: str, config: DatasetConfig, profile: Profile) -> Iterator[
     from sidr_core.pipeline import on_ray
 
     try:
-        yield Finding(f"cluster {dataset}", OK, on_ray.enough(config.launch))
+        yield Finding(f"cluster {dataset}", OK, on_ray.answer(config.launch))
     except SidrError as error:
         failed = _failed(f"cluster {dataset}", error)
         yield Finding(failed.name, WARN, failed.found, failed.fix)

@@ -1,4 +1,4 @@
-"""A Ray cluster: whether it answers and what it has, and trainings whose processes lie on any of its nodes.
+"""A Ray cluster: whether it answers, and trainings whose processes lie on any of its nodes.
 
 The job's own process asks Ray Train for workers. Each of them runs the spec as a process of `accelerate launch` does:
 Ray has set RANK, WORLD_SIZE and MASTER_ADDR and connected them. The first worker owns the store and its answer is the
@@ -107,15 +107,14 @@ def connect(address: str) -> Any:
         raise silent(address, str(error)) from None
 
 
-def enough(launch: Launch) -> str:
-    """What the cluster of a profile has, in words.
+def answer(launch: Launch) -> str:
+    """That the cluster of a profile answers, in words.
 
     Raises:
-        SidrError: it does not answer, has another Ray, or never has room for the processes of a training.
+        SidrError: it does not, or has another Ray.
     """
     client = connect(launch.address)
     import ray
-    from ray.util.state import list_nodes
 
     version = client.get_version()
     if version != ray.__version__:
@@ -125,18 +124,7 @@ def enough(launch: Launch) -> str:
             found=version,
             fix="install the versions of constraints.txt on every node",
         )
-    nodes: list[Any] = [node for node in list_nodes(address=launch.address) if getattr(node, "state", "") == "ALIVE"]
-    asked = {name: amount for name, amount in launch.resources.items() if name != "memory"}  # Ray tells that as text
-    has = {name: sum(node.resources_total.get(name, 0) for node in nodes) for name in asked}
-    text = ", ".join(f"{amount:g} {name}" for name, amount in has.items())
-    if lacking := [name for name, amount in asked.items() if has[name] < amount * launch.processes]:
-        raise SidrError(
-            f"the Ray cluster at {launch.address} has no room for {launch.processes} processes",
-            expected=f"{launch.resources[lacking[0]] * launch.processes:g} {lacking[0]} on all nodes together",
-            found=f"{len(nodes)} nodes with {text}",
-            fix="add nodes, or lower `launch.processes` or `launch.resources`",
-        )
-    return f"{launch.address} answers: Ray {version}, {len(nodes)} nodes with {text}"
+    return f"{launch.address} answers: Ray {version}"
 
 
 def silent(address: str, found: str) -> SidrError:

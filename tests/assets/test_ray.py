@@ -19,13 +19,14 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 pytest.importorskip("obstore", reason="the extra `bucket` is not installed: pip install -c constraints.txt obstore")
 pytest.importorskip("ray", reason="the extra `ray` is not installed: pip install -c constraints.txt 'sidr[ray]'")
 
+import ray
+
 from builders import bucket, small_world
 from builders.s3_server import S3Server
 from builders.small_world import SNAPSHOT
 from builders.stage import QUIET
 from sidr_assets import launchers, ray_jobs
 from sidr_assets.definitions import build_definitions
-from sidr_core.errors import SidrError
 from sidr_core.pipeline import launch, on_ray
 from sidr_core.pipeline.bucket import Bucket
 from sidr_core.pipeline.bucket_store import BucketStore
@@ -242,9 +243,5 @@ def test_a_run_that_is_ended_stops_its_job(cluster, here, monkeypatch) -> None:
 
 @pytest.mark.cluster("T2")
 @pytest.mark.long
-def test_the_doctor_knows_what_the_cluster_has(cluster) -> None:
-    assert on_ray.enough(Launch(kind="ray", address=cluster, processes=4)).endswith("1 nodes with 4 CPU")
-    with pytest.raises(SidrError, match="no room for 5 processes"):
-        on_ray.enough(Launch(kind="ray", address=cluster, processes=5))
-    with pytest.raises(SidrError, match="no room for 1 processes"):
-        on_ray.enough(Launch(kind="ray", address=cluster, processes=1, resources={"GPU": 1}))
+def test_the_doctor_asks_the_cluster(cluster) -> None:
+    assert on_ray.answer(Launch(kind="ray", address=cluster)) == f"{cluster} answers: Ray {ray.__version__}"
