@@ -1,4 +1,4 @@
-# make setup | run | test | long | lint | ui | docs | faults | teacher-faults | rehearse | bench | ablations | screenshot | clean
+# make setup | run | test | long | cluster | lint | ui | docs | faults | teacher-faults | rehearse | bench | ablations | screenshot | clean
 # Variables: PYTHON (3.11 to 3.13), SIDR_PROFILE (default quickstart), SIDR_HOME (default .sidr).
 # On Linux set PIP_EXTRA_INDEX_URL to PyTorch's CPU index to save the download of its CUDA libraries.
 SHELL := /bin/bash
@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # until all is said, without the stacks of Dagster's helpers that were stopped too.
 SHORT := (trap '' INT; exec sed -u -E 's/^[0-9-]+ ([0-9:]+) [-+0-9]+ - dagster - INFO - __ASSET_JOB - [0-9a-f-]+ - /\1 /; /^Traceback/{N;/watch_orphans/{:a;N;/Interrupt$$/!ba;d}}')
 
-.PHONY: setup run test long lint ui docs faults teacher-faults rehearse bench ablations screenshot clean instance
+.PHONY: setup run test long cluster lint ui docs faults teacher-faults rehearse bench ablations screenshot clean instance
 
 setup: $(STAMP) $(DAGSTER_HOME)/dagster.yaml
 
@@ -58,6 +58,12 @@ test: lint
 # The tests that take up to minutes each, which `make test` leaves out.
 long: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m long $(ARGS)
+
+# Two machines and more, played on this one (docs/scale.md): T1 to T7, each with its count. Without Postgres, or where Ray
+# cannot run, those tests are skipped and counted as such. `make test` runs what of it takes seconds.
+cluster: setup
+	@$(BIN)/pip install -q -c constraints.txt -e '.[ray]'
+	@SIDR_RACES=$(or $(RACES),100) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 -m cluster --durations=0 --durations-min=5 $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

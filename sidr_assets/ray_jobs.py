@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from sidr_assets.launchers import child_error
-from sidr_core.errors import SidrError
 from sidr_core.pipeline import launch
+from sidr_core.pipeline.on_ray import connect, silent
 
 _POLL_SECONDS = 0.5
 #: How long the cluster's job server may be silent before the step fails.
@@ -58,23 +58,6 @@ def run(context: dg.AssetExecutionContext, address: str, job: dict[str, Any], na
     raise child_error(failures[0] if failures else None, name, f"job {number} {status.lower()}: {told[-1500:]}")
 
 
-def connect(address: str) -> Any:
-    """A client of the cluster's job server. Raises SidrError where Ray is not installed or nobody answers."""
-    try:
-        from ray.job_submission import JobSubmissionClient
-    except ImportError:
-        raise SidrError(
-            "no job can be sent to a Ray cluster",
-            expected="the package ray (`launch: {kind: ray}`)",
-            found="it is not installed",
-            fix="pip install -c constraints.txt 'sidr[ray]', on every node too",
-        ) from None
-    try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        raise _silent(address, str(error)) from None
-
-
 def _end(client: Any, number: str, name: str) -> str:
     """The last status of a job. Raises SidrError where its cluster does not answer for a minute."""
     heard = time.monotonic()
@@ -83,19 +66,9 @@ def _end(client: Any, number: str, name: str) -> str:
             status = client.get_job_status(number)
         except OSError as error:
             if time.monotonic() - heard > _SILENT_SECONDS:
-                raise _silent(f"{client.get_address()} (job {number} of {name})", str(error)) from None
+                raise silent(f"{client.get_address()} (job {number} of {name})", str(error)) from None
         else:
             heard = time.monotonic()
             if status.is_terminal():
                 return status.value
         time.sleep(_POLL_SECONDS)
-
-
-def _silent(address: str, found: str) -> SidrError:
-    return SidrError(
-        f"the Ray cluster at {address} does not answer",
-        expected="its job server (`launch.address`, port 8265 by default)",
-        found=found.splitlines()[0][:300] if found else "nothing",
-        fix="start it (`ray start --head --dashboard-host=…`), correct `launch.address`, or run the stages here with "
-        "`launch: {kind: process}`",
-    )

@@ -5,12 +5,23 @@ import os
 import shutil
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The parts of `make cluster`.
+CLUSTER = {
+    "T1": "races for one output, and servers that cannot decide them",
+    "T2": "a machine that shares nothing but the bucket",
+    "T3": "killed or cut off in an upload",
+    "T4": "a training whose machine dies",
+    "T5": "weights shared by processes",
+    "T6": "Postgres: budget, queue, who judges a run",
+    "T7": "flipped bytes in cache and bucket",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -125,3 +136,23 @@ def sidr(monkeypatch, capsys):
         return int(ended.value.code or 0), out, err
 
     return run
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Notes of each test which part of `make cluster` it is."""
+    report = (yield).get_result()
+    report.part = next((mark.args[0] for mark in item.iter_markers("cluster")), None)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """After `make cluster`: how many tests of each part passed, failed, or could not run here."""
+    if config.option.markexpr != "cluster":
+        return
+    for part, what in CLUSTER.items():
+        found = Counter()
+        for outcome in ("passed", "failed", "error", "skipped"):
+            reports = terminalreporter.stats.get(outcome, ())
+            found[outcome] += sum(getattr(one, "part", None) == part for one in reports)
+        counts = ", ".join(f"{number} {outcome}" for outcome, number in found.items() if number)
+        terminalreporter.write_line(f"{part} {what}: {counts or 'none'}")

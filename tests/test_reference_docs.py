@@ -47,6 +47,7 @@ def paths(given: object, prefix: str) -> Iterator[str]:
                 "source.sources",
                 "source.review_columns",
                 "source.item_columns",
+                "launch.resources",
             )
             if not own and name != "kind":
                 yield f"{prefix}.{name}" if prefix else name

@@ -17,7 +17,7 @@ from sidr_core.models.packaged import packaged
 from sidr_core.pipeline import gc as garbage
 from sidr_core.pipeline.bucket_store import BucketStore
 from sidr_core.pipeline.catalog import path as catalog_path
-from sidr_core.pipeline.place import open_store
+from sidr_core.pipeline.place import open_store, store_url
 from sidr_core.pipeline.profile import Profile, home, load_profile
 from sidr_core.pipeline.store import Store
 from sidr_core.remote.endpoint import PLACEHOLDER, host_of, is_loopback, read_key
@@ -89,6 +89,7 @@ def check_profile(profile: Profile, spent: Cost | None) -> Iterator[Finding]:
     seen: set[str] = set()
     for name, config in profile.datasets.items():
         parts = (_sources(name, config), _models(name, config), _keys(name, config), _budget(name, config, spent))
+        parts = (*parts, _cluster(name, config, profile))
         for finding in (finding for part in parts for finding in part):
             if (subject := f"{finding.name.split()[0]} {finding.found}") not in seen:
                 seen.add(subject)
@@ -182,6 +183,22 @@ def _budget(dataset: str, config: DatasetConfig, spent: Cost | None) -> Iterator
     )
     fix = "raise `teacher.budget`: until then the corpus stays incomplete" if exhausted else ""
     yield Finding(f"budget {dataset}", WARN if exhausted else OK, f"{' and '.join(left)} left", fix)
+
+
+def _cluster(dataset: str, config: DatasetConfig, profile: Profile) -> Iterator[Finding]:
+    """The Ray cluster of the stages that leave this machine; one that is down now may be up when they run."""
+    if config.launch.kind != "ray":
+        return
+    from sidr_core.pipeline import on_ray
+
+    try:
+        yield Finding(f"cluster {dataset}", OK, on_ray.answer(config.launch))
+    except SidrError as error:
+        failed = _failed(f"cluster {dataset}", error)
+        yield Finding(failed.name, WARN, failed.found, failed.fix)
+    if store_url(profile) is None:
+        fix = "set SIDR_STORE or `store.url` to a bucket, unless all nodes mount that folder"
+        yield Finding(f"nodes {dataset}", WARN, f"a node that has no {home()} finds no input", fix)
 
 
 # -- the working folder ----------------------------------------------------------------------

@@ -114,9 +114,10 @@ def ray_job(profile: Profile, dataset: str, snapshot: str, stage: str, fingerpri
     spec = _spec(profile, dataset, snapshot, stage) | {"fingerprint": fingerprint}
     if not spec["store"]:
         spec["home"] = str(home)
-    takes = dict(launch.resources)
+    takes, entry = dict(launch.resources), "-m sidr_core.pipeline.run"
     if stage in TRAINING_STAGES and launch.processes > 1:
-        spec["workers"], takes = launch.processes, {"CPU": 0.0}  # they take the resources
+        spec["workers"], takes = launch.processes, {"CPU": 0.0}  # the workers take the resources
+        entry = "-c 'from sidr_core.pipeline.on_ray import main; main()'"
     known = {"CPU": "entrypoint_num_cpus", "GPU": "entrypoint_num_gpus", "memory": "entrypoint_memory"}
     job: dict[str, Any] = {name: takes.pop(key) for key, name in known.items() if key in takes}
     if "entrypoint_memory" in job:
@@ -124,7 +125,7 @@ def ray_job(profile: Profile, dataset: str, snapshot: str, stage: str, fingerpri
     if takes:
         job["entrypoint_resources"] = takes
     variables = {SPEC_VARIABLE: json.dumps(spec, default=str)}
-    return job | {"entrypoint": "python -m sidr_core.pipeline.run", "runtime_env": {"env_vars": variables}}
+    return job | {"entrypoint": f"python {entry}", "runtime_env": {"env_vars": variables}}
 
 
 # -- the child's side ------------------------------------------------------------------------

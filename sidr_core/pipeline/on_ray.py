@@ -1,4 +1,4 @@
-"""A training whose processes lie on any node of a Ray cluster.
+"""A Ray cluster: whether it answers, and trainings whose processes lie on any of its nodes.
 
 The job's own process asks Ray Train for workers. Each of them runs the spec as a process of `accelerate launch` does:
 Ray has set RANK, WORLD_SIZE and MASTER_ADDR and connected them. The first worker owns the store and its answer is the
@@ -7,15 +7,27 @@ job's; the failure that explains the others is raised in the job, as its worker 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from sidr_core.errors import SidrError
 from sidr_core.pipeline import launch
 from sidr_core.pipeline.profile import parse_profile
+from sidr_core.settings import Launch
 
 
-def train(spec: dict[str, Any]) -> dict[str, Any]:
+def main() -> None:
+    """The job: as `python -m sidr_core.pipeline.run`, with the training of its spec on workers."""
+    from sidr_core.pipeline import run
+
+    sys.exit(run.main([], train))
+
+
+def train(spec: dict[str, Any], report: Any = None) -> dict[str, Any]:
     """Run the training of a spec on `spec["workers"]` workers; called by the job. Returns the first worker's answer.
+
+    Args:
+        report: the job's Pipes session, which the workers have no part in.
 
     Raises:
         SidrError: as the stage, or a worker died.
@@ -76,3 +88,51 @@ def _failure(error: Exception) -> launch.Failure | None:
     """What a worker told of its failure; None of one that died."""
     raised = getattr(error, "_base_exc", error)  # Ray wraps what a worker raises
     return launch.Failure.of_text(str(raised)) if isinstance(raised, _WorkerFailed) else None
+
+
+def connect(address: str) -> Any:
+    """A client of the cluster's job server. Raises SidrError where Ray is not installed or nobody answers."""
+    try:
+        from ray.job_submission import JobSubmissionClient
+    except ImportError:
+        raise SidrError(
+            "no job can be sent to a Ray cluster",
+            expected="the package ray (`launch: {kind: ray}`)",
+            found="it is not installed",
+            fix="pip install -c constraints.txt 'sidr[ray]', on every node too",
+        ) from None
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise silent(address, str(error)) from None
+
+
+def answer(launch: Launch) -> str:
+    """That the cluster of a profile answers, in words.
+
+    Raises:
+        SidrError: it does not, or has another Ray.
+    """
+    client = connect(launch.address)
+    import ray
+
+    version = client.get_version()
+    if version != ray.__version__:
+        raise SidrError(
+            f"the Ray cluster at {launch.address} has another version",
+            expected=ray.__version__,
+            found=version,
+            fix="install the versions of constraints.txt on every node",
+        )
+    return f"{launch.address} answers: Ray {version}"
+
+
+def silent(address: str, found: str) -> SidrError:
+    """That nobody answers there."""
+    return SidrError(
+        f"the Ray cluster at {address} does not answer",
+        expected="its job server (`launch.address`, port 8265 by default)",
+        found=found.splitlines()[0][:300] if found else "nothing",
+        fix="start it (`ray start --head --dashboard-host=…`), correct `launch.address`, or run the stages here with "
+        "`launch: {kind: process}`",
+    )

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sidr_core.errors import CheckFailed, SidrError, StoreError
-from sidr_core.pipeline import catalog, disk, launch, live, on_ray
+from sidr_core.pipeline import catalog, disk, launch, live
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.place import STORE_VARIABLE, open_store
 from sidr_core.pipeline.profile import Profile, StageConfig, load_profile, parse_profile
@@ -307,16 +307,19 @@ def _without_paths(section: BaseModel) -> dict[str, Any]:
     return dumped
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], execute: Callable[[dict[str, Any], Any], dict[str, Any] | None] | None = None) -> int:
     """Run the stage that a spec names, that of a file or of the environment, and print its folder. A failure is
     reported to the launcher, if any.
+
+    Args:
+        execute: spec and Pipes session -> what the launcher wants to know; default: :func:`run_spec`.
     """
     spec = json.loads(Path(argv[0]).read_text() if argv else os.environ[launch.SPEC_VARIABLE])
     if "launcher" in spec:
         launch.leave_with(spec["launcher"])
     with _reporting() as report:
         try:
-            answer = on_ray.train(spec) if "workers" in spec else run_spec(spec, report)
+            answer = (execute or run_spec)(spec, report)
             if answer:
                 if report:
                     report.report_custom_message(answer)

@@ -32,6 +32,8 @@ ROWS_PER_USER = 5
 #: Of one GPU, assumed for an 80 GB card in bfloat16: operations per second in training; seconds of a forward pass of
 #: decoding at least, and bytes of weights per second that it reads.
 TRAINING_SPEED, PASS_SECONDS, BYTES_PER_SECOND = 100e12, 0.03, 2e12
+#: At which sharded weights come to a GPU from the others, anew for each token that is decoded: 400 Gbit/s per GPU.
+WIRE_BYTES_PER_SECOND = 50e9
 #: Rollouts that are written side by side (`sidr_core/training/rollouts.py`).
 _BESIDE = 256
 _CHARACTERS_PER_TOKEN, _SCAFFOLD_TOKENS = 4, 60
@@ -205,7 +207,8 @@ def _step(stage: str, settings: Training | Grpo, real: DatasetConfig, steps: int
     if isinstance(settings, Grpo):
         batches = math.ceil(settings.prompts_per_step * settings.generations / spread / _BESIDE)
         written = settings.max_thought_tokens if settings.mode == c.THINKING else 8
-        seconds += steps * batches * written * max(PASS_SECONDS, 2 * size / BYTES_PER_SECOND)
+        speed = WIRE_BYTES_PER_SECOND if settings.sharding == "full" else BYTES_PER_SECOND
+        seconds += steps * batches * written * max(PASS_SECONDS, 2 * size / speed)
     return Step(f"{stage}_checkpoint", steps, tokens, needed.total / memory.GIB, seconds / 3600)
 
 

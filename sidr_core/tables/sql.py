@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +15,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidr_core.errors import SidrError
 from sidr_core.tables.ahead import ahead
 from sidr_core.tables.files import types_of
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameModel
 
-#: What DuckDB may hold in memory before it spills; results and Parquet buffers come on top.
-MEMORY = "1200MB"
+#: What DuckDB may hold in memory before it spills, as `SIDR_SQL_MEMORY` says (`4GB`); results and Parquet buffers come
+#: on top. It is a matter of the machine, and changes no byte of any output.
+MEMORY, MEMORY_VARIABLE = "1200MB", "SIDR_SQL_MEMORY"
+_AMOUNT = re.compile(r"[1-9][0-9]{0,6}(MB|GB)", re.ASCII)
 
 #: Rows of a row group, as `sidr_core.tables.files.write` makes them.
 _ROW_GROUP = 64_000
@@ -32,9 +37,21 @@ BATCH = 4 * _ROW_GROUP
 def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that spills into a folder below `folder`, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill, duckdb.connect() as db:
-        db.execute("SET memory_limit = $memory", {"memory": MEMORY})
+        db.execute("SET memory_limit = $memory", {"memory": _memory()})
         db.execute("SET temp_directory = $spill", {"spill": spill})
         yield db
+
+
+def _memory() -> str:
+    given = os.environ.get(MEMORY_VARIABLE) or MEMORY
+    if not _AMOUNT.fullmatch(given):
+        raise SidrError(
+            f"{MEMORY_VARIABLE} is no amount of memory",
+            expected=f"a whole number and MB or GB, as in {MEMORY}",
+            found=repr(given[:40]),
+            fix=f"correct it, or unset it: then it is {MEMORY}",
+        )
+    return given
 
 
 def quoted(value: str) -> str:

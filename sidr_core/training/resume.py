@@ -5,8 +5,8 @@ belongs to one fingerprint, so to one set of data, configuration and code. A poi
 which is done last, and as long as its files are as the mark says. Points are saved between two pieces of work: after
 a step whose log is written, and after the evaluation that ends an epoch.
 
-Several processes train as one: they share the micro batches of a step. All of them measure, so that
-none waits for another's measurement, and the first one's figures count. Best weights and marks the first one writes.
+Several processes train as one: they share the micro batches of a step. All of them measure, so that none waits for
+another's measurement, and the first one's figures count. Best weights and marks the first one writes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback
 
@@ -36,6 +36,8 @@ from sidr_core.tables.tensors import read_tensors, unreadable
 from sidr_core.training import sharding, tracking
 
 OWNER = "owner.json"
+#: Of a file that is sent to another machine, at a time.
+_SENT_BYTES = 64 * 2**20
 _NUMBERED = re.compile(r"checkpoint-[0-9]{1,18}", re.ASCII)
 
 
@@ -107,6 +109,9 @@ class ResumePoints(TrainerCallback):
         self._folder, self._every, self._best = folder, every, best
         self._digests: dict[Path, str] = {}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        sharding.refuse_unsharded(args, model)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The last step of an epoch is saved after the epoch's evaluation instead.
         # A training that is about to stop is not saved: resumed, it would take another step.
@@ -119,16 +124,27 @@ class ResumePoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         processes = PartialState()
-        processes.wait_for_everyone()  # each writes its own random state
+        point = self._folder / f"checkpoint-{state.global_step}"
+        _gather_random_states(point)
         if not processes.is_main_process:
             return
-        point = self._folder / f"checkpoint-{state.global_step}"
         mark(point, self._best.files(state) if self._best is not None else (), self._digests)
         for other in self._folder.glob("checkpoint-*"):
             if other != point:
                 shutil.rmtree(other, ignore_errors=True)
         if self._best is not None:
             self._best.prune(state)
+
+
+def _gather_random_states(point: Path) -> None:
+    """Bring the random state that each process has written to the first one, which may be on another machine."""
+    processes = PartialState()
+    if processes.num_processes == 1:
+        return
+    own = point / f"rng_state_{processes.process_index}.pth"
+    for name, content in gather_object([(own.name, own.read_bytes())]):
+        if processes.is_main_process and not (point / name).is_file():
+            (point / name).write_bytes(content)
 
 
 def mark(point: Path, beside: Iterable[Path] = (), known: dict[Path, str] | None = None) -> None:
@@ -170,7 +186,8 @@ def _damaged(point: Path) -> str | None:
 
 
 def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
-    """The newest whole resume point of `folder`, or None; others are removed. The first process looks.
+    """The newest whole resume point of `folder`, or None; others are removed. The first process looks, and machines
+    that lack the point are sent it.
 
     Args:
         owner: what this training is made from (the fingerprint); written on first use.
@@ -178,9 +195,39 @@ def newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
     Raises:
         StoreError: the folder belongs to other data or another configuration.
     """
-    point = [_newest_point(folder, owner, progress) if PartialState().is_main_process else None]
-    broadcast_object_list(point)
-    return point[0]
+    found = [_newest_point(folder, owner, progress) if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    if found[0] is None:
+        return None
+    point = folder / Path(found[0]).name
+    send_point(point)
+    return str(point)
+
+
+def send_point(point: Path) -> None:
+    """Copy a resume point from the first process's machine to those that do not have it as its mark says.
+
+    The first process of a machine writes; every process has to call it.
+    """
+    processes = PartialState()
+    lacks = processes.is_local_main_process and not processes.is_main_process and _damaged(point) is not None
+    if not any(gather_object([lacks])):
+        return
+    names: list[Any] = [None]
+    if processes.is_main_process:
+        names = [[*json.loads((point / MARK).read_text()), MARK]]
+    broadcast_object_list(names)
+    for name in names[0]:
+        path = point / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") if processes.is_main_process else path.open("wb") if lacks else nullcontext() as file:
+            while True:
+                part: list[Any] = [file.read(_SENT_BYTES) if file is not None and processes.is_main_process else b""]
+                broadcast_object_list(part)
+                if not part[0]:
+                    break
+                if lacks and file is not None:
+                    file.write(part[0])
 
 
 def _newest_point(folder: Path, owner: str, progress: Progress) -> str | None:
@@ -289,10 +336,12 @@ class BestCheckpoint(TrainerCallback):
         records = self._records(self._trainer.state)
         step = int(records[self._best(records)]["step"])
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        weights, _ = read_tensors(self._file(step), "pt")
-        shapes = {name: value.shape for name, value in sharding.distinct(model).items()}
-        if shapes != {name: value.shape for name, value in weights.items()}:
-            raise unreadable(self._file(step), "another model's weights")
+        weights = {}
+        if PartialState().is_main_process:
+            weights, _ = read_tensors(self._file(step), "pt")
+            shapes = {name: value.shape for name, value in sharding.distinct(model).items()}
+            if shapes != {name: value.shape for name, value in weights.items()}:
+                raise unreadable(self._file(step), "another model's weights")
         sharding.set_weights(model, weights)
 
     def files(self, state: Any) -> list[Path]:

@@ -151,7 +151,7 @@ def _train(
         )
         schedule = {"at_epochs": True, "patience": settings.patience}
         history = train(trainer, folder, point, settings.save_every, selector, progress, **schedule)
-    plain = parameters.finish(sharding.trained(trainer, settings))
+    plain = parameters.finish(model)
     return cards.Trained(plain, cards.log_table(history), cards.valid_figures(selectors, plain, settings.seed), metrics)
 
 

@@ -62,16 +62,15 @@ def is_sharded(model: Any) -> bool:
     return any(isinstance(value, DTensor) for value in model.parameters())
 
 
-def trained(trainer: Any, settings: Training | Grpo) -> Any:
-    """The trainer's model. Raises SidrError where it was to be sharded and was not."""
-    if settings.sharding == "full" and not is_sharded(trainer.model):
+def refuse_unsharded(arguments: Any, model: Any) -> None:
+    """Raises SidrError where a model was to be sharded by the trainer's arguments and was not."""
+    if arguments.fsdp and not is_sharded(model):
         raise SidrError(
             "the weights were to be sharded and were not",
             expected="a share of each tensor in each process (`sharding: full`)",
             found=f"whole tensors, {PartialState().distributed_type.value} in accelerate's words",
             fix="install the versions of constraints.txt, or set `sharding: none`",
         )
-    return trainer.model
 
 
 @contextmanager
@@ -125,11 +124,15 @@ def whole(model: Any) -> dict[str, torch.Tensor]:
 
 
 def set_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Give a model, sharded or not, whole weights that every process has; others stay."""
-    own = model.state_dict()
+    """Give a model, sharded or not, the :func:`distinct` weights that the first process has; every process calls it."""
+    state = PartialState()
     with torch.no_grad():
-        for name, value in weights.items():
-            target = own[name]
+        for name, target in distinct(model).items():
+            value = torch.empty(target.shape, dtype=target.dtype, device=target.device)
+            if state.is_main_process:
+                value.copy_(weights[name])
             if isinstance(target, DTensor):
-                value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+                value = distribute_tensor(value, target.device_mesh, target.placements)  # of the first process
+            elif state.num_processes > 1:
+                torch.distributed.broadcast(value, 0)
             target.copy_(value)

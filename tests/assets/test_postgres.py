@@ -62,6 +62,7 @@ def status(instance, run) -> WorkerStatus:
     return launcher.check_run_worker_health(instance.get_run_by_id(run.run_id)).status
 
 
+@pytest.mark.cluster("T6")
 def test_the_shipped_instance_keeps_runs_and_logs_for_all_machines(instance):
     run = run_with(instance)
     assert [found.run_id for found in instance.get_runs()] == [run.run_id]
@@ -70,6 +71,7 @@ def test_the_shipped_instance_keeps_runs_and_logs_for_all_machines(instance):
     assert instance.run_launcher.supports_check_run_worker_health
 
 
+@pytest.mark.cluster("T6")
 def test_only_the_machine_of_a_run_judges_it(instance):
     run = run_with(instance, dead=True)
     assert status(instance, run) is WorkerStatus.RUNNING  # where it runs is not known yet
@@ -79,6 +81,7 @@ def test_only_the_machine_of_a_run_judges_it(instance):
     assert status(instance, run) is WorkerStatus.FAILED
 
 
+@pytest.mark.cluster("T6")
 def test_an_asset_says_where_its_run_runs(instance):
     @dg.asset
     def thing(context: dg.AssetExecutionContext) -> None:

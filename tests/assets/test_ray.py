@@ -1,5 +1,6 @@
 """Stages as jobs of a Ray cluster whose node shares nothing with the launcher but a bucket: same outputs, told once."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,23 +14,27 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 pytest.importorskip("obstore", reason="the extra `bucket` is not installed: pip install -c constraints.txt obstore")
 pytest.importorskip("ray", reason="the extra `ray` is not installed: pip install -c constraints.txt 'sidr[ray]'")
+
+import ray
 
 from builders import bucket, small_world
 from builders.s3_server import S3Server
 from builders.small_world import SNAPSHOT
 from builders.stage import QUIET
-from sidr_assets import launchers
+from sidr_assets import launchers, ray_jobs
 from sidr_assets.definitions import build_definitions
-from sidr_core.pipeline import launch
+from sidr_core.pipeline import launch, on_ray
 from sidr_core.pipeline.bucket import Bucket
 from sidr_core.pipeline.bucket_store import BucketStore
 from sidr_core.pipeline.graph import stage_named
 from sidr_core.pipeline.profile import Profile, parse_profile
 from sidr_core.pipeline.run import run_stage
 from sidr_core.pipeline.store import Store
+from sidr_core.settings import Launch
 
 ROOT = Path(__file__).resolve().parents[2]
 URL = "s3://shared/ray"
@@ -59,6 +64,7 @@ def failure(result: dg.ExecuteInProcessResult):
     return error
 
 
+@pytest.mark.cluster("T2")
 def test_a_cluster_that_does_not_answer_is_one_error(world) -> None:
     shutil.rmtree(world.store.root / "baseline_popularity")
     nobody = profile(kind="ray", stages=["baseline_popularity"], address="http://127.0.0.1:9")
@@ -67,6 +73,7 @@ def test_a_cluster_that_does_not_answer_is_one_error(world) -> None:
     assert error.message.count("the Ray cluster at http://127.0.0.1:9 does not answer") == 1
 
 
+@pytest.mark.cluster("T2")
 def test_a_job_has_its_spec_by_value_and_no_key(monkeypatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t")
     monkeypatch.setenv("SIDR_STORE", URL)
@@ -160,6 +167,7 @@ def here(launcher, monkeypatch) -> BucketStore:
     return BucketStore(launcher, Bucket.at(URL))
 
 
+@pytest.mark.cluster("T2")
 @pytest.mark.long
 def test_a_job_on_another_machine_publishes_what_this_one_would(cluster, here, small_world_home) -> None:
     stage = "baseline_popularity"
@@ -171,6 +179,7 @@ def test_a_job_on_another_machine_publishes_what_this_one_would(cluster, here, s
     assert (made.fingerprint, made.digest) == (local.fingerprint, local.digest)
 
 
+@pytest.mark.cluster("T2")
 @pytest.mark.long
 def test_a_node_of_another_code_version_says_so_once(cluster, here, monkeypatch) -> None:
     monkeypatch.setattr(launchers, "planned_fingerprint", lambda *_: "0" * 32)
@@ -181,6 +190,7 @@ def test_a_node_of_another_code_version_says_so_once(cluster, here, monkeypatch)
     assert here.find("toys", SNAPSHOT, stage) is None
 
 
+@pytest.mark.cluster("T2")
 @pytest.mark.long
 def test_a_training_over_workers_is_that_of_processes_here(cluster, here, launcher, tmp_path, monkeypatch) -> None:
     """With shared weights, so that a worker that did not take part would show."""
@@ -198,6 +208,7 @@ def test_a_training_over_workers_is_that_of_processes_here(cluster, here, launch
     assert (made.fingerprint, made.digest) == (local.fingerprint, local.digest)
 
 
+@pytest.mark.cluster("T2")
 @pytest.mark.long
 def test_a_mistake_met_by_all_workers_is_told_once(cluster, here) -> None:
     stage = "sft_checkpoint"
@@ -205,3 +216,32 @@ def test_a_mistake_met_by_all_workers_is_told_once(cluster, here) -> None:
     error = failure(materialize(wrong, stage))
     assert error.cls_name == "InputError"
     assert error.message.count("is too long to train on") == 1
+
+
+@pytest.mark.cluster("T2")
+@pytest.mark.long
+def test_a_run_that_is_ended_stops_its_job(cluster, here, monkeypatch) -> None:
+    jobs = []
+
+    def interrupted(client, number, name):
+        while client.get_job_status(number).value == "PENDING":
+            time.sleep(0.2)
+        jobs.append((client, number))
+        raise DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(ray_jobs, "_end", interrupted)
+    stage = "baseline_item_item"
+    with contextlib.suppress(DagsterExecutionInterruptedError):
+        materialize(profile(kind="ray", stages=[stage], address=cluster), stage)
+    ((client, number),) = jobs
+    end = time.monotonic() + 60
+    while not client.get_job_status(number).is_terminal() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert client.get_job_status(number).value == "STOPPED"
+    assert here.find("toys", SNAPSHOT, stage) is None
+
+
+@pytest.mark.cluster("T2")
+@pytest.mark.long
+def test_the_doctor_asks_the_cluster(cluster) -> None:
+    assert on_ray.answer(Launch(kind="ray", address=cluster)) == f"{cluster} answers: Ray {ray.__version__}"

@@ -75,6 +75,8 @@ def test_no_model_library_is_imported():
 
 def test_dagster_releases_are_compared_across_its_two_numberings():
     same = {"dagster": "1.13.27", "dagster-rest-resources": "0.29.27", "dagster-webserver": "1.13.27"}
+    others = {"dagster-ray": "0.4.8", "dagster-openlineage": "0.2.1"}  # have releases of their own
+    assert environment.dagster_release(same | others).found == "1.13.27, 3 packages of one release"
     assert environment.dagster_release(same).state == OK
     skewed = environment.dagster_release({**same, "dagster-webserver": "1.13.26"})
     assert skewed.state == FAIL and "1.13.26: dagster-webserver" in skewed.found

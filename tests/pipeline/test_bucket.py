@@ -71,6 +71,7 @@ def age(server, days):
 # -- publish and read ------------------------------------------------------------------------
 
 
+@pytest.mark.cluster("T2")
 def test_another_host_reads_what_one_published(server, host):
     made, reused = host("a").obtain("s", "1", {"k": 1}, write("text"))
     again, reused_there = host("b").obtain("s", "1", {"k": 1}, refuse)
@@ -125,9 +126,11 @@ def test_a_large_file_goes_and_comes_in_parts(server, host, monkeypatch):
     assert server.requests["GET"] == 2 + 3  # manifest, listing, parts
 
 
+@pytest.mark.cluster("T1")
 def test_two_hosts_race_and_one_wins(server, host):
-    """Ten races; both have to end with one output, one manifest, and no file of the loser."""
-    for number in range(10):
+    """Ten races, in `make cluster` a hundred; each ends with one output, one manifest, and no file of the loser."""
+    races = int(os.environ.get("SIDR_RACES", "10"))
+    for number in range(races):
         barrier = threading.Barrier(2)
         results = {}
 
@@ -146,9 +149,10 @@ def test_two_hosts_race_and_one_wins(server, host):
         a, b = results["a"], results["b"]
         assert a.manifest == b.manifest
         assert a.path("out.txt").read_text() == b.path("out.txt").read_text() == f"text {number}"
-    assert names(server) == sorted(["s/MANIFEST.json", "s/empty.txt", "s/out.txt"] * 10)
+    assert names(server) == sorted(["s/MANIFEST.json", "s/empty.txt", "s/out.txt"] * races)
 
 
+@pytest.mark.cluster("T1")
 def test_other_bytes_for_the_same_key_are_told_and_the_first_counts(server, host):
     said = []
 
@@ -165,6 +169,7 @@ def test_other_bytes_for_the_same_key_are_told_and_the_first_counts(server, host
 # -- refs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.cluster("T2")
 def test_refs_are_seen_by_all_hosts(host):
     store = host("a")
     made, _ = store.obtain("s", "1", {}, write("x"))
@@ -175,6 +180,7 @@ def test_refs_are_seen_by_all_hosts(host):
     assert there.current("toys", "2020-02", "s") is None
 
 
+@pytest.mark.cluster("T1")
 def test_a_ref_that_another_host_moved_is_read_again_before_it_is_written(server, host):
     store = host("a")
     fps = [store.obtain("s", "1", {"k": n}, write(f"{n}"))[0].fingerprint for n in range(3)]
@@ -194,6 +200,7 @@ def test_a_ref_that_another_host_moved_is_read_again_before_it_is_written(server
     assert host("b").ref("toys", "2020-01", "s") == fps[2]
 
 
+@pytest.mark.cluster("T1")
 def test_what_one_host_promotes_is_live_on_all_and_one_of_two_decides(server, host, monkeypatch):
     store, there = host("a"), host("b")
     fps = [store.obtain("s", "1", {"k": n}, write(f"{n}"))[0].fingerprint for n in range(3)]
@@ -240,6 +247,7 @@ def test_wrong_credentials_are_one_error_without_the_key(server, host, monkeypat
     assert server.objects == {}
 
 
+@pytest.mark.cluster("T1")
 def test_a_server_that_ignores_conditions_is_refused_before_anything_is_built(server, host):
     server.conditions = False
     with pytest.raises(StoreError, match="cannot hold a store") as caught:
@@ -248,6 +256,7 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_is_built(se
     assert server.objects == {}
 
 
+@pytest.mark.cluster("T3")
 @pytest.mark.parametrize("nth", [1, 2, 3])  # a file, the other, the manifest
 def test_a_lost_network_in_an_upload_publishes_nothing(server, host, nth):
     store = host("a")
@@ -270,6 +279,7 @@ def test_a_lost_network_in_an_upload_publishes_nothing(server, host, nth):
     assert [name for name in names(server) if name != "s/MANIFEST.json"] == []
 
 
+@pytest.mark.cluster("T3")
 def test_a_lost_answer_to_the_manifest_is_no_loss(host):
     """The server wrote it, and a second attempt is told that it exists: it is our own."""
     create = Bucket.create
@@ -296,6 +306,7 @@ store.obtain("s", "1", {}, lambda folder: (folder / "out.txt").write_text("half"
 """
 
 
+@pytest.mark.cluster("T3")
 def test_killed_between_upload_and_manifest_leaves_nothing_to_read(server, host, tmp_path):
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path / "a"), URL], env=dict(os.environ), timeout=60)
     assert done.returncode == -9
@@ -311,6 +322,7 @@ def test_killed_between_upload_and_manifest_leaves_nothing_to_read(server, host,
     assert names(server) == ["refs/toys/2020-01/s.json", "s/MANIFEST.json", "s/empty.txt", "s/out.txt"]
 
 
+@pytest.mark.cluster("T7")
 def test_a_flipped_byte_in_the_cache_is_fetched_again(host):
     host("a").obtain("s", "1", {}, write("text"))
     path = host("b").obtain("s", "1", {}, refuse)[0].path("out.txt")
@@ -318,6 +330,7 @@ def test_a_flipped_byte_in_the_cache_is_fetched_again(host):
     assert host("b").obtain("s", "1", {}, refuse)[0].path("out.txt").read_text() == "text"
 
 
+@pytest.mark.cluster("T7")
 @pytest.mark.parametrize("harm", ["flip", "cut", "delete"])
 def test_damage_in_the_bucket_is_named_and_made_good_by_the_next_run(server, host, harm):
     made, _ = host("a").obtain("s", "1", {}, write("text"))
@@ -333,6 +346,7 @@ def test_damage_in_the_bucket_is_named_and_made_good_by_the_next_run(server, hos
     assert again.digest == made.digest
 
 
+@pytest.mark.cluster("T7")
 def test_a_damaged_manifest_is_replaced(server, host):
     host("a").obtain("s", "1", {}, write("text"))
     (name,) = [name for name in server.objects if name.endswith(MANIFEST)]
@@ -377,6 +391,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
+@pytest.mark.cluster("T4")
 def test_another_host_goes_on_from_the_newest_resume_point(server, host, monkeypatch):
     monkeypatch.setattr(resume_mirror, "_POLL_SECONDS", 0.01)
     dies(host("a"), server, (10, "ten"), (20, "twenty"))
@@ -403,6 +418,7 @@ def test_a_point_whose_mark_leads_elsewhere_is_not_fetched(server, host, tmp_pat
     assert [path for path in tmp_path.rglob("x")] == []
 
 
+@pytest.mark.cluster("T4")
 def test_a_training_goes_on_where_its_points_cannot_be_copied(server, host, monkeypatch):
     monkeypatch.setattr(resume_mirror, "_POLL_SECONDS", 0.01)
     store, said = host("a"), []

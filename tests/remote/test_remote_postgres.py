@@ -48,6 +48,7 @@ def test_a_reply_is_filed_once_and_seen_by_others(url):
         ledger.close()
 
 
+@pytest.mark.cluster("T6")
 def test_batches_are_planned_within_the_budget_and_found_again(url):
     ledger = Ledger(url)
     room = ledger.total.tokens + 250
@@ -82,6 +83,7 @@ print(json.dumps(sum(send is not None for send in sends)))
 """
 
 
+@pytest.mark.cluster("T6")
 def test_two_machines_never_spend_more_than_the_budget(url):
     ledger = Ledger(url)
     before = ledger.total.tokens
@@ -94,6 +96,7 @@ def test_two_machines_never_spend_more_than_the_budget(url):
     ledger.close()
 
 
+@pytest.mark.cluster("T6")
 @pytest.mark.parametrize("statement", ["update account set tokens = 0", "delete from replies", "truncate batches"])
 def test_the_ledger_is_append_only(url, statement):
     Ledger(url).close()

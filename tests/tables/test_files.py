@@ -6,6 +6,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from sidr_core.errors import SidrError
+from sidr_core.tables import sql
 from sidr_core.tables.atomic import replacing, write_atomically
 from sidr_core.tables.contracts import Popularity
 from sidr_core.tables.files import read, write, write_table
@@ -42,3 +44,15 @@ def test_an_atomic_write_is_whole_or_nothing(tmp_path, durable):
     write_atomically(path, b"\x00\xff", durable=durable)
     assert path.read_bytes() == b"\x00\xff"
     assert [file.name for file in tmp_path.iterdir()] == ["note.json"]
+
+
+def test_sql_has_the_memory_that_the_machine_gives_it(tmp_path, monkeypatch):
+    limits = []
+    for given in ("", "2GB"):
+        monkeypatch.setenv(sql.MEMORY_VARIABLE, given)
+        with sql.connect(tmp_path) as db:
+            limits.append(sql.frame(db, "select current_setting('memory_limit') as it")["it"].item())
+    assert limits == ["1.1 GiB", "1.8 GiB"]
+    monkeypatch.setenv(sql.MEMORY_VARIABLE, "much")
+    with pytest.raises(SidrError, match="no amount of memory"), sql.connect(tmp_path):
+        pass

@@ -3,11 +3,15 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from builders import small_world
@@ -22,6 +26,7 @@ from sidr_core.pipeline.run import reuse_stage, run_stage
 from sidr_core.pipeline.store import Artifact, Store
 from sidr_core.settings import Grpo, Sft
 from sidr_core.tables import files as tables
+from sidr_core.training import sharding
 
 #: Most that losses and weights may differ: sums of another order.
 TOLERANCE = 2e-6
@@ -97,8 +102,9 @@ def store(corpus_home, tmp_path, monkeypatch) -> Store:
 FULL = {"sharding": "full"}
 
 
+@pytest.mark.cluster("T5")
 def test_two_processes_that_share_the_weights_train_as_one(store, tmp_path) -> None:
-    """Each holds a share of every tensor: otherwise the stage stops (`sharding.trained`)."""
+    """Each holds a share of every tensor: otherwise the stage stops."""
     short = {"epochs": 1, "save_every": 100}
     alone = run_stage(
         profile(sft=short | {"micro_batch": 16}), "toys", SNAPSHOT, stage_named("sft_checkpoint"), store, QUIET
@@ -107,6 +113,7 @@ def test_two_processes_that_share_the_weights_train_as_one(store, tmp_path) -> N
     same(alone.artifact, shared)
 
 
+@pytest.mark.cluster("T5")
 @pytest.mark.long
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_grpo_that_shares_the_weights_rolls_out_and_learns_as_two_that_do_not(store, tmp_path, beta) -> None:
@@ -117,6 +124,7 @@ def test_grpo_that_shares_the_weights_rolls_out_and_learns_as_two_that_do_not(st
     same(whole, shared)
 
 
+@pytest.mark.cluster("T5")
 @pytest.mark.long
 @pytest.mark.parametrize(("stage", "section"), [("sft_checkpoint", "sft"), ("grpo_checkpoint", "grpo")])
 def test_killed_in_a_step_it_goes_on_to_the_same_bytes(corpus_home, store, tmp_path, monkeypatch, stage, section):
@@ -140,6 +148,56 @@ def test_killed_in_a_step_it_goes_on_to_the_same_bytes(corpus_home, store, tmp_p
     assert (resumed.fingerprint, resumed.digest) == (at_once.fingerprint, at_once.digest)
 
 
+MACHINE = """
+import os, sys
+from pathlib import Path
+from accelerate import PartialState
+from sidr_core.pipeline.stage import Progress
+from sidr_core.training import resume
+rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+PartialState(cpu=True)
+PartialState._shared_state["local_process_index"] = 0  # each is the first process of its machine
+point = folder / "checkpoint-3"
+if sys.argv[2] == "save":
+    point.mkdir(exist_ok=True)
+    (point / f"rng_state_{rank}.pth").write_text(f"random {rank}")
+    if rank == 0:
+        (point / "weights").write_bytes(os.urandom(3000))
+        (folder / "best-3.safetensors").write_bytes(os.urandom(50))
+    resume._gather_random_states(point)
+    if rank == 0:
+        resume.mark(point, [folder / "best-3.safetensors"])
+resume._SENT_BYTES = 1000
+found = resume.newest_point(folder, "f", Progress(lambda line: None))
+assert found == str(point), found
+"""
+
+
+@pytest.mark.cluster("T4")
+@pytest.mark.long
+def test_a_point_of_two_machines_is_whole_on_both(tmp_path) -> None:
+    """Each has a folder of its own. The second one's is lost afterwards, and the next run sends it the point again."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for how in ("save", "resume"):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        machines = [
+            subprocess.Popen(
+                [sys.executable, "-c", MACHINE, str(folder), how],
+                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_PORT": port,
+                     "MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+            )
+            for rank, folder in enumerate(folders)
+        ]  # fmt: skip
+        assert [machine.wait(120) for machine in machines] == [0, 0]
+        files = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+        del files[0][Path("owner.json")]
+        assert files[0] == files[1] and files[0][Path("checkpoint-3/rng_state_1.pth")] == b"random 1"
+        shutil.rmtree(folders[1])
+
+
 @pytest.mark.parametrize(
     ("section", "fields", "message"),
     [
@@ -151,6 +209,14 @@ def test_killed_in_a_step_it_goes_on_to_the_same_bytes(corpus_home, store, tmp_p
 def test_what_cannot_be_sharded_is_refused(section, fields, message) -> None:
     with pytest.raises(ValueError, match=message):
         section(sharding="full", **fields)
+
+
+def test_a_training_that_was_to_share_and_does_not_is_refused() -> None:
+    """As accelerate would do it on a CPU, without a word."""
+    whole = torch.nn.Linear(2, 2)
+    sharding.refuse_unsharded(SimpleNamespace(fsdp=False), whole)
+    with pytest.raises(SidrError, match="were to be sharded and were not"):
+        sharding.refuse_unsharded(SimpleNamespace(fsdp=True), whole)
 
 
 def test_one_process_cannot_share(store) -> None:
