@@ -203,9 +203,10 @@ def _of_fields(error: RequestValidationError | ValidationError) -> SidrError:
     where = "" if unread else ".".join(str(part) for part in first["loc"] if part != "body")
     where = where or "the body"
     found = repr(first.get("input"))
+    unparsed = isinstance(first.get("input"), bytes)  # of a request that does not say that it is JSON
     return SidrError(
         f"{where}: {first['msg']}",
         expected="a body as /openapi.json describes it",
         found=found if len(found) <= 100 else f"{found[:100]}…",
-        fix=f"correct {where}",
+        fix="send it with the header `Content-Type: application/json`" if unparsed else f"correct {where}",
     )

@@ -215,6 +215,8 @@ def test_a_wrong_question_is_told_what_was_expected_found_and_to_do(client, ques
 def test_what_is_no_question_at_all_is_refused(client):
     json_body = {"Content-Type": "application/json"}
     refused(client.post("/recommend", content="{", headers=json_body), 422, "the body: JSON decode error")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused(client.post("/recommend", content='{"user_id": "u"}', headers=form), 422, "Content-Type: application/json")
     refused(client.get("/recommend"), 405)
     refused(client.get("/nothing"), 404, "/recommend")
     refused(client.post("/recommend", content=b"x" * 10_000_000, headers=json_body), 413, "4,194,304")
