@@ -115,7 +115,8 @@ def worker(folder: Path, variant: str, steps: int, threads: int) -> None:
             counted["seconds"] = time.process_time() - counted["started"]
 
     loader = trainer.get_train_dataloader()
-    collate = loader.collate_fn
+    reader = getattr(loader, "base_dataloader", loader)  # accelerate wraps the loader that lays the batches
+    collate = reader.collate_fn
 
     def counting(rows: Any) -> Any:
         """Batches are laid one ahead of the training, so it is the next step's that is counted."""
@@ -125,7 +126,7 @@ def worker(folder: Path, variant: str, steps: int, threads: int) -> None:
         counted["computed"] += batch["input_ids"].numel()
         return batch
 
-    loader.collate_fn = counting
+    reader.collate_fn = counting
     trainer.get_train_dataloader = lambda: loader
     trainer.add_callback(Clock())
     before = _peak()
