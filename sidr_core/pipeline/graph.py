@@ -80,7 +80,7 @@ STAGES: tuple[Stage, ...] = (
         run="sidr_core.reviews.interactions:build",
         inputs={"raw_reviews": ("raw_reviews.parquet",), "raw_items": ("raw_items.parquet",)},
         sections=("filters", "split"),
-        code_version="3",
+        code_version="4",
         tables={
             "interactions": "Interactions",
             "items": "Items",
