@@ -31,7 +31,7 @@ def run(context: dg.AssetExecutionContext, address: str, job: dict[str, Any], na
         DagsterUserCodeProcessError: the job failed with another error; contains its own stack.
     """
     client = connect(address)
-    from dagster_ray.core.pipes import (
+    from dagster_ray.core.pipes import (  # pyright: ignore[reportMissingImports] # an extra
         PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY,
         PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY,
         PipesRayJobMessageReader,

@@ -32,9 +32,9 @@ def train(spec: dict[str, Any], report: Any = None) -> dict[str, Any]:
     Raises:
         SidrError: as the stage, or a worker died.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # pyright: ignore[reportMissingImports] # an extra
+    from ray.train.torch import TorchConfig, TorchTrainer  # pyright: ignore[reportMissingImports] # an extra
+    from ray.train.v2.api.exceptions import WorkerGroupError  # pyright: ignore[reportMissingImports] # an extra
 
     settings = parse_profile(spec["profile"]["name"], spec["profile"]["raw"]).dataset(spec["dataset"]).launch
     trainer = TorchTrainer(
@@ -93,7 +93,7 @@ def _failure(error: Exception) -> launch.Failure | None:
 def connect(address: str) -> Any:
     """A client of the cluster's job server. Raises SidrError where Ray is not installed or nobody answers."""
     try:
-        from ray.job_submission import JobSubmissionClient
+        from ray.job_submission import JobSubmissionClient  # pyright: ignore[reportMissingImports] # an extra
     except ImportError:
         raise SidrError(
             "no job can be sent to a Ray cluster",
@@ -114,7 +114,7 @@ def answer(launch: Launch) -> str:
         SidrError: it does not, or has another Ray.
     """
     client = connect(launch.address)
-    import ray
+    import ray  # pyright: ignore[reportMissingImports] # an extra
 
     version = client.get_version()
     if version != ray.__version__:
