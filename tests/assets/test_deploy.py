@@ -120,7 +120,8 @@ def test_openlineage_takes_settings_alone(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     text = (ROOT / "docs" / "operations.md").read_text()
     (settings,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "OpenLineage" in block]
-    (tmp_path / "dagster.yaml").write_text(settings.replace(".sidr", str(tmp_path)))
+    quiet = "telemetry: {enabled: false}\n"
+    (tmp_path / "dagster.yaml").write_text(quiet + settings.replace(".sidr", str(tmp_path)))
     events, client = tmp_path / "events.jsonl", tmp_path / "client.yaml"
     client.write_text(yaml.safe_dump({"transport": {"type": "file", "log_file_path": str(events), "append": True}}))
     monkeypatch.setenv("OPENLINEAGE_CONFIG", str(client))

@@ -196,7 +196,7 @@ def test_card_has_metrics_with_intervals_over_users():
         def rows(self, model):
             return np.array([[1.0, 0.5], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.5, 0.0]]), {}
 
-    hr, ndcg = valid_figures([Fixed()], None, seed=3)
+    hr, ndcg = valid_figures([Fixed()], torch.nn.Identity(), seed=3)
     assert (hr.metric, hr.value, hr.rows, hr.users) == ("hr@10", 0.5, 5, 4)
     assert (ndcg.metric, ndcg.value) == ("ndcg@10", pytest.approx(0.3))
     assert hr.low < hr.value < hr.high
@@ -206,7 +206,7 @@ def test_card_has_metrics_with_intervals_over_users():
     assert f"| thinking | {hr} | {ndcg} |" in card
     assert "5 rows of 4 users" in card
     Fixed.samples = pl.DataFrame({"user_id": ["u"] * 5})
-    assert valid_figures([Fixed()], None, seed=3)[0].low is None
+    assert valid_figures([Fixed()], torch.nn.Identity(), seed=3)[0].low is None
 
 
 @pytest.fixture
