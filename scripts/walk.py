@@ -85,10 +85,8 @@ class Walk:
         before = self._runs(snapshot)
         box = self.page.get_by_placeholder("ex: ")
         self.press_materialize(box)
-        box.fill(snapshot)
-        box.press("Enter")
         launch = self.page.get_by_role("button", name="Launch 1 run")
-        launch.wait_for(timeout=SHOWN)
+        self.choose(box, snapshot, launch)
         self.shot("launch")
         launch.click()
         launch.wait_for(state="detached", timeout=SHOWN)
@@ -99,6 +97,19 @@ class Walk:
             self.page.wait_for_timeout(500)
         (run,) = made
         self.page.goto(f"{self.address}/runs/{run}")
+
+    def choose(self, box: Locator, snapshot: str, launch: Locator) -> None:
+        """Type the snapshot until the dialog has taken it; typed while its partitions load, it is forgotten."""
+        from playwright.sync_api import TimeoutError as NotShown
+
+        for left in reversed(range(6)):
+            box.fill(snapshot)
+            box.press("Enter")
+            try:
+                return launch.wait_for(timeout=SHOWN // 6)
+            except NotShown:
+                if not left:
+                    raise
 
     def press_materialize(self, box: Locator) -> None:
         """Open the dialog; pressed while the page still loads, the button does nothing.
