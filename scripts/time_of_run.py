@@ -21,6 +21,8 @@ from sidr_core.render.grid import markdown_table
 def stages(store: Store, dataset: str) -> pl.DataFrame:
     """One row per stage of the newest snapshot, slowest first: stage, seconds, share, peak_mib."""
     refs = [(snapshot, stage) for owner, snapshot, stage in store.refs() if owner == dataset]
+    if not refs:
+        raise SystemExit(f"nothing of {dataset} is published in {store.root}")
     newest = max(snapshot for snapshot, _ in refs)
     manifests = [store.require(dataset, newest, stage).manifest for snapshot, stage in refs if snapshot == newest]
     frame = pl.DataFrame(

@@ -54,8 +54,8 @@ def run(context: dg.AssetExecutionContext, address: str, job: dict[str, Any], na
     if status == "SUCCEEDED":
         return messages[-1]
     failures = [launch.Failure.of_text(message[launch.FAILURE]) for message in messages if launch.FAILURE in message]
-    told = client.get_job_info(number).message or ""
-    raise child_error(failures[0] if failures else None, name, f"job {number} {status.lower()}: {told[-1500:]}")
+    last_words = client.get_job_info(number).message or ""
+    raise child_error(failures[0] if failures else None, name, f"job {number} {status.lower()}: {last_words[-1500:]}")
 
 
 def _end(client: Any, number: str, name: str) -> str:

@@ -211,10 +211,8 @@ def train(
 
 def _start_near(module: Encoder, rows: training.Rows, seed: int) -> None:
     """Let the vectors of items that co-occur with the same items start near each other; the others stay as they are."""
-    table = module.table()
-    known, vectors = cooccurrence_vectors(
-        rows.train, rows.catalogue.ids.to_list(), table.shape[1], seed
-    )  # (n,), (n, b)
+    table, items = module.table(), rows.catalogue.ids.to_list()
+    known, vectors = cooccurrence_vectors(rows.train, items, table.shape[1], seed)  # (n,), (n, b)
     with torch.no_grad():
         table[known, : vectors.shape[1]] = torch.from_numpy(_LENGTH * vectors)
 

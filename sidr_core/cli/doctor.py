@@ -88,8 +88,8 @@ def check_profile(profile: Profile, spent: Cost | None) -> Iterator[Finding]:
     """
     seen: set[str] = set()
     for name, config in profile.datasets.items():
-        parts = (_sources(name, config), _models(name, config), _keys(name, config), _budget(name, config, spent))
-        parts = (*parts, _cluster(name, config, profile))
+        of_files = (_sources(name, config), _models(name, config))
+        parts = (*of_files, _keys(name, config), _budget(name, config, spent), _cluster(name, config, profile))
         for finding in (finding for part in parts for finding in part):
             if (subject := f"{finding.name.split()[0]} {finding.found}") not in seen:
                 seen.add(subject)

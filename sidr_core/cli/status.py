@@ -140,7 +140,7 @@ def _table(stages: Iterable[State]) -> Table:
             cells = ["" if rows is None else f"{rows:,}", f"{artifact.manifest['seconds']:,.1f}"]
             cells += [f"{megabytes:,.1f}", artifact.fingerprint[:8]]
         text = Text(state.state, style=colours[state.state])
-        said = "; ".join(filter(None, (state.why, *state.warnings)))
-        text.append(f": {said}" if said else "", style="default")
+        remarks = "; ".join(filter(None, (state.why, *state.warnings)))
+        text.append(f": {remarks}" if remarks else "", style="default")
         table.add_row(state.stage, *cells, text)
     return table

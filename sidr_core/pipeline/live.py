@@ -77,10 +77,10 @@ def read(place: Path | Bucket, dataset: str) -> Alias:
         except FileNotFoundError:
             return Alias()
     else:
-        found = place.get(_name(dataset))
-        if found is None:
+        stored = place.get(_name(dataset))
+        if stored is None:
             return Alias()
-        text = found[0].decode(errors="replace")
+        text = stored[0].decode(errors="replace")
     return _parsed(text, dataset)
 
 
@@ -140,14 +140,14 @@ def _decide_in_bucket(
 ) -> Entry:
     name = _name(dataset)
     while True:
-        found = bucket.get(name)
-        alias = _parsed(found[0].decode(errors="replace"), dataset) if found else Alias()
+        stored = bucket.get(name)
+        alias = _parsed(stored[0].decode(errors="replace"), dataset) if stored else Alias()
         _refuse_change(dataset, alias, expected)
-        log = json.loads(found[0])["log"] if found else []
+        log = json.loads(stored[0])["log"] if stored else []
         line = _line(entry, len(log) + 1)
         sides, decision = (change, line) if change is not None else ((alias.live, alias.before), alias.decision)
         text = _text(*sides, decision, [*log, line]).encode()
-        if bucket.create(name, text) if found is None else bucket.swap(name, text, found[1]):
+        if bucket.create(name, text) if stored is None else bucket.swap(name, text, stored[1]):
             return line
 
 
@@ -169,15 +169,15 @@ def _line(entry: Entry, number: int) -> Entry:
 def _text(live: Live | None, before: Live | None, decision: Entry, log: list[Entry] | None = None) -> str:
     """An alias as it is written; in a bucket its log is part of it."""
     sides = {"live": asdict(live) if live else None, "before": asdict(before) if before else None}
-    whole = {**sides, "decision": decision} | ({} if log is None else {"log": log})
-    return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    fields = {**sides, "decision": decision} | ({} if log is None else {"log": log})
+    return json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def entries(place: Path | Bucket, dataset: str) -> list[Entry]:
     """Every decision about a dataset, oldest first."""
     if not isinstance(place, Path):
-        found = place.get(_name(dataset))
-        return json.loads(found[0])["log"] if found else []
+        stored = place.get(_name(dataset))
+        return json.loads(stored[0])["log"] if stored else []
     lines = _logged(place, dataset)
     last = read(place, dataset).decision
     return [*lines, last] if last and last["number"] > len(lines) else lines

@@ -71,11 +71,11 @@ def _work(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 def _first(failures: dict[int, Exception]) -> Exception:
     """The error that explains the others: one that a user can mend, else that of the first worker."""
-    told = {rank: _failure(error) for rank, error in sorted(failures.items())}
-    for failure in told.values():
+    reported = {rank: _failure(error) for rank, error in sorted(failures.items())}
+    for failure in reported.values():
         if failure is not None and (mistake := failure.as_user_error()) is not None:
             return mistake
-    rank, failure = next(iter(told.items()))
+    rank, failure = next(iter(reported.items()))
     return SidrError(
         f"worker {rank} of the training failed",
         expected="all workers to reach the end",

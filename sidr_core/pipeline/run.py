@@ -49,11 +49,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage would read now; `key` and the stage's code version determine its fingerprint."""
+    """What a stage would read now; `key` and the stage's code version determine the fingerprint of its output."""
 
     inputs: Inputs
     config: StageConfig
     key: dict[str, Any]
+    fingerprint: str
     started: str
     lineage: dict[str, str]
 
@@ -103,7 +104,7 @@ def plan(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Sto
         key["config"][section_name] = _without_paths(section)
     lineage = {name: item.fingerprint for name, item in stages.items()}
     lineage |= {f"{base}/{name}": item.fingerprint for name, item in earlier.items()}
-    return Plan(inputs, scoped, key, started, lineage)
+    return Plan(inputs, scoped, key, fingerprint(stage.name, stage.code_version, key), started, lineage)
 
 
 def run_stage(
@@ -129,7 +130,7 @@ def run_stage(
     """
     with disk.explained(store.root):
         planned = plan(profile, dataset, snapshot, stage, store)
-    fp = fingerprint(stage.name, stage.code_version, planned.key)
+    fp = planned.fingerprint
     planned.inputs.resume = store.resume_folder(stage.name, fp)
 
     def build(out_dir: Path) -> Report:
@@ -175,7 +176,7 @@ def reuse_stage(profile: Profile, dataset: str, snapshot: str, stage: Stage, sto
         SidrError: the profile, the snapshot or a source file is wrong.
     """
     planned = plan(profile, dataset, snapshot, stage, store)
-    artifact = store.sound(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
+    artifact = store.sound(stage.name, planned.fingerprint)
     if artifact is None:
         return None
     with disk.explained(store.root):
@@ -199,15 +200,14 @@ def _follower(profile: Profile, dataset: str, snapshot: str, stage: Stage, store
     if leaders is None:
         return
     planned = plan(profile, dataset, snapshot, stage, store)
-    fp = fingerprint(stage.name, stage.code_version, planned.key)
-    if fp != leaders:
+    if planned.fingerprint != leaders:
         raise SidrError(
             f"the processes of {dataset}/{stage.name} have different inputs or settings",
             expected=f"inputs and settings with the fingerprint {leaders}",
-            found=fp,
+            found=planned.fingerprint,
             fix="materialize it again; do not change its inputs while it starts",
         )
-    planned.inputs.resume = store.resume_folder(stage.name, fp)
+    planned.inputs.resume = store.resume_folder(stage.name, planned.fingerprint)
     with tempfile.TemporaryDirectory(prefix="sidr-follower-") as folder:
         silent = Progress(lambda line: None)
         stage.load()(planned.inputs, planned.config, Path(folder), silent)  # type: ignore[arg-type]
@@ -364,19 +364,19 @@ def run_spec(spec: dict[str, Any], report: Any) -> dict[str, Any] | None:
 def _refuse_other_code(
     profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store, expected: str
 ) -> None:
-    found = planned_fingerprint(profile, dataset, snapshot, stage, store)
-    if found != expected:
+    here = planned_fingerprint(profile, dataset, snapshot, stage, store)
+    if here != expected:
         raise SidrError(
             f"{dataset}/{stage.name} would be another output on {platform.node()}",
             expected=f"the fingerprint {expected}, as the launcher computes it",
-            found=found,
+            found=here,
             fix="install the launcher's version of sidr on every node, and give them the same store and source files",
         )
 
 
 def planned_fingerprint(profile: Profile, dataset: str, snapshot: str, stage: Stage, store: Store) -> str:
     """The fingerprint of the output that a stage would have now. Raises as :func:`plan`."""
-    return fingerprint(stage.name, stage.code_version, plan(profile, dataset, snapshot, stage, store).key)
+    return plan(profile, dataset, snapshot, stage, store).fingerprint
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sidr_core.pipeline.graph import STAGES, stages_of
 from sidr_core.pipeline.profile import Profile
 from sidr_core.pipeline.run import Plan, check_failure, check_warnings, plan
 from sidr_core.pipeline.stage import Stage
-from sidr_core.pipeline.store import Artifact, Store, fingerprint
+from sidr_core.pipeline.store import Artifact, Store
 
 CURRENT, STALE, ABSENT = "current", "stale", "not published"
 _NEEDS = "needs "
@@ -122,7 +122,7 @@ def _state(
 
 def _refused(store: Store, dataset: str, snapshot: str, stage: Stage, planned: Plan) -> str:
     """What the output of these inputs and settings was not published for; "" if it was, or was never built."""
-    built = store.open(stage.name, fingerprint(stage.name, stage.code_version, planned.key))
+    built = store.open(stage.name, planned.fingerprint)
     failure = check_failure(dataset, snapshot, stage, built) if built else None
     return f"{failure.what}: {failure.found}; fix: {failure.fix}" if failure else ""
 

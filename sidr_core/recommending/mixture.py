@@ -74,6 +74,11 @@ class Choice:
         """Whether nothing was better than the shortcut, so that the list is the shortcut's."""
         return all(weights[0] == 1 for weights in self.weights.values())
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The parts on which the lists rest."""
+        return self.parts[:1] if self.is_shortcut else self.parts
+
     def __str__(self) -> str:
         return "; ".join(
             f"{route}: " + ", ".join(f"{part} {weight:g}" for part, weight in zip(self.parts, of_route, strict=True))
@@ -249,7 +254,7 @@ def listed(
     """The lists that a choice makes of its parts: `width` distinct SIDs per row.
 
     Args:
-        parts: lists (`lists.RANKING`) of `rows` for each of `Choice.parts`, in that order.
+        parts: lists (`lists.RANKING`) of `rows` for each of `Choice.needed`, in that order.
         met: of :func:`met_in`. codebook: item_id -> sid.
     """
     if choice.is_shortcut:

@@ -278,22 +278,21 @@ def _mixture(
     deep = mixture.depth(width, codebook)
     met = mixture.met_in(tables.read(inputs["interactions"].path("train.parquet")))
 
-    def parts(some: pl.DataFrame, side: int) -> dict[str, pl.DataFrame]:
+    def part(name: str, some: pl.DataFrame, side: int) -> pl.DataFrame:
         """Lists of some rows, valid ones (side 0) or of `rows` (side 1)."""
-        found = {name: rankings(ranker, some, codebook, deep, repeats) for name, ranker in rankers.items()}
-        for name, lists in modes.items():
-            found[name] = lists[side].rankings.join(some.select(ROW_ID), on=ROW_ID, how="semi")
-        return found
+        if name in rankers:
+            return rankings(rankers[name], some, codebook, deep, repeats)
+        return modes[name][side].rankings.join(some.select(ROW_ID), on=ROW_ID, how="semi")
 
-    before = parts(valid, 0)
+    before = {name: part(name, valid, 0) for name in (*rankers, *modes)}
     candidates = mixture.Candidates.of(before, valid[ROW_ID])
     choice = mixture.choose(candidates, valid, mixture.routes(valid, met), tuple(before))
     progress.say(f"{choice}: NDCG@10 {choice.ndcg:.4f} on valid rows, the shortcut {choice.shortcut:.4f}")
     _write_choice(folder, choice)
-    blocks = [
-        mixture.listed(parts(block, 1), choice, block, met, codebook, width).rankings
-        for block in rows.iter_slices(_BLOCK)
-    ]
+    blocks = []
+    for block in rows.iter_slices(_BLOCK):
+        parts = {name: part(name, block, 1) for name in choice.needed}
+        blocks.append(mixture.listed(parts, choice, block, met, codebook, width).rankings)
     return Lists(pl.concat(blocks))
 
 

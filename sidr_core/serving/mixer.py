@@ -57,10 +57,10 @@ class Mixer:
         """The mixer of a release; None where it has no mixed lists."""
         if MIXED not in release.names:
             return None
-        told = release.choices[release.names[MIXED]]
-        weights = {route: tuple(of_route) for route, of_route in told["weights"].items()}
-        numbers = (told[name] for name in ("rule", "ndcg", "shortcut", "rows"))
-        choice = mixture.Choice(tuple(told["parts"]), weights, *numbers)
+        written = release.choices[release.names[MIXED]]
+        weights = {route: tuple(of_route) for route, of_route in written["weights"].items()}
+        numbers = (written[name] for name in ("rule", "ndcg", "shortcut", "rows"))
+        choice = mixture.Choice(tuple(written["parts"]), weights, *numbers)
         rankers = {
             name: import_module(module).opened(release.outputs[f"baseline_{name}"].verified_folder())
             for name, module in zip(mixture.RANKERS, RANKER_MODULES, strict=True)
@@ -84,8 +84,8 @@ class Mixer:
     def _parts(self, rows: pl.DataFrame, reach: Reach, width: int) -> dict[str, pl.DataFrame]:
         """The lists of each part."""
         deep, mask = mixture.depth(width, self.codebook), reach.mask
-        found = {}
-        for name in self.choice.parts:
+        parts = {}
+        for name in self.choice.needed:
             if name in self.rankers:
                 length, longest = deep, deep if mask is None else len(self.index)
                 lists = rankings(self.rankers[name], rows, self.codebook, longest)
@@ -94,8 +94,8 @@ class Mixer:
             if mask is not None:
                 leaf = lists[SID].replace_strict(self.index.leaf_of, return_dtype=pl.Int64).to_numpy()
                 lists = lists.filter(mask[lists[ROW_ID].cast(pl.Int64).to_numpy(), leaf])
-            found[name] = counted(lists.drop(SID), self.codebook, length).rankings
-        return found
+            parts[name] = counted(lists.drop(SID), self.codebook, length).rankings
+        return parts
 
 
 def _joined(whole: pl.DataFrame, within: pl.DataFrame) -> pl.DataFrame:

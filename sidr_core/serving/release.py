@@ -67,7 +67,7 @@ class Release:
     @property
     def decoding(self) -> Decoding:
         """The settings with which the lists were made."""
-        return Decoding(**self.lists.manifest["key"]["config"]["decoding"])
+        return _decoding(self.lists)
 
 
 def to_serve(profile: Profile, store: Store, dataset: str) -> Place:
@@ -106,7 +106,7 @@ def opened(store: Store, place: Place, model: str | None = None) -> Release:
     """
     lists = _held(store, LISTS, place.fingerprint, place)
     lineage = lists.manifest.get("lineage", {})
-    decoding = Decoding(**lists.manifest["key"]["config"]["decoding"])
+    decoding = _decoding(lists)
     names, choices = decoding.models, _choices(store, lists, place)
     trained = [name for name in LANGUAGE_MODELS if any(split_name(one)[0] == name for one in names)]
     if not trained or (model is not None and model not in trained):
@@ -134,6 +134,10 @@ def opened(store: Store, place: Place, model: str | None = None) -> Release:
         wanted.append(f"baseline_{SHORTCUT}")
     outputs = {stage: _held(store, stage, lineage[stage], place) for stage in wanted}
     return Release(place, lists, outputs, chosen, served, choices)
+
+
+def _decoding(lists: Artifact) -> Decoding:
+    return Decoding(**lists.manifest["key"]["config"]["decoding"])
 
 
 def _choices(store: Store, lists: Artifact, place: Place) -> dict[str, Mapping[str, Any]]:
