@@ -159,17 +159,23 @@ class _SnapshotCheckResult(dg.AssetCheckResult):
 
 
 def _check_results(stage: Stage, outcome: Outcome) -> list[dg.AssetCheckResult]:
-    specs = {spec.name: spec for spec in stage.checks}
-    return [
-        _SnapshotCheckResult(
-            check_name=check["name"],
-            passed=check["passed"],
-            severity=dg.AssetCheckSeverity.ERROR if specs[check["name"]].blocking else dg.AssetCheckSeverity.WARN,
-            description=check["detail"] or None,
-            metadata={} if check["passed"] else _advice(specs[check["name"]]),
+    """A result of every check of the stage. One that is younger than a reused output was not measured, and says so."""
+    measured = {check["name"]: check for check in outcome.artifact.manifest["checks"]}
+    unknown = {"passed": False, "detail": "not measured: this output was made before the check existed"}
+    results = []
+    for spec in stage.checks:
+        check = measured.get(spec.name, unknown)
+        blocks = spec.blocking and check is not unknown
+        results.append(
+            _SnapshotCheckResult(
+                check_name=spec.name,
+                passed=check["passed"],
+                severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
+                description=check["detail"] or None,
+                metadata={} if check["passed"] else _advice(spec),
+            )
         )
-        for check in outcome.artifact.manifest["checks"]
-    ]
+    return results
 
 
 def _advice(spec: CheckSpec) -> dict[str, str]:

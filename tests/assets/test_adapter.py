@@ -13,6 +13,7 @@ from fake_stages import NUMBERS, STAGES, TOTAL, fake_profile
 
 from sidr_assets.definitions import build_definitions
 from sidr_core.pipeline.profile import Profile
+from sidr_core.pipeline.stage import CheckSpec
 from sidr_core.pipeline.store import Store
 
 MONTHS = ("2018-12", "2018-10", "2018-11")
@@ -198,6 +199,16 @@ def test_failed_warning_stops_nothing(toys: Toys) -> None:
     outcome = {e.check_name: (e.passed, e.severity) for e in result.get_asset_check_evaluations()}
     assert outcome == {"enough": (True, dg.AssetCheckSeverity.ERROR), "many": (False, dg.AssetCheckSeverity.WARN)}
     assert TOYS_TOTAL in events(result)
+
+
+def test_a_check_that_came_after_the_output_is_told_as_not_measured(toys: Toys) -> None:
+    toys.run()
+    late = CheckSpec("late", "Came with a later version.", blocking=True, fix="build it again")
+    result = toys.run(stages=(replace(NUMBERS, checks=(NUMBERS.checks[0], late)), TOTAL))
+    assert reused(result) == {"numbers": True, "total": True}
+    outcome = {e.check_name: (e.passed, e.severity, e.description) for e in result.get_asset_check_evaluations()}
+    assert outcome["late"][:2] == (False, dg.AssetCheckSeverity.WARN) and "not measured" in outcome["late"][2]
+    assert outcome["enough"][0] is True and set(outcome) == {"enough", "late"}  # a check that is no more is not told
 
 
 def test_user_mistake_is_one_message_and_publishes_nothing(toys: Toys) -> None:
