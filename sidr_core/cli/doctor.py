@@ -14,6 +14,7 @@ from sidr_core.cli.doctor_environment import FAIL, OK, WARN, Finding
 from sidr_core.errors import SidrError
 from sidr_core.items.encoders import PACKAGED
 from sidr_core.models.packaged import packaged
+from sidr_core.models.untrusted import untrusted_file
 from sidr_core.pipeline import gc as garbage
 from sidr_core.pipeline.bucket_store import BucketStore
 from sidr_core.pipeline.catalog import path as catalog_path
@@ -143,7 +144,12 @@ def _models(dataset: str, config: DatasetConfig) -> Iterator[Finding]:
 
 def _pretrained(name: str, model: str) -> Finding:
     """A folder, or an id of the Hugging Face hub; the hub is not asked."""
-    if Path(model).expanduser().is_dir():
+    if (folder := Path(model).expanduser()).is_dir():
+        if untrusted := untrusted_file(folder):
+            return Finding(name, FAIL, f"folder {model} holds {untrusted.found}", untrusted.fix)
+        for file in ("config.json", "*.safetensors"):
+            if not any(folder.rglob(file)):
+                return Finding(name, FAIL, f"folder {model} holds no {file}", "name a folder that holds the model")
         return Finding(name, OK, f"folder {model}")
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         return Finding(name, FAIL, f"there is no folder {model}", "correct the path in the profile")

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 #: No whole number of a profile is as large; libraries hold 64 bits, JSON and tables less.
 _TOO_LARGE = 2**53
+
+
+#: What numpy and torch both take.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+#: A width, or rows of a table: at least one, and no more than any model has.
+Size = Annotated[int, Field(ge=1, le=2**20)]
+#: Blocks of a model.
+Layers = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class Section(BaseModel):

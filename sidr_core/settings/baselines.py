@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from sidr_core.settings.base import Section
+from sidr_core.settings.base import Layers, Section, Seed, Size
 
 
 class ItemItem(Section):
@@ -40,7 +40,7 @@ class TextKnn(Section):
 class Trial(Section):
     """One setting that a trained baseline is tried with."""
 
-    hidden_size: int = Field(default=64, ge=4)
+    hidden_size: int = Field(default=64, ge=4, le=2**20)
     """Width of the model."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of units dropped in training."""
@@ -53,7 +53,7 @@ class TrainedBaseline(Section):
 
     trials: tuple[Trial, ...] = Field(default=(Trial(dropout=0.3), Trial(dropout=0.5)), min_length=1)
     """The settings tried: the whole search, each with the same budget; the best valid NDCG@10 wins."""
-    layers: int = Field(default=2, ge=1)
+    layers: Layers = 2
     """Layers of the network."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the train sequences at most, for each trial."""
@@ -65,7 +65,7 @@ class TrainedBaseline(Section):
     """Decay of the weights per step, times the step size."""
     select_rows: int = Field(default=2000, ge=1)
     """Valid rows on which NDCG@10 is measured after each epoch."""
-    seed: int = 42
+    seed: Seed = 42
     """Of weights, order and dropout."""
 
 
@@ -86,7 +86,7 @@ class Sequential(TrainedBaseline):
 class SasRec(Sequential):
     """Causal self-attention over item ids."""
 
-    heads: int = Field(default=2, ge=1)
+    heads: Size = 2
     """Attention heads; they divide every `hidden_size`."""
 
     _divides = model_validator(mode="after")(_heads_divide)
@@ -95,7 +95,7 @@ class SasRec(Sequential):
 class Gru4Rec(Sequential):
     """A recurrent network over item ids."""
 
-    layers: int = Field(default=1, ge=1)
+    layers: Layers = 1
     """Layers of the network."""
 
 
@@ -104,7 +104,7 @@ class Tiger(TrainedBaseline):
 
     trials: tuple[Trial, ...] = Field(default=(Trial(hidden_size=96, dropout=0.1),), min_length=1)
     """The settings tried: the whole search, each with the same budget; the best valid NDCG@10 wins."""
-    heads: int = Field(default=4, ge=1)
+    heads: Size = 4
     """Attention heads; they divide every `hidden_size`."""
     feed_forward: int = Field(default=4, ge=1)
     """Width of the feed-forward layers over `hidden_size`."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sidr_core.settings.base import Endpoint, Section
+from sidr_core.settings.base import Endpoint, Section, Seed
 
 #: The eight alignment tasks of the paper, two that ground SIDs in stated facts, the mix-in of general reasoning, and
 #: the trace task of stage 2 (docs/method.md, "Stage 1: alignment").
@@ -81,7 +81,7 @@ class Teacher(Section):
     """Thoughts about random histories of all items, without users and without an answer: practice in reading facts off
     SIDs (task `practice`).
     """
-    seed: int = 42
+    seed: Seed = 42
     """Of every draw, and of the words that `rules` chooses."""
     general: General | None = None
     """Examples of general reasoning to mix in; null mixes in none."""

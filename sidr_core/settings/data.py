@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from sidr_core.errors import ProfileError
-from sidr_core.settings.base import Endpoint, Section
+from sidr_core.settings.base import Endpoint, Section, Seed
 
 _MONTHS = {"monthly": 1, "quarterly": 3, "yearly": 12}
 
@@ -222,5 +222,5 @@ class Quantizer(Section):
     """
     refit: Refit = Refit()
     """When a warm codebook is fitted anew."""
-    seed: int = 42
+    seed: Seed = 42
     """Of clustering and training."""

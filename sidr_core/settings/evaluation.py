@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sidr_core.settings.base import Section
+from sidr_core.settings.base import Section, Seed
 from sidr_core.settings.models import LANGUAGE_MODELS, list_names, split_name
 from sidr_core.tables.columns import DIRECT, MERGED
 
@@ -108,7 +108,7 @@ class Evaluation(Section):
     """
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Share of the draws inside an interval, and 1 less the level of the tests."""
-    seed: int = 42
+    seed: Seed = 42
     """Of the draws."""
     grounding_items: int = Field(default=500, ge=1)
     """Items about which each checkpoint is asked what their SIDs mean, at most, of each group (targets of train rows,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from sidr_core.settings.base import Section
+from sidr_core.settings.base import Section, Seed
 
 #: A column of a file; a number is the place of one in a file without a header.
 _ColumnName = Annotated[str, Field(coerce_numbers_to_str=True)] | None
@@ -34,7 +34,7 @@ class SampleSource(Section):
     """Items of the catalogue."""
     users: int = Field(default=2500, ge=50)
     """Users."""
-    seed: int = 7
+    seed: Seed = 7
     """Of everything that is made up."""
     rule_share: float | None = Field(default=None, ge=0, le=1)
     """Share of next items that a rule over stated facts decides, where the history gives any: the dose of what can be

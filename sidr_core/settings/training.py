@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sidr_core.settings.base import Section
+from sidr_core.settings.base import Layers, Section, Seed, Size
 from sidr_core.settings.corpus import TASKS
 
 #: How the rows of new tokens start: the vocabulary's mean plus noise, or the mean of the words of the items that
@@ -21,19 +21,19 @@ class TinyModel(Section):
 
     kind: Literal["tiny"]
     """Names this way to a model."""
-    hidden_size: int = 128
+    hidden_size: Size = 128
     """Width of the residual stream; weights and time grow with its square."""
-    layers: int = 4
+    layers: Layers = 4
     """Transformer blocks."""
-    heads: int = 4
+    heads: Size = 4
     """Attention heads; they divide `hidden_size`."""
-    kv_heads: int = 2
+    kv_heads: Size = 2
     """Heads of keys and values; they divide `heads`."""
-    intermediate_size: int = 384
+    intermediate_size: Size = 384
     """Width of the feed-forward layers."""
-    vocab_size: int = 2048
+    vocab_size: Size = 2048
     """Tokens of the tokenizer without those of the SIDs; 256 bytes and the conversation's tokens are among them."""
-    max_positions: int = 2048
+    max_positions: Size = 2048
     """Longest sequence, in tokens."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the attention weights dropped in training."""
@@ -41,7 +41,7 @@ class TinyModel(Section):
     """How the rows of new tokens start: the mean of the vocabulary plus noise, or the mean of the words of the items
     that carry the code.
     """
-    seed: int = 42
+    seed: Seed = 42
     """Of the weights."""
 
 
@@ -60,7 +60,7 @@ class PretrainedModel(Section):
     """How the rows of new tokens start: the mean of the vocabulary plus noise, or the mean of the words of the items
     that carry the code.
     """
-    seed: int = 42
+    seed: Seed = 42
     """Of the rows of new tokens."""
 
     @property
@@ -87,7 +87,7 @@ class PackagedModel(Section):
     """How the rows of new tokens start: the mean of the vocabulary plus noise, or the mean of the words of the items
     that carry the code.
     """
-    seed: int = 42
+    seed: Seed = 42
     """Of the rows of new tokens."""
 
 
@@ -187,7 +187,7 @@ class Training(Section):
     """Who is sent the log, besides the log table: nobody, or a tool; wandb and mlflow have to be installed. No part of
     the fingerprint.
     """
-    seed: int = 42
+    seed: Seed = 42
     """Of order, dropout and sampling."""
 
     @model_validator(mode="after")
@@ -348,7 +348,7 @@ class Grpo(Section):
     """Optimizer steps between two points from which a crashed training resumes; each writes the weights and the
     optimizer.
     """
-    seed: int = 42
+    seed: Seed = 42
     """Of order, dropout and sampling."""
 
     @model_validator(mode="after")

@@ -139,6 +139,20 @@ def test_sources_are_looked_for_and_not_read(home, tmp_path):
     assert of(encoder={"model": "sentence-transformers/x"})["encoder toys"].state == OK
 
 
+def test_a_model_folder_that_training_would_refuse_is_told_before_anything_is_paid(home, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    named = {"base_model": {"kind": "pretrained", "name": str(folder)}}
+    for file, lacking in (("config.json", "no config.json"), ("model.safetensors", "no *.safetensors")):
+        finding = of(**named)["model toys"]
+        assert finding.state == FAIL and lacking in finding.found
+        (folder / file).write_text("{}")
+    assert of(**named)["model toys"].state == OK
+    (folder / "training_args.bin").write_bytes(b"")
+    finding = of(**named)["model toys"]
+    assert finding.state == FAIL and "training_args.bin" in finding.found and "remove this file" in finding.fix
+
+
 def test_keys_are_named_and_never_shown(home, monkeypatch):
     missing = of(teacher=REMOTE)["key toys.teacher"]
     assert missing.state == FAIL and "DOCTOR_KEY" in missing.fix

@@ -39,7 +39,10 @@ def test_every_shipped_profile_is_valid(name):
     ("section", "said"),
     [
         ({"filters": {"k_core": 10**30}}, "k_core is 1e+30, and no whole number may have more than 15 digits"),
-        ({"quantizer": {"seed": -(10**18)}}, "seed is -1e+18"),
+        ({"quantizer": {"seed": -1}}, "quantizer.seed"),
+        ({"sft": {"seed": 2**32}}, "sft.seed"),
+        ({"base_model": {"kind": "tiny", "hidden_size": 10**9}}, "hidden_size"),
+        ({"base_model": {"kind": "tiny", "layers": 0}}, "layers"),
         ({"snapshots": {"start": "0001-01", "end": "2018-12"}}, "from 1970-01 to 2099-12, found '0001-01'"),
         ({"snapshots": {"start": "2018-12", "end": "9999-12"}}, "from 1970-01 to 2099-12, found '9999-12'"),
     ],
