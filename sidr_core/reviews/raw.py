@@ -69,6 +69,8 @@ def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress
     """
     filters, window = config.filters, config.snapshot  # type: ignore[attr-defined]
     parts: ReviewParts = reader_of(config.source.kind).reviews(inputs, config.source, filters, progress)
+    if filters.keep_duplicates:
+        _refuse_copies(parts)
     with connect(out_dir) as db:
         db.execute("CREATE VIEW refused AS " + _union(parts, "quarantine.parquet"))
         reasons = frame(db, "SELECT reason, count(*) AS n FROM refused GROUP BY reason ORDER BY n DESC, reason")
@@ -84,6 +86,20 @@ def build_reviews(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress
     if passed.rows == 0:
         raise _empty(parts, window.key, window.cutoff)
     return _report(parts, passed, sum(map(len, repeats)), counts, share, filters, progress)
+
+
+def _refuse_copies(parts: ReviewParts) -> None:
+    """Where every line counts, a file that was saved twice would double them all without a word."""
+    first: dict[str, str] = {}
+    for part in parts.parts:
+        name = first.setdefault(part.artifact.fingerprint, part.name)
+        if name != part.name and part.lines:
+            raise InputError(
+                "a file of reviews is there twice",
+                expected="other bytes in every file, since `filters.keep_duplicates` counts every line",
+                found=f"the same bytes in {name} and {part.name}",
+                fix="delete one, or name the files so that only one is read",
+            )
 
 
 def _report(

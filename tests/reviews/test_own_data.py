@@ -374,6 +374,18 @@ def test_exact_duplicates_are_said(tmp_path, keep):
     assert any("20 exact duplicates" in line for line in bench.said) is not keep
 
 
+def test_a_file_that_was_saved_twice_is_refused_where_every_line_counts(tmp_path):
+    copies = [write(tmp_path / name, HEADER, *lines()) for name in ("orders.csv", "orders (1).csv")]
+    empty = [write(tmp_path / name, HEADER) for name in ("part-1.csv", "part-2.csv")]
+    source = {"kind": "tables", "reviews": copies + empty}
+    error = refused(Bench(tmp_path / "kept", source, filters={"keep_duplicates": True}))
+    assert "orders.csv and orders (1).csv" in error.found and "delete one" in error.fix
+    out = Bench(tmp_path / "once", source).run("raw_reviews")
+    assert out.manifest["metrics"]["rows"] == len(ORDERS) == out.manifest["metrics"]["exact_duplicates"]
+    alone = Bench(tmp_path / "alone", {**source, "reviews": [copies[0], *empty]}, filters={"keep_duplicates": True})
+    assert alone.run("raw_reviews").manifest["metrics"]["rows"] == len(ORDERS)
+
+
 # -- titles ----------------------------------------------------------------------------------------
 
 TITLES = {
