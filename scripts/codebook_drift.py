@@ -27,11 +27,10 @@ from sidr_core.pipeline.store import Store
 from sidr_core.recommending.lists import checkpoint_lists
 from sidr_core.recommending.rows import history_sids
 from sidr_core.render.grid import markdown_table
-from sidr_core.sids import kmeans
 from sidr_core.sids.codebook import CENTROIDS
 from sidr_core.sids.collisions import resolve
 from sidr_core.sids.index import SidIndex, levels_of
-from sidr_core.sids.quantize import Codebook, fit
+from sidr_core.sids.quantize import Codebook, fit, refined
 from sidr_core.sids.tokens import format_sid, sid_token
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import CODES, ITEM_ID, RANK, ROW_ID, SID, TARGET, USER_ID
@@ -52,18 +51,6 @@ def aligned(old: np.ndarray, new: np.ndarray) -> np.ndarray:
         _, name = linear_sum_assignment(together, maximize=True)
         renumbered[:, level] = name[new[:, level]]
     return renumbered
-
-
-def from_old(book: Codebook, vectors: np.ndarray, steps: int = 5) -> Codebook:
-    """The old codebook after some steps of k-means on other vectors (N, D), level after level."""
-    centroids, residual = book.centroids.copy(), book.project(vectors)
-    for own in centroids:
-        for _ in range(steps):
-            nearest = kmeans.nearest(residual, own)
-            for code in np.unique(nearest):
-                own[code] = residual[nearest == code].mean(axis=0)
-        residual = residual - own[kmeans.nearest(residual, own)]
-    return Codebook(centroids, book.projections)
 
 
 def sids_by(book: Codebook, vectors: np.ndarray) -> np.ndarray:
@@ -127,7 +114,7 @@ def main() -> None:
         ("old checkpoint, codebook kept", trained, codes[0]),
         ("old checkpoint, fitted anew", trained, fitted),
         ("old checkpoint, fitted anew and renumbered", trained, aligned(codes[0], fitted)),
-        ("old checkpoint, fitted from the old centroids", trained, sids_by(from_old(book, part), vectors)),
+        ("old checkpoint, fitted from the old centroids", trained, sids_by(refined(book, part), vectors)),
         ("trained again, on a codebook of another seed", retrained, codes[1]),
     ):
         hit, known = hits(loaded, coded(items, of), rows)

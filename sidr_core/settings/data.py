@@ -183,6 +183,10 @@ class Refit(Section):
     """Size of the catalogue over that at the fit, above which the codebook is outgrown."""
     least_new: int = Field(default=100, ge=1)
     """With fewer placed items than this, `error_ratio` and `moved_share` prove nothing and are not used."""
+    start: Literal["anew", "previous"] = "anew"
+    """Where the new fit starts: `anew`, or from the centroids of the `previous` codebook, so that codes go on meaning
+    what they meant and checkpoints trained before stay of use; for `residual_kmeans`.
+    """
 
 
 class Quantizer(Section):
@@ -224,3 +228,9 @@ class Quantizer(Section):
     """When a warm codebook is fitted anew."""
     seed: Seed = 42
     """Of clustering and training."""
+
+    @model_validator(mode="after")
+    def _centroids_to_start_from(self) -> Quantizer:
+        if self.refit.start == "previous" and self.kind != "residual_kmeans":
+            raise ValueError(f"refit.start: previous needs kind residual_kmeans, found {self.kind}")
+        return self

@@ -23,7 +23,7 @@ from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.sids import quality, warm_start
 from sidr_core.sids.collisions import group_numbers, resolve
-from sidr_core.sids.quantize import Codebook, fit
+from sidr_core.sids.quantize import Codebook, codes_per_level, fit, refined
 from sidr_core.sids.tokens import parse_sids, sid_texts
 from sidr_core.sids.warm_start import QUALITY, RETIRED, TABLE, Fit, Previous
 from sidr_core.tables import files as tables
@@ -190,17 +190,22 @@ def _quantized(
             found=f"{total:,} items",
             fix="raise `quantizer.size` or `quantizer.levels`, or set `quantizer.collisions: suffix`",
         )
-    started, ratios = "cold", None
+    started, ratios, start = "cold", None, None
     if previous is not None and compared is not None:
         if (reason := _cold(quantizer, previous, compared)) is None:
             warm = _warm(catalogue, quantizer, previous, compared)
             if isinstance(warm, _Coded):
                 return warm
             started, ratios = f"refit: {warm[0]}", warm[1]
+            if quantizer.refit.start == "previous":
+                book = Codebook.load(previous.folder.path(CENTROIDS))
+                # A catalogue that has outgrown a small codebook gets more codes; nothing tells where they would start.
+                start = book if book.size == codes_per_level(catalogue.vectors, quantizer) else None
+                started += ", from the old centroids" if start else ", anew, as the number of codes changes"
         else:
             started = f"cold: {reason}"
     progress.say(f"{started}: quantizing {total:,} items into {quantizer.levels} × {quantizer.size} codes")
-    return _fitted(catalogue, quantizer, snapshot, started, ratios, progress)
+    return _fitted(catalogue, quantizer, snapshot, started, ratios, start, progress)
 
 
 def _cold(quantizer: Quantizer, previous: Previous, compared: pl.DataFrame) -> str | None:
@@ -237,32 +242,35 @@ def _fitted(
     snapshot: str,
     started: str,
     ratios: dict[str, float] | None,
+    start: Codebook | None,
     progress: Progress,
 ) -> _Coded:
-    """A codebook of these items, and their codes.
+    """A codebook of these items, fitted from the centroids of `start` or anew, and their codes.
 
     Plain k-means gives most codes of a lower level to the few items that lie far from their centroids: in a small
     catalogue of similar items (147 gift cards, 3 × 32 codes) one code may hold most of the others. Clusters of equal
     size then take its place, unless they would only hide that the vectors themselves cannot be told apart.
     """
-    book = _fit(catalogue, quantizer, progress)
+    book = _fit(catalogue, quantizer, start, progress)
     nearest, codes, judged = _resolved(book, catalogue, quantizer)
     faults, replaced = quality.collapse(judged, book.size), None
     if faults and quantizer.kind == "residual_kmeans" and len(codes) <= _SMALL:
         balanced = quantizer.model_copy(update={"kind": "balanced_kmeans"})
-        even = _fit(catalogue, balanced, progress)
+        even = _fit(catalogue, balanced, None, progress)
         resolved = _resolved(even, catalogue, balanced)
         if not quality.collapse(resolved[2], even.size):
             progress.say(f"clusters of equal size instead of plain k-means: {'; '.join(faults)}")
-            quantizer, book, (nearest, codes, judged) = balanced, even, resolved
+            quantizer, book, start, (nearest, codes, judged) = balanced, even, None, resolved
             replaced = f"with plain k-means {faults[0]}"
-    error, taken = _unseen(catalogue, quantizer, book, nearest, codes, progress)
+    error, taken = _unseen(catalogue, quantizer, book, start, nearest, codes, progress)
     return _Coded(
         codes, nearest, judged, book.size, started, book, Fit(snapshot, len(codes), error, taken), ratios, replaced
     )
 
 
-def _fit(catalogue: _Catalogue, quantizer: Quantizer, progress: Progress) -> Codebook:
+def _fit(catalogue: _Catalogue, quantizer: Quantizer, start: Codebook | None, progress: Progress) -> Codebook:
+    if start is not None:
+        return refined(start, catalogue.vectors, catalogue.item_ids)
     return fit(
         catalogue.vectors, quantizer, histories=catalogue.histories, item_ids=catalogue.item_ids, progress=progress
     )
@@ -280,6 +288,7 @@ def _unseen(
     catalogue: _Catalogue,
     quantizer: Quantizer,
     book: Codebook,
+    start: Codebook | None,
     nearest: np.ndarray,
     codes: np.ndarray,
     progress: Progress,
@@ -299,7 +308,7 @@ def _unseen(
     progress.say("fitting once more without a tenth of the items, to know how unseen ones fare")
     held = np.arange(total) % _HELD_OUT == _HELD_OUT - 1
     mine, others = catalogue.part(~held), catalogue.part(held)
-    rest = _fit(mine, quantizer, progress)
+    rest = _fit(mine, quantizer, start, progress)
     unseen = rest.encode(rest.project(others.vectors, others.item_ids))
     error = float(quality.squared_errors(rest, others.vectors, unseen).mean())
     return error, float(warm_start.among(unseen, _resolved(rest, mine, quantizer)[1]).mean()) if reassigned else 0.0

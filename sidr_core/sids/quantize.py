@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # One metadata key only: safetensors does not keep the order of several, and equal codebooks have equal bytes.
 _META = "projections"
+#: Steps of k-means from old centroids: after five they hardly move (docs/log.md, "A codebook fitted anew").
+_REFINING = 5
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,21 @@ def fit(
     book = Codebook(quantized.centroids, projections)
     forced = quantized.codes is not None
     return replace(book, fitted=quantized.codes if forced else book.encode(latent), forced=forced)
+
+
+def refined(book: Codebook, vectors: np.ndarray, items: Sequence[str] | None = None) -> Codebook:
+    """A codebook after some steps of k-means from its own centroids, level after level, so that its codes go on meaning
+    what they meant. Its projections stay, and so does the centroid of a code that no vector is near to.
+
+    Args:
+        vectors: text vectors (N, D). items: their ids, where the projection needs them.
+    """
+    centroids, residual = book.centroids.copy(), book.project(vectors, items)
+    for of_level in centroids:
+        for _ in range(_REFINING):
+            of_level[:] = kmeans.means(residual, kmeans.nearest(residual, of_level), of_level)
+        residual = residual - of_level[kmeans.nearest(residual, of_level)]
+    return Codebook(centroids, book.projections)
 
 
 def codes_per_level(vectors: np.ndarray, config: Quantizer) -> int:

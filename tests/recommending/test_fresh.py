@@ -88,13 +88,26 @@ def test_an_item_without_a_token_is_counted_not_bent(loaded):
 
 
 def test_a_codebook_that_was_fitted_anew_is_refused(loaded):
-    other = catalogue().with_columns(
-        sid=pl.when(pl.col("item_id") == "A03").then(pl.lit("<a_0><b_1>")).otherwise("sid")
-    )
-    with pytest.raises(InputError, match=r"1 of 16 items with another one, such as A03: <a_0><b_3> then"):
+    other = catalogue().with_columns(sid=pl.col("sid").str.replace("<a_0>", "<a_9>").str.replace("<a_1>", "<a_0>"))
+    other = other.with_columns(sid=pl.col("sid").str.replace("<a_2>", "<a_1>"))
+    with pytest.raises(InputError, match=r"of 16 items with another one, such as A00: <a_0><b_0> then, <a_9>"):
         with_catalogue(loaded, other)
     with pytest.raises(InputError, match=r"0 of 0 items"):
         with_catalogue(loaded, catalogue(NEW=[3, 3]).tail(1))
+
+
+def test_an_item_that_moved_is_listed_under_its_new_sid_and_counted(loaded):
+    other = catalogue(without="A03")
+    moved = catalogue(A03=[3, 3]).filter(pl.col("sid") == "<a_3><b_3>")
+    fresh = with_catalogue(loaded, pl.concat([other, moved]))
+    assert (fresh.moved, fresh.added, fresh.removed) == (["A03"], [], [])
+    assert "1 have another SID" in str(fresh)
+    index = fresh.loaded.index
+    assert index.items_of(index.leaf_of["<a_3><b_3>"]) == ["A03"]
+    before = scores(loaded, 15)
+    for old, new in zip(before, scores(fresh.loaded, 15), strict=True):
+        assert {sid: new[sid] for sid in old if sid in new} == {sid: old[sid] for sid in old if sid in new}
+        assert set(new) - set(old) == {"<a_3><b_3>"}
 
 
 def test_the_checkpoint_itself_is_left_as_it_is(loaded):

@@ -402,7 +402,7 @@ def test_what_is_expected_is_what_unseen_items_meet():
     book = fit(vectors, quantizer)
     catalogue = codebook._Catalogue(pl.DataFrame({"n": range(200)}), vectors, None, None)
     codes = book.encode(vectors)
-    expected, taken = codebook._unseen(catalogue, quantizer, book, codes, codes, QUIET)
+    expected, taken = codebook._unseen(catalogue, quantizer, book, None, codes, codes, QUIET)
     fitted, unseen = (quality.squared_errors(book, v, book.encode(v)).mean() for v in (vectors, others))
     assert unseen / fitted > 2 and expected == pytest.approx(unseen, rel=0.15) and taken == 0
     # with 200 codes for 200 points, 9 of 10 SIDs are taken when the last tenth comes
@@ -523,6 +523,38 @@ def test_refit_when_new_items_are_of_another_kind(tmp_path):
     fourth, _ = make(given, tmp_path / "4", tmp_path / "3", "2020-04", **limits)
     assert fourth.metrics["started"] == "warm: 180 of 180 items keep their SIDs"
     assert fourth.metrics["fit_snapshot"] == "2020-03" and fourth.metrics["refit_error_ratio"] == 1
+
+
+@pytest.mark.parametrize(("start", "kept"), [("anew", False), ("previous", True)])
+def test_a_refit_from_the_old_centroids_keeps_what_codes_mean(tmp_path, start, kept):
+    vectors = named(blobs(120))
+    strangers = {f"j{n:03d}": 30 + v for n, v in enumerate(blobs(60, seed=5))}
+    limits: Any = {"size": 16, "refit": Refit(least_new=30, start=start)}
+    _, before = make(world(tmp_path / "w1", vectors), tmp_path / "1", **limits)
+    given = world(tmp_path / "w2", vectors | strangers)
+    report, after = make(given, tmp_path / "2", tmp_path / "1", "2020-02", **limits)
+    assert str(report.metrics["started"]).startswith("refit: items placed since the fit have")
+    assert ("from the old centroids" in str(report.metrics["started"])) is kept
+    same = sum(after[item].split(">")[0] == before[item].split(">")[0] for item in before) / len(before)
+    assert (same > 0.6) is kept
+    assert len(set(after.values())) == 180 and passed(report)["no_collisions"]
+    again, _ = make(given, tmp_path / "3", tmp_path / "2", "2020-03", **limits)
+    assert again.metrics["started"] == "warm: 180 of 180 items keep their SIDs"
+
+
+def test_a_refit_that_gets_more_codes_starts_anew(tmp_path):
+    vectors = named(blobs(120))
+    few = {n: vectors[n] for n in list(vectors)[:20]}  # 10 codes per level
+    limits: Any = {"size": 64, "refit": Refit(start="previous")}
+    make(world(tmp_path / "w1", few), tmp_path / "1", **limits)
+    report, _ = make(world(tmp_path / "w2", vectors), tmp_path / "2", tmp_path / "1", "2020-02", **limits)
+    assert str(report.metrics["started"]).endswith("anew, as the number of codes changes")
+    assert report.metrics["codes_per_level"] == 60
+
+
+def test_other_quantizers_cannot_start_from_old_centroids():
+    with pytest.raises(ValueError, match="needs kind residual_kmeans, found rqvae"):
+        Quantizer(kind="rqvae", refit=Refit(start="previous"))
 
 
 def test_like_items_are_no_reason_to_refit(tmp_path):
