@@ -409,7 +409,7 @@ def test_what_is_expected_is_what_unseen_items_meet():
     full = quantizer.model_copy(update={"size": 200, "collisions": "reassign"})
     book = fit(vectors, full)
     codes = book.encode(vectors)
-    assert codebook._unseen(catalogue, full, book, codes, codes, QUIET)[1] > 0.6
+    assert codebook._unseen(catalogue, full, book, None, codes, codes, QUIET)[1] > 0.6
 
 
 def test_shared_sids_only_where_the_profile_allows_it(tmp_path):
