@@ -183,7 +183,7 @@ class Refit(Section):
     """Size of the catalogue over that at the fit, above which the codebook is outgrown."""
     least_new: int = Field(default=100, ge=1)
     """With fewer placed items than this, `error_ratio` and `moved_share` prove nothing and are not used."""
-    start: Literal["anew", "previous"] = "anew"
+    start: Literal["anew", "previous"] = Field(default="anew", exclude_if=lambda start: start == "anew")
     """Where the new fit starts: `anew`, or from the centroids of the `previous` codebook, so that codes go on meaning
     what they meant and checkpoints trained before stay of use; for `residual_kmeans`.
     """
