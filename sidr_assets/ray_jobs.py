@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from sidr_assets.launchers import child_error
+from sidr_core.errors import SidrError
 from sidr_core.pipeline import launch
 from sidr_core.pipeline.on_ray import connect, silent
 
@@ -41,7 +42,7 @@ def run(context: dg.AssetExecutionContext, address: str, job: dict[str, Any], na
         warnings.simplefilter("ignore", dg.PreviewWarning)  # raised by Pipes itself; the release is pinned
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), PipesRayJobMessageReader()) as session:
             job["runtime_env"]["env_vars"] |= session.get_bootstrap_env_vars()
-            number = client.submit_job(**job)
+            number = _submitted(client, job, address, name)
             context.log.info(f"{name} is job {number} of {address}")
             extras = {PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY: number, PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY: address}
             try:
@@ -56,6 +57,25 @@ def run(context: dg.AssetExecutionContext, address: str, job: dict[str, Any], na
     failures = [launch.Failure.of_text(message[launch.FAILURE]) for message in messages if launch.FAILURE in message]
     last_words = client.get_job_info(number).message or ""
     raise child_error(failures[0] if failures else None, name, f"job {number} {status.lower()}: {last_words[-1500:]}")
+
+
+def _submitted(client: Any, job: dict[str, Any], address: str, name: str) -> str:
+    """The number of a job. Raises SidrError where the cluster does not take it, for a minute if no node is up yet."""
+    end = time.monotonic() + _SILENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(**job)
+        except OSError as error:
+            raise silent(address, str(error)) from None
+        except RuntimeError as error:  # the answer of its server, with its status
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise SidrError(
+                    f"the Ray cluster at {address} does not take {name}",
+                    expected="a job that waits or runs",
+                    found=str(error).strip().rstrip("."),
+                    fix="look at `ray status` there: a node has to be up, with what `launch.resources` asks for",
+                ) from None
+        time.sleep(_POLL_SECONDS)
 
 
 def _end(client: Any, number: str, name: str) -> str:

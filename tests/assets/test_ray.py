@@ -27,6 +27,7 @@ from builders.small_world import SNAPSHOT
 from builders.stage import QUIET
 from sidr_assets import launchers, ray_jobs
 from sidr_assets.definitions import build_definitions
+from sidr_core.errors import SidrError
 from sidr_core.pipeline import launch, on_ray
 from sidr_core.pipeline.bucket import Bucket
 from sidr_core.pipeline.bucket_store import BucketStore
@@ -88,6 +89,34 @@ def test_a_job_has_its_spec_by_value_and_no_key(monkeypatch) -> None:
     training = launch.ray_job(spread, "toys", SNAPSHOT, "sft_checkpoint", "f" * 32, Path("/home"))
     assert json.loads(training["runtime_env"]["env_vars"][launch.SPEC_VARIABLE])["workers"] == 4
     assert training["entrypoint_num_cpus"] == 0 and "entrypoint_num_gpus" not in training, "the workers take them"
+
+
+class _Cluster:
+    """A job server that answers with these errors, then takes the job."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    def submit_job(self, **_: object) -> str:
+        if self.errors:
+            raise self.errors.pop(0)
+        return "job-1"
+
+
+@pytest.mark.cluster("T2")
+def test_a_job_waits_for_a_node_and_what_refuses_it_is_one_error(monkeypatch) -> None:
+    monkeypatch.setattr(ray_jobs, "_POLL_SECONDS", 0.0)
+    early = RuntimeError(
+        "Request failed with status code 500: No available agent to submit job, please try again later.."
+    )
+    assert ray_jobs._submitted(_Cluster(early, early), {}, "http://a", "toys/raw_items") == "job-1"
+    with pytest.raises(SidrError, match="does not take toys/raw_items") as refused:
+        ray_jobs._submitted(
+            _Cluster(RuntimeError("status code 400: no such resource.")), {}, "http://a", "toys/raw_items"
+        )
+    assert refused.value.found == "status code 400: no such resource"
+    with pytest.raises(SidrError, match="does not answer"):
+        ray_jobs._submitted(_Cluster(ConnectionError("refused")), {}, "http://a", "toys/raw_items")
 
 
 # -- a cluster of one node -------------------------------------------------------------------
