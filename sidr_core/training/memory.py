@@ -107,7 +107,8 @@ def announce(
     where = "of GPU memory" if device == "cuda" else "of memory"
     text = f"about {needed.total / GIB:.1f} GiB {where} of {free / GIB:.1f} GiB free"
     parts = ", ".join(f"{name} {getattr(needed, name) / GIB:.2f}" for name in Estimate.__dataclass_fields__)
-    progress.say(f"training needs {text} ({parts})")
+    threads = torch.get_num_threads()
+    progress.say(f"training needs {text} ({parts}); threads of the processor: {threads}")
     ways = _ways(settings)
     if needed.total / MARGIN > free:
         raise SidrError("the training does not fit", expected=f"at most {free / GIB:.1f} GiB", found=text, fix=ways)

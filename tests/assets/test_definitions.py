@@ -204,7 +204,7 @@ def test_the_complete_games_train_one_language_model() -> None:
     ids=["import", "definitions of three datasets"],
 )
 def test_it_starts_quickly(code: str, most: float) -> None:
-    """Seconds of processor, so that other work on the machine does not count; the best of three."""
+    """Seconds of processor, so that other work on the machine does not count; one of three has to do."""
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -212,4 +212,4 @@ def test_it_starts_quickly(code: str, most: float) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < most
+    assert any(seconds() < most for _ in range(3))
