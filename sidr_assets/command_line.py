@@ -62,11 +62,14 @@ def message(error: BaseException, profile: Profile | None) -> str | None:
         )
     if not (isinstance(error, selection_errors) or "'--partition' option" in str(error)):
         return None
+    found = str(error).splitlines()[0].removeprefix("Failure condition: ")
+    if "none of the assets are partitioned" in found:  # all of ours are
+        found = "a selection that holds no asset"
     snapshots = [(name, config.snapshots) for name, config in profile.datasets.items()]
     mistake = ProfileError(
         f"this selection or snapshot is not in profile {profile.name!r}",
         expected="; ".join(f"{name} {s.start} … {s.end} ({s.cadence})" for name, s in snapshots),
-        found=str(error).splitlines()[0].removeprefix("Failure condition: "),
+        found=found,
         fix=f"use one of these, as in --select '{profile.default_dataset}/*' --partition {profile.newest()}",
     )
     return str(mistake)

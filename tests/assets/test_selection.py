@@ -121,6 +121,7 @@ def test_unknown_dataset_is_one_clear_message(command_line: CommandLine) -> None
     assert done.returncode == 1
     assert "expected: games 2018-07" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "a selection that holds no asset" in done.stderr
 
 
 def test_no_snapshot_named_is_one_clear_message(command_line: CommandLine) -> None:
