@@ -15,6 +15,9 @@ from sidr_core.pipeline import launch
 from sidr_core.pipeline.profile import parse_profile
 from sidr_core.settings import Launch
 
+#: How long a cluster may take to say which Ray it runs.
+_PATIENCE_SECONDS = 10.0
+
 
 def main() -> None:
     """The job: as `python -m sidr_core.pipeline.run`, with the training of its spec on workers."""
@@ -114,9 +117,13 @@ def answer(launch: Launch) -> str:
         SidrError: it does not, or has another Ray.
     """
     client = connect(launch.address)
+    import httpx2
     import ray  # pyright: ignore[reportMissingImports] # an extra
 
-    version = client.get_version()
+    try:  # the client's own `get_version` is that of the job server's interface
+        version = httpx2.get(f"{client.get_address()}/api/version", timeout=_PATIENCE_SECONDS).json()["ray_version"]
+    except (httpx2.HTTPError, ValueError, KeyError) as error:
+        raise silent(launch.address, str(error)) from None
     if version != ray.__version__:
         raise SidrError(
             f"the Ray cluster at {launch.address} has another version",

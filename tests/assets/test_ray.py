@@ -272,5 +272,10 @@ def test_a_run_that_is_ended_stops_its_job(cluster, here, monkeypatch) -> None:
 
 @pytest.mark.cluster("T2")
 @pytest.mark.long
-def test_the_doctor_asks_the_cluster(cluster) -> None:
-    assert on_ray.answer(Launch(kind="ray", address=cluster)) == f"{cluster} answers: Ray {ray.__version__}"
+def test_the_doctor_asks_the_cluster(cluster, monkeypatch) -> None:
+    asked = Launch(kind="ray", address=cluster)
+    assert on_ray.answer(asked) == f"{cluster} answers: Ray {ray.__version__}"
+    monkeypatch.setattr(ray, "__version__", "2.0.0")
+    with pytest.raises(SidrError, match="has another version") as other:
+        on_ray.answer(asked)
+    assert other.value.expected == "2.0.0"
