@@ -4,12 +4,13 @@ Score of a candidate c for a history: `share * C(c) / max C + (1 - share) * T(c)
 
 - C, the counter: the sum over the items of the history, a places before the last, of `decay ** a * W(item, c)`. W
   counts the train rows with target c and the item in the history, g places before the target (1 = the last): each
-  counts `decay ** (g - 1)`, up to `_WINDOW`, divided by `(1 + train targets of the item) ** norm`.
+  counts `decay ** (g - 1)`, up to `_WINDOW`, and a row with the two in the other order `back` times that. The sum is
+  divided by `(1 + train targets of the item) ** norm`.
 - T, the texts: the same sum with `text_decay` and the cosine of the TF-IDF vectors of item and candidate.
 
-Valid rows choose decay and norm of the counter alone, the decay of the texts alone, then the share; and whether items
-of the history may come back. Equal scores go to the more popular item. Many published models do not pass this:
-docs/evaluation.md, "The shortcut".
+Valid rows choose decay and norm of the counter alone, then `back`, the decay of the texts alone, then the share; and
+whether items of the history may come back. Equal scores go to the more popular item. Many published models do not pass
+this: docs/evaluation.md, "The shortcut".
 
 Shapes: R rows, N items.
 """
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 #: What is tried on valid rows; at shares 1 and 0 the counter and the texts stand alone.
 _DECAYS, _NORMS, _TEXT_DECAYS = (0.4, 0.6, 0.8, 0.9), (0.0, 0.3, 0.5, 0.7), (0.6, 0.8, 0.9)
+_BACKS = (0.2, 0.4, 0.7, 1.0)
 _SHARES = tuple(step / 10 for step in range(1, 10))
 _VALID_ROWS = 5_000
 #: Items before a target that are counted with it, and items that are near to one by text.
@@ -59,12 +61,13 @@ class Weights:
     text_decay: float
     share: float
     repeats: bool = True
+    back: float = 0.0
 
     def __str__(self) -> str:
         seen = "may come back" if self.repeats else "left out"
         return (
-            f"counter {self.share} (decay {self.decay}, norm {self.norm}), texts {1 - self.share:.1f} "
-            f"(decay {self.text_decay}), items of the history {seen}"
+            f"counter {self.share} (decay {self.decay}, norm {self.norm}, back {self.back}), "
+            f"texts {1 - self.share:.1f} (decay {self.text_decay}), items of the history {seen}"
         )
 
 
@@ -93,12 +96,14 @@ class Pairs:
             counts.append(sparse.csr_array(entries, shape=(n, n)))
         return cls(counts, np.bincount(targets, minlength=n))
 
-    def weighted(self, decay: float, norm: float) -> sparse.csr_array:
+    def weighted(self, weights: Weights) -> sparse.csr_array:
         """(N, N) float32: W of the module's text."""
         total = self.at_gap[0]
         for age, count in enumerate(self.at_gap[1:], start=1):
-            total = total + count * np.float32(decay**age)
-        return sparse.csr_array(sparse.diags_array(((1 + self.targets) ** -norm).astype(np.float32)) @ total)
+            total = total + count * np.float32(weights.decay**age)
+        if weights.back:
+            total = total + total.T * np.float32(weights.back)
+        return sparse.csr_array(sparse.diags_array(((1 + self.targets) ** -weights.norm).astype(np.float32)) @ total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,16 +181,18 @@ def choose(
     def best(several: Sequence[Weights]) -> Weights:
         tried = []
         for weights in several:
-            ranker = Shortcut(pairs.weighted(weights.decay, weights.norm), texts, catalogue, weights)
+            ranker = Shortcut(pairs.weighted(weights), texts, catalogue, weights)
             tried += _measured(ranker, valid, targets)
         log.extend(tried)
         return max(tried, key=lambda one: one.ndcg).weights
 
     counter = best([Weights(decay, norm, 1.0, 1.0) for decay in _DECAYS for norm in _NORMS])
+    best([replace(counter, back=back) for back in _BACKS])
+    counter = max(log, key=lambda one: one.ndcg).weights
     text = best([replace(counter, text_decay=decay, share=0.0) for decay in _TEXT_DECAYS])
     best([replace(text, share=share) for share in _SHARES])
     weights = max(log, key=lambda one: one.ndcg).weights
-    return Shortcut(pairs.weighted(weights.decay, weights.norm), texts, catalogue, weights), log
+    return Shortcut(pairs.weighted(weights), texts, catalogue, weights), log
 
 
 def _measured(ranker: Shortcut, valid: pl.DataFrame, targets: np.ndarray) -> list[Tried]:

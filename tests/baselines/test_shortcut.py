@@ -55,7 +55,23 @@ def test_pairs_are_counted_by_their_gap_and_items_outside_the_catalogue_ignored(
 def test_counts_are_decayed_by_gap_and_divided_by_the_power_of_popularity():
     pairs = Pairs(Pairs.of(TRAIN, CATALOGUE, 2).at_gap, np.array([0, 3, 3, 1]))  # targets of a, b, c, d
     # b: (1 + 3) ** -0.5 = 0.5; a: 2 pairs at gap 2, 0.5 each, undivided
-    assert pairs.weighted(0.5, 0.5).toarray() == pytest.approx(matrix(bc=1.5, bd=0.5, ac=1.0).toarray())
+    weights = Weights(decay=0.5, norm=0.5, text_decay=1.0, share=1.0)
+    assert pairs.weighted(weights).toarray() == pytest.approx(matrix(bc=1.5, bd=0.5, ac=1.0).toarray())
+
+
+def test_pairs_in_the_other_order_count_as_much_as_back_says():
+    weights = Weights(decay=0.5, norm=0.5, text_decay=1.0, share=1.0, back=0.5)
+    pairs = Pairs(Pairs.of(TRAIN, CATALOGUE, 2).at_gap, np.array([0, 3, 3, 1]))  # targets of a, b, c, d
+    # W without the norm: bc 3, bd 1, ac 1; turned round and halved: cb 1.5, db 0.5, ca 0.5; then c halved, d by sqrt 2
+    expected = matrix(bc=1.5, bd=0.5, ac=1.0, cb=0.75, ca=0.25, db=0.5 / np.sqrt(2))
+    assert pairs.weighted(weights).toarray() == pytest.approx(expected.toarray())
+
+
+def test_valid_rows_choose_whether_order_counts():
+    """Train has a before b alone, and valid asks for a after b."""
+    pairs = Pairs([matrix(ab=1.0, bc=0.5)], np.zeros(4, dtype=int))
+    assert shortcut.choose(pairs, matrix(), rows_of(("b", "a")), CATALOGUE)[0].weights.back == 0.7  # a above c
+    assert shortcut.choose(pairs, matrix(), rows_of(("a", "b")), CATALOGUE)[0].weights.back == 0.0
 
 
 def test_texts_share_words_and_an_item_is_no_neighbour_of_its_own():
