@@ -87,13 +87,17 @@ def _rows(
     )
     chosen = subset(valid, arguments.select_rows, 42)
     rows = training.Rows(train, chosen, counts, Catalogue.of(counts))
-    budget: dict[str, Any] = {"trials": trials, **{name: getattr(arguments, name) for name in _BUDGET}}
+    budget: dict[str, Any] = {
+        "trials": trials,
+        "start": "cooccurrence",
+        **{name: getattr(arguments, name) for name in _BUDGET},
+    }
     for kind, settings, extra in (
         ("gru4rec", Gru4Rec(**budget), {}),
         ("sasrec", SasRec(**budget), {"heads": 2}),
     ):
         start = time.perf_counter()
-        fitted = sequential.train(kind, settings, extra, rows, Progress().named(kind))
+        fitted = sequential.train(kind, settings, extra, rows, None, Progress().named(kind))
         seconds = time.perf_counter() - start
         best = fitted.best
         said = f"hidden {best['hidden_size']}, dropout {best['dropout']}, epoch {best['epoch']}"

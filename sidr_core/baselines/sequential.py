@@ -5,9 +5,9 @@ item vectors shared between input and output. They differ in the encoder alone: 
 positions counted from the start, or a gated recurrent network.
 
 Deviations: SASRec (arXiv 1808.09781) and GRU4Rec (arXiv 1511.06939) train against sampled items; the full
-softmax is the stronger variant. Their item vectors start from noise; here they start from co-occurrence in train, which
-saves most epochs (`start`). Layers are normalised before, not after, as in later code. Items of the history may be
-recommended again: people buy things twice.
+softmax is the stronger variant. Their item vectors start from noise and know no text; here they start from
+co-occurrence in train and, in their last quarter, from the words of the items (`start`). Layers are normalised before,
+not after, as in later code. Items of the history may be recommended again: people buy things twice.
 
 Shapes: R rows, T positions, N items, H the width of the model, A attention heads, P positions with a target.
 """
@@ -28,9 +28,12 @@ from torch.nn import functional
 from sidr_core.baselines import training
 from sidr_core.baselines.ranking import top_k
 from sidr_core.baselines.sequences import Catalogue, padded, windows
+from sidr_core.baselines.tfidf import tfidf
 from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput
-from sidr_core.sids.cooccurrence import cooccurrence_vectors
+from sidr_core.sids.cooccurrence import cooccurrence_vectors, factors
+from sidr_core.sids.projection import unit
+from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ROW_ID
 
 if TYPE_CHECKING:
@@ -42,8 +45,9 @@ _LOGITS = 8_000_000
 _BLOCK = 512
 #: Standard deviation of the vectors at the start.
 _SPREAD = 0.02
-#: Length of an item vector that starts from co-occurrence.
-_LENGTH = 0.5
+#: At the start: length of the part of an item vector that comes from co-occurrence, and of the part from text, which is
+#: one of so many.
+_LENGTH, _TEXT_LENGTH, _TEXT_PART = 0.5, 0.25, 4
 
 
 class Encoder(nn.Module):
@@ -187,34 +191,53 @@ def _build(
     kind: str, settings: SasRec | Gru4Rec, extra: dict[str, int], inputs: Inputs, out_dir: Path, progress: Progress
 ) -> Report:
     rows = training.Rows.of(inputs, settings.select_rows, settings.seed)
-    fitted = train(kind, settings, extra, rows, progress)
+    items = tables.read(inputs["interactions"].path("items.parquet"))
+    fitted = train(kind, settings, extra, rows, items, progress)
     shape = _shape(kind, settings.trials[fitted.best["trial"] - 1], settings, extra, fitted.ranker.module.length)
     return training.publish(out_dir, f"baseline_{kind}", shape, fitted, rows, settings.seed, inputs.synthetic)
 
 
 def train(
-    kind: str, settings: SasRec | Gru4Rec, extra: dict[str, int], rows: training.Rows, progress: Progress
+    kind: str,
+    settings: SasRec | Gru4Rec,
+    extra: dict[str, int],
+    rows: training.Rows,
+    items: pl.DataFrame | None,
+    progress: Progress,
 ) -> training.Fitted[ItemRanker]:
-    """The best of the trials. `kind` names an encoder; `extra` holds settings that it alone has."""
+    """The best of the trials.
+
+    Args:
+        kind: names an encoder.
+        extra: settings that it alone has.
+        items: the contract `Items`, from which vectors with text start; None where none do.
+    """
     sequences = windows(rows.train, rows.catalogue)
     length = max(len(sequence) for sequence in sequences) - 1
     progress.say(f"{len(sequences):,} sequences of up to {length + 1} items, {len(rows.catalogue):,} items")
 
     def make(trial: Trial) -> ItemRanker:
         module = _module(_shape(kind, trial, settings, extra, length), rows.catalogue)
-        if settings.start == "cooccurrence":
-            _start_near(module, rows, settings.seed)
+        if settings.start != "noise":
+            _start_near(module, rows, items if settings.start == "fused" else None, settings.seed)
         return ItemRanker(module, rows.catalogue, sequences)
 
     return training.fit(make, settings, rows.valid, rows.catalogue.as_codebook, progress)
 
 
-def _start_near(module: Encoder, rows: training.Rows, seed: int) -> None:
-    """Let the vectors of items that co-occur with the same items start near each other; the others stay as they are."""
-    table, items = module.table(), rows.catalogue.ids.to_list()
-    known, vectors = cooccurrence_vectors(rows.train, items, table.shape[1], seed)  # (n,), (n, b)
+def _start_near(module: Encoder, rows: training.Rows, items: pl.DataFrame | None, seed: int) -> None:
+    """Let items that co-occur with the same items start near each other, and those of the same words, given `items`.
+
+    What nothing is known of stays as it is.
+    """
+    table = module.table()
+    size = table.shape[1] - (table.shape[1] // _TEXT_PART if items is not None else 0)
+    known, vectors = cooccurrence_vectors(rows.train, rows.catalogue.ids.to_list(), size, seed)  # (n,), (n, b)
     with torch.no_grad():
         table[known, : vectors.shape[1]] = torch.from_numpy(_LENGTH * vectors)
+        if items is not None:
+            words = unit(factors(tfidf(items, rows.catalogue), table.shape[1] - size, seed))  # (N, t)
+            table[:, size : size + words.shape[1]] = torch.from_numpy(_TEXT_LENGTH * words)
 
 
 def load_sasrec(inputs: Mapping[str, StageInput], config: DatasetConfig) -> ItemRanker:

@@ -223,9 +223,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="baseline_gru4rec",
         run="sidr_core.baselines.sequential:build_gru4rec",
-        inputs=_CHOSEN,
+        inputs={**_CHOSEN, "interactions": (*_CHOSEN["interactions"], "items.parquet")},
         sections=("gru4rec",),
-        code_version="2",
+        code_version="3",
         tables={"baseline_gru4rec": "BaselineLog", "items": "BaselineItems"},
         kinds=("pytorch",),
         plots=("valid_ndcg@10", "valid_hr@10", "epochs"),
@@ -235,9 +235,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="baseline_sasrec",
         run="sidr_core.baselines.sequential:build_sasrec",
-        inputs=_CHOSEN,
+        inputs={**_CHOSEN, "interactions": (*_CHOSEN["interactions"], "items.parquet")},
         sections=("sasrec",),
-        code_version="2",
+        code_version="3",
         tables={"baseline_sasrec": "BaselineLog", "items": "BaselineItems"},
         kinds=("pytorch",),
         plots=("valid_ndcg@10", "valid_hr@10", "epochs"),

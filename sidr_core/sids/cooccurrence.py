@@ -102,18 +102,25 @@ def cooccurrence_vectors(
     if not len(known):
         return known, np.zeros((0, 0), dtype=np.float32)
     information = information[known][:, known]
-    size = min(size, len(known))
-    if size < len(known) - 1:
-        start = np.random.default_rng(seed).normal(size=len(known))
-        left, strength, _ = svds(information, k=size, v0=start)
-        assert left is not None and strength is not None
-        left, strength = left[:, ::-1], strength[::-1]
-    else:
-        left, strength, _ = np.linalg.svd(information.toarray())
-    behaviour = left[:, :size] * np.sqrt(strength[:size])  # (n, b)
+    behaviour = factors(information, size, seed)  # (n, b)
     length = np.linalg.norm(behaviour, axis=1)
     covered = length > _ROUNDING * length.max()  # the other items lie in none of the strongest directions
     return known[covered], np.ascontiguousarray(unit(behaviour[covered]), dtype=np.float32)
+
+
+def factors(matrix: sparse.csr_array, size: int, seed: int) -> np.ndarray:
+    """Rows of U·√Σ (N, b) of a truncated SVD of a matrix (N, F), strongest first; b is `size`, or min(N, F) if less."""
+    rows, columns = matrix.shape  # type: ignore[misc]
+    least = min(rows, columns)
+    size = min(size, least)
+    if size < least - 1:
+        start = np.random.default_rng(seed).normal(size=least)
+        left, strength, _ = svds(matrix, k=size, v0=start)
+        assert left is not None and strength is not None
+        left, strength = left[:, ::-1], strength[::-1]
+    else:
+        left, strength, _ = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    return left[:, :size] * np.sqrt(strength[:size])
 
 
 def _information(histories: pl.DataFrame, item_ids: Sequence[str]) -> sparse.csr_array:

@@ -144,12 +144,12 @@ def test_an_epoch_has_every_sequence_once_and_a_new_order():
 @pytest.mark.parametrize(
     ("kind", "settings", "extra"),
     [
-        ("sasrec", SasRec(trials=ONE, epochs=6, batch_size=16, patience=6), {"heads": 2}),
-        ("gru4rec", Gru4Rec(trials=ONE, epochs=9, batch_size=16, patience=9), {}),
+        ("sasrec", SasRec(start="cooccurrence", trials=ONE, epochs=6, batch_size=16, patience=6), {"heads": 2}),
+        ("gru4rec", Gru4Rec(start="noise", trials=ONE, epochs=9, batch_size=16, patience=9), {}),
     ],
 )
 def test_models_over_item_ids_learn_a_cycle(learnable, kind, settings, extra):
-    fitted = sequential.train(kind, settings, extra, learnable, QUIET)
+    fitted = sequential.train(kind, settings, extra, learnable, None, QUIET)
     fresh = rows_of(*[walk(f"t{n}", n, 1 + n % 6) for n in range(24)])
     assert first(fitted.ranker.rank(fresh, 10), fresh) >= 0.95
     assert fitted.best["ndcg@10"] > 0.97
@@ -159,13 +159,29 @@ def test_models_over_item_ids_learn_a_cycle(learnable, kind, settings, extra):
 
 def test_items_bought_together_start_near_each_other(learnable):
     still = Trial(hidden_size=32, dropout=0.0, learning_rate=1e-12)
-    settings = SasRec(trials=(still,), epochs=1)
-    fitted = sequential.train("sasrec", settings, {"heads": 2}, learnable, QUIET)
+    settings = SasRec(start="cooccurrence", trials=(still,), epochs=1)
+    fitted = sequential.train("sasrec", settings, {"heads": 2}, learnable, None, QUIET)
     known, vectors = cooccurrence_vectors(learnable.train, learnable.catalogue.ids.to_list(), 32, settings.seed)
     table = fitted.ranker.module.table().detach()[known].numpy()
     lengths = np.linalg.norm(table, axis=1)
     assert len(known) == 24
     assert np.allclose(table @ table.T / np.outer(lengths, lengths), vectors @ vectors.T, atol=0.02)
+
+
+def test_items_of_the_same_words_start_near_each_other_in_the_last_quarter(learnable):
+    still = Trial(hidden_size=32, dropout=0.0, learning_rate=1e-12)
+    names = learnable.catalogue.ids.to_list()
+    titles = [f"{'red' if n % 2 else 'blue'} {'pen' if n % 3 else 'ink'} of {n}" for n in range(len(names))]
+    items = pl.DataFrame({"item_id": names, "title": titles, "brand": "", "category": ""})
+    fitted = sequential.train("sasrec", SasRec(trials=(still,), epochs=1), {"heads": 2}, learnable, items, QUIET)
+    words = fitted.ranker.module.table().detach()[:, 24:].numpy()
+    assert np.allclose(np.linalg.norm(words, axis=1), 0.25, atol=1e-4)
+    alike = words @ words.T / 0.25**2
+    assert alike[1, 5] == pytest.approx(1, abs=1e-3) and alike[0, 6] == pytest.approx(1, abs=1e-3)
+    assert alike[0, 1] < 0.5  # blue ink, red pen
+    known, vectors = cooccurrence_vectors(learnable.train, names, 24, 42)
+    table = fitted.ranker.module.table().detach()[known, :24].numpy()
+    assert np.allclose(table @ table.T / 0.25, vectors @ vectors.T, atol=0.02)
 
 
 def test_tiger_learns_a_cycle(learnable):
