@@ -122,7 +122,17 @@ def write(
     paid = list({job.request: reply for job, reply in zip([*jobs, *following], replies, strict=True)}.values())
     reused = sum(reply.reused for reply in paid)
     calls = {"teacher_calls": len(paid) - reused, "teacher_reused": reused}
-    return Written(teacher, tuple(judged.quarantined), _cost(paid), calls, judged.figures(), _digest(paid))
+    cost = {
+        "requests": len(paid),
+        "input_tokens": sum(reply.input_tokens for reply in paid),
+        "output_tokens": sum(reply.output_tokens for reply in paid),
+        "usd": round(sum(reply.usd for reply in paid), 6),
+    }
+    digest = hashlib.sha256()  # changes with any reply; replies without a value count by their reason
+    for reply in paid:
+        text = reply.value.model_dump_json() if reply.value else reply.reason
+        digest.update(f"{len(text)}:{text}".encode(errors="replace"))
+    return Written(teacher, tuple(judged.quarantined), cost, calls, judged.figures(), digest.hexdigest())
 
 
 class _Judged:
@@ -188,21 +198,3 @@ def _verdict(job: Job, value: BaseModel) -> Verdict | None:
     if isinstance(value, requests.UserNarrative) and job.row:
         return accept.user_narrative(value.narrative, job.row.history, job.row.target, asked)
     return None
-
-
-def _cost(replies: Sequence[Reply]) -> dict[str, float | int]:
-    return {
-        "requests": len(replies),
-        "input_tokens": sum(reply.input_tokens for reply in replies),
-        "output_tokens": sum(reply.output_tokens for reply in replies),
-        "usd": round(sum(reply.usd for reply in replies), 6),
-    }
-
-
-def _digest(replies: Sequence[Reply]) -> str:
-    """Changes with any reply; replies without a value count by their reason."""
-    digest = hashlib.sha256()
-    for reply in replies:
-        text = reply.value.model_dump_json() if reply.value else reply.reason
-        digest.update(f"{len(text)}:{text}".encode(errors="replace"))
-    return digest.hexdigest()
