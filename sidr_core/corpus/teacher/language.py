@@ -116,7 +116,7 @@ def write(
     replies = client.ask([job.request for job in jobs], progress.named("round 1 of 2"))
     following = requests.second_round(jobs, [reply.value for reply in replies], settings)
     replies = [*replies, *client.ask([job.request for job in following], progress.named("round 2 of 2"))]
-    judged = _Judged.of([*jobs, *following], replies)
+    judged = _Judged([*jobs, *following], replies)
     teacher = LanguageTeacher(judged.items, judged.users, judged.paths, relations, rest)
     # Items of equal text share a request, which is paid once.
     paid = list({job.request: reply for job, reply in zip([*jobs, *following], replies, strict=True)}.values())
@@ -138,36 +138,27 @@ def write(
 class _Judged:
     """Accepted texts by what they are about, and those in quarantine."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: Sequence[Job], replies: Sequence[Reply]) -> None:
         self.items: dict[str, str] = {}
         self.users: dict[tuple[str, ...], str] = {}
         self.paths: dict[tuple[str, ...], str] = {}
         self.quarantined: list[Quarantined] = []
         self.repairs: Counter[str] = Counter()
-
-    @classmethod
-    def of(cls, jobs: Sequence[Job], replies: Sequence[Reply]) -> _Judged:
-        judged = cls()
         for job, reply in zip(jobs, replies, strict=True):
-            judged._take(job, reply)
-        return judged
-
-    def _take(self, job: Job, reply: Reply) -> None:
-        if reply.value is None:
-            self._quarantine(job, Verdict("", reply.reason or "no_reply"))
-            return
-        verdict = _verdict(job, reply.value)
-        if verdict is None:
-            return
-        self.repairs.update(verdict.repairs)
-        if verdict.reason:
-            self._quarantine(job, verdict)
-        elif job.item:
-            self.items[job.item.item_id] = verdict.text
-        elif job.row:
-            if job.kind == requests.USER_PATH:
+            if reply.value is None:
+                self._quarantine(job, Verdict("", reply.reason or "no_reply"))
+                continue
+            verdict = _verdict(job, reply.value)
+            if verdict is None:
+                continue
+            self.repairs.update(verdict.repairs)
+            if verdict.reason:
+                self._quarantine(job, verdict)
+            elif job.item:
+                self.items[job.item.item_id] = verdict.text
+            elif job.row and job.kind == requests.USER_PATH:
                 self.paths[tuple(item.item_id for item in job.row.history)] = verdict.text
-            else:
+            elif job.row:
                 self.users[row_key(job.row.history, job.row.target)] = verdict.text
 
     def _quarantine(self, job: Job, verdict: Verdict) -> None:
