@@ -83,14 +83,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     text = joined("# Interventions on thoughts", caption, *body)
     (out_dir / "interventions.md").write_text(text)
     gaps = table.filter((pl.col("metric") == ranking.NDCG) & pl.col("difference").is_not_null())
-    figures.forest(
-        [f"own − {name}" for name in gaps["thought"]],
-        *(gaps[name].to_list() for name in ("difference", "ci_low", "ci_high")),
-        out_dir / "interventions.png",
-        caption,
-        f"NDCG@{K}",
-        reference=0.0,
-    )
+    values, lows, highs = (gaps[name].to_list() for name in ("difference", "ci_low", "ci_high"))
+    labels = [f"own − {name}" for name in gaps["thought"]]
+    figures.forest(labels, values, lows, highs, out_dir / "interventions.png", caption, f"NDCG@{K}", reference=0.0)
     numbers = {f"{row['thought']}_{row['metric']}": round(row["value"], 4) for row in lines}
     return Report({"rows": rows.height, **numbers}, (thoughts_matter(table),), {"interventions": text})
 

@@ -238,7 +238,7 @@ class BucketStore(Store):
                 return artifact
         # What was built here need not be fetched.
         self.objects.mkdir(parents=True, exist_ok=True)
-        for name, entry in ours["files"].items():
+        for name, entry in manifest["files"].items():
             with contextlib.suppress(OSError):  # there already, or a file system without links
                 os.link(tmp / name, self.objects / entry["sha256"])
         move_into_place(tmp, final)
