@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidr_core.evaluation import scaling
+import thought_scaling as scaling
+
 from sidr_core.models import checkpoint
 from sidr_core.pipeline.profile import home, load_profile
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput

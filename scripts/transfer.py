@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import sys
 
+import transfer_matrix as transfer
 from run_datasets import parse, run_all
 
-from sidr_core.evaluation import transfer
 from sidr_core.evaluation.compare import Name, Scored, read
 from sidr_core.pipeline.profile import Profile, home, load_profile
 from sidr_core.pipeline.store import Store

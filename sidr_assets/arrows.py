@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sidr_core.pipeline.stage import Stage
@@ -44,7 +44,9 @@ def arrows_of(stages: Sequence[Stage], config: DatasetConfig) -> dict[str, Arrow
     carries: dict[str, set[str]] = {stage.name: set() for stage in stages}
     for stage in stages:
         read = stage.reads(config)
-        inputs = direct[stage.name] = _not_implied(read, above)
+        # An input above another one is implied.
+        inputs = tuple(name for name in read if not any(name in above.get(other, ()) for other in read))
+        direct[stage.name] = inputs
         above[stage.name] = set(inputs).union(*(above.get(name, ()) for name in inputs))
         for name in above[stage.name] & carries.keys():
             carries[name] |= (read.keys() - set(inputs)) & above[name]
@@ -53,11 +55,6 @@ def arrows_of(stages: Sequence[Stage], config: DatasetConfig) -> dict[str, Arrow
         name: Arrows(direct[name], tuple(other for other in order if other in carries[name]), place)
         for place, name in enumerate(order)
     }
-
-
-def _not_implied(names: Collection[str], above: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Those of `names` that lie above no other of them."""
-    return tuple(name for name in names if not any(name in above.get(other, ()) for other in names))
 
 
 def data_version(digest: str, carried: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sidr_assets import command_line
 from sidr_assets.definitions import graph_of
-from sidr_core.pipeline.profile import Profile, load_profile
+from sidr_core.pipeline.profile import load_profile
 
 
 class SidrDatasets(dg.Component, dg.Model, dg.Resolvable):
@@ -37,15 +37,10 @@ class SidrDatasets(dg.Component, dg.Model, dg.Resolvable):
         name = self.profile
         if name.endswith((".yaml", ".yml")) and not Path(name).is_absolute():
             name = str(context.path / name)
-        profile = _only(load_profile(name), self.datasets)
+        profile = load_profile(name)
+        if self.datasets:
+            chosen = {name: profile.dataset(name) for name in self.datasets}
+            default = profile.default_dataset if profile.default_dataset in chosen else self.datasets[0]
+            profile = replace(profile, datasets=chosen, default_dataset=default)
         upstream = [dg.AssetKey.from_user_string(key) for key in self.upstream]
         return graph_of(profile, prefix=self.key_prefix, upstream=upstream)
-
-
-def _only(profile: Profile, names: list[str]) -> Profile:
-    """The profile with the named datasets alone."""
-    if not names:
-        return profile
-    chosen = {name: profile.dataset(name) for name in names}
-    default = profile.default_dataset if profile.default_dataset in chosen else names[0]
-    return replace(profile, datasets=chosen, default_dataset=default)

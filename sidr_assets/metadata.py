@@ -40,7 +40,11 @@ def of_definition(profile: Profile, stage: Stage, synthetic: bool) -> dict[str, 
 def of_outcome(stage: Stage, outcome: Outcome) -> dict[str, Any]:
     """Metadata of one materialization, in reading order: numbers, pages and pictures, rows, cost, origin."""
     artifact, manifest = outcome.artifact, outcome.artifact.manifest
-    pictures = _pictures(artifact)
+    pictures = {  # as data URLs, because the UI serves no files
+        name: f"data:image/png;base64,{base64.b64encode(artifact.path(name).read_bytes()).decode()}"
+        for name in artifact.files
+        if name.endswith(".png") and manifest["files"][name]["bytes"] <= MAX_PICTURE_BYTES
+    }
     pages: dict[str, dg.MetadataValue] = {}
     for title, text in manifest["markdown"].items():
         for name, data in pictures.items():
@@ -139,15 +143,6 @@ def _main_table(stage: Stage, artifact: Artifact) -> dict[str, Any]:
         "preview": dg.MetadataValue.table(records, schema=preview_schema),
         "dagster/row_count": artifact.manifest["files"][name]["rows"],
         "dagster/column_schema": dg.TableSchema(columns),
-    }
-
-
-def _pictures(artifact: Artifact) -> dict[str, str]:
-    """Every PNG of the output as a data URL, because the UI serves no files."""
-    return {
-        name: f"data:image/png;base64,{base64.b64encode(artifact.path(name).read_bytes()).decode()}"
-        for name in artifact.files
-        if name.endswith(".png") and artifact.manifest["files"][name]["bytes"] <= MAX_PICTURE_BYTES
     }
 
 

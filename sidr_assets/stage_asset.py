@@ -22,7 +22,7 @@ from sidr_core.errors import SidrError
 from sidr_core.pipeline.place import open_store
 from sidr_core.pipeline.profile import Profile, StageConfig
 from sidr_core.pipeline.run import Outcome, check_failure, check_warnings
-from sidr_core.pipeline.stage import CheckSpec, Progress, Stage
+from sidr_core.pipeline.stage import Progress, Stage
 from sidr_core.pipeline.store import fingerprint
 from sidr_core.settings import DatasetConfig
 from sidr_core.settings.models import TRAINING_STAGES
@@ -172,14 +172,10 @@ def _check_results(stage: Stage, outcome: Outcome) -> list[dg.AssetCheckResult]:
                 passed=check["passed"],
                 severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
                 description=check["detail"] or None,
-                metadata={} if check["passed"] else _advice(spec),
+                metadata={} if check["passed"] else {"expected": spec.description, "fix": spec.fix},
             )
         )
     return results
-
-
-def _advice(spec: CheckSpec) -> dict[str, str]:
-    return {"expected": spec.description, "fix": spec.fix}
 
 
 def _closing_line(outcome: Outcome) -> str:

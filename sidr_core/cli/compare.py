@@ -9,7 +9,7 @@ import typer
 from sidr_core.errors import InputError
 from sidr_core.evaluation import compare as report
 from sidr_core.pipeline.place import open_store
-from sidr_core.pipeline.profile import Profile, load_profile, repeats
+from sidr_core.pipeline.profile import load_profile, repeats
 from sidr_core.pipeline.status import newest_published
 from sidr_core.serving.published import tell_if_stale
 
@@ -25,7 +25,10 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
     """
     profile = load_profile()
     store = open_store(profile)
-    parsed = [one for name in names for one in _with_repeats(report.Name.parse(name), profile)]
+    parsed = []
+    for name in map(report.Name.parse, names):  # with each its repeats with other seeds (`seeds` of the profile)
+        datasets = (name.dataset, *repeats(name.dataset, profile.dataset(name.dataset).seeds))
+        parsed += [report.Name(one, name.model, name.mode) for one in datasets if one in profile.datasets]
     if len(parsed) < 2 or len(set(parsed)) < len(parsed):
         raise InputError(
             "there is nothing to compare",
@@ -37,7 +40,10 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
     snapshot = newest_published(profile, store, parsed[0].dataset, "recommendations", snapshot)
     for name in parsed:
         profile.dataset(name.dataset)
-    entries = _of_other_seeds([report.read(store, name, snapshot, k) for name in parsed], names)
+    entries = [report.read(store, name, snapshot, k) for name in parsed]
+    # A repeat of a model that has no seed has the same lists again.
+    named = {entry.checkpoint for entry in entries if str(entry.name) in names}
+    entries = [entry for entry in entries if str(entry.name) in names or entry.checkpoint not in named]
     for dataset in dict.fromkeys(name.dataset for name in parsed):
         tell_if_stale(profile, store, dataset, snapshot, "recommendations")
     comparison = report.table(entries, k, first.evaluation)
@@ -48,15 +54,3 @@ def compare(names: Sequence[str], snapshot: str | None, k: int, form: str) -> No
         seeds = report.over_seeds(entries, recipes, k, first.evaluation)
         synthetic = any(entry.synthetic for entry in entries)
         typer.echo(report.page(comparison, snapshot, first.evaluation, synthetic, seeds), nl=False)
-
-
-def _with_repeats(name: report.Name, profile: Profile) -> list[report.Name]:
-    """A name, and the same of the datasets that repeat its own with other seeds (`seeds` of the profile)."""
-    datasets = (name.dataset, *repeats(name.dataset, profile.dataset(name.dataset).seeds))
-    return [report.Name(dataset, name.model, name.mode) for dataset in datasets if dataset in profile.datasets]
-
-
-def _of_other_seeds(entries: list[report.Scored], names: Sequence[str]) -> list[report.Scored]:
-    """Without repeats of a model that has no seed: they are the same lists again."""
-    named = {entry.checkpoint for entry in entries if str(entry.name) in names}
-    return [entry for entry in entries if str(entry.name) in names or entry.checkpoint not in named]

@@ -30,7 +30,10 @@ def gc(yes: bool, deep: bool, cache: bool, days: float, unlisted: bool = False) 
     for name in ("kind", "path", "why"):
         table.add_column(name, overflow="fold")
     table.add_column("MB", justify="right", no_wrap=True)
-    retired = garbage.unlisted(store, _listed()) if unlisted else ()
+    retired = ()
+    if unlisted:
+        profile = load_profile()
+        retired = garbage.unlisted(store, {name: profile.dataset(name).snapshots.keys() for name in profile})
     for removable in chain(retired, garbage.find(store, days, deep=deep, cache=cache)):
         if yes and not garbage.drop(store, removable):
             skipped += 1
@@ -56,9 +59,3 @@ def gc(yes: bool, deep: bool, cache: bool, days: float, unlisted: bool = False) 
     if skipped:
         lines.append(f"{skipped:,} left alone: a running stage needs them now")
     screen.print("\n".join(lines), markup=False)
-
-
-def _listed() -> dict[str, list[str]]:
-    """Each dataset of the profile with its snapshots."""
-    profile = load_profile()
-    return {name: profile.dataset(name).snapshots.keys() for name in profile}

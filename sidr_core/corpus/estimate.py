@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
 if TYPE_CHECKING:
     from sidr_core.pipeline.store import Store
-    from sidr_core.remote.client import Client, Estimate, Request
+    from sidr_core.remote.client import Client, Estimate
     from sidr_core.settings import Teacher
 
 
@@ -32,16 +30,10 @@ def teacher_client(settings: Teacher) -> Iterator[Client]:
 
 
 def estimates(client: Client, store: Store, dataset: str, snapshot: str, settings: Teacher) -> dict[str, Estimate]:
-    """Estimate of each kind of request: what is in the ledger, and what the other calls would cost."""
-    requests = _requests(store, dataset, snapshot, settings, client.answered)
-    kinds = dict.fromkeys(request.kind for request in requests)
-    return {kind: client.estimate([r for r in requests if r.kind == kind]) for kind in kinds}
+    """Estimate of each kind of request: what is in the ledger, and what the other calls would cost.
 
-
-def _requests(
-    store: Store, dataset: str, snapshot: str, settings: Teacher, answered: Callable[[Request], BaseModel | None]
-) -> Sequence[Request]:
-    """What the stage would ask now: the same plan from the same tables."""
+    The requests are those that the stage would make now: the same plan from the same tables.
+    """
     from sidr_core.corpus import tasks
     from sidr_core.corpus.catalogue import Catalogue
     from sidr_core.corpus.teacher.requests import plan
@@ -51,7 +43,9 @@ def _requests(
     codebook = tables.read(store.require(dataset, snapshot, "sid_codebook").path("sid_codebook.parquet"))
     catalogue = Catalogue.read(tables.read(interactions.path("items.parquet")), codebook)
     rows = tasks.read_rows(tables.read(interactions.path("train.parquet")), catalogue)
-    return plan(rows, catalogue, settings, answered)
+    requests = plan(rows, catalogue, settings, client.answered)
+    kinds = dict.fromkeys(request.kind for request in requests)
+    return {kind: client.estimate([r for r in requests if r.kind == kind]) for kind in kinds}
 
 
 def corpus_usd(store: Store, dataset: str, snapshot: str, settings: Teacher) -> float:

@@ -119,7 +119,10 @@ def _example(number: int, line: bytes | None, most: int) -> Example:
     asked, answer = _exchange(_messages(line))
     if len(asked) + len(answer) > most:
         raise _Unusable("too_long")
-    thought, answer = _split(answer)
+    match = _THOUGHT.fullmatch(answer)  # an answer without a think block has no thought
+    thought, answer = (match[1], match[2]) if match else ("", answer)
+    if _THINK_TAG.search(thought) or _THINK_TAG.search(answer):
+        raise _Unusable("torn_thought")
     parts = [neutralise_lines(text, most) for text in (asked, thought, answer)]
     if not parts[0] or not parts[2]:
         raise _Unusable("no_exchange")
@@ -166,12 +169,3 @@ def _content(content: Any) -> str:
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
     return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _split(answer: str) -> tuple[str, str]:
-    """Thought and answer; an answer without a think block has no thought."""
-    match = _THOUGHT.fullmatch(answer)
-    thought, rest = (match[1], match[2]) if match else ("", answer)
-    if _THINK_TAG.search(thought) or _THINK_TAG.search(rest):
-        raise _Unusable("torn_thought")
-    return thought, rest

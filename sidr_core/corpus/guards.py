@@ -58,7 +58,8 @@ def _foreign_to_item(example: Example, catalogue: Catalogue) -> str:
         return "an example about an item names a user"
     if example.item_id is None or example.item_id not in catalogue:
         return "the item is not in the catalogue"
-    foreign = set(SID_PATTERN.findall(_all_text(example))) - {catalogue[example.item_id].sid}
+    text = "\n".join((example.prompt, example.thought or "", example.completion))
+    foreign = set(SID_PATTERN.findall(text)) - {catalogue[example.item_id].sid}
     return f"{min(foreign)} is another item's" if foreign else ""
 
 
@@ -150,7 +151,3 @@ def unknown_sids(corpus: pl.DataFrame, sids: Iterable[str]) -> list[Violation]:
             if bracket := re.search(r"[<>]", rest):
                 violations.append((example_id, f"{column} holds {rest[bracket.start() :][:40]!r}"))
     return violations
-
-
-def _all_text(example: Example) -> str:
-    return "\n".join((example.prompt, example.thought or "", example.completion))

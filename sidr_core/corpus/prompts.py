@@ -47,7 +47,13 @@ def neutralise(text: str, max_chars: int) -> str:
     """
     # A text is looked at a little further than it may be long, so that 50 MB of title cost nothing.
     plain = _visible(_BLANKS.sub(" ", text[: _LOOKED_AT * max_chars + _LOOKED_AT])).translate(_BRACKETS)
-    return _cut(_BLANKS.sub(" ", _CONTROL_WORD.sub(r"(\1)", plain)).strip(), max_chars)
+    whole = _BLANKS.sub(" ", _CONTROL_WORD.sub(r"(\1)", plain)).strip()
+    if len(whole) <= max_chars:
+        return whole
+    head = whole[:max_chars]
+    blank = head.rfind(" ")
+    ends_with_word = whole[max_chars] == " " or blank <= max_chars // 2
+    return (head if ends_with_word else head[:blank]).rstrip()
 
 
 def neutralise_lines(text: str, max_chars: int) -> str:
@@ -64,15 +70,6 @@ def neutralise_lines(text: str, max_chars: int) -> str:
 def _visible(text: str) -> str:
     seen = "".join(c for c in text if unicodedata.category(c)[0] != "C")
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", seen))
-
-
-def _cut(text: str, max_chars: int) -> str:
-    if len(text) <= max_chars:
-        return text
-    head = text[:max_chars]
-    blank = head.rfind(" ")
-    whole_words = text[max_chars] == " " or blank <= max_chars // 2
-    return (head if whole_words else head[:blank]).rstrip()
 
 
 def next_item(history_sids: Sequence[str]) -> str:

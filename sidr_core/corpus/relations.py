@@ -150,14 +150,10 @@ class Relations:
     def candidates(self, history: Sequence[Item]) -> list[Candidate]:
         """Items to which the history leads, the most probable first, equal ones by item id."""
         ids = tuple(item.item_id for item in history)
-        candidates = self._known.get(ids)
-        if candidates is None:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            candidates = self._known[ids] = self._find(history)
-        return candidates
-
-    def _find(self, history: Sequence[Item]) -> list[Candidate]:
+        if ids in self._known:
+            return self._known[ids]
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
         state = self.state(history)
         best: dict[str, Candidate] = {}
         for relation, share in self.shares.get(state.newest, ()):
@@ -169,9 +165,9 @@ class Relations:
                 known = best.get(item.item_id)
                 if known is None or known.probability < candidate.probability:
                     best[item.item_id] = candidate
-        return sorted(best.values(), key=lambda candidate: (-candidate.probability, candidate.item.item_id))[
-            :MOST_CANDIDATES
-        ]
+        ordered = sorted(best.values(), key=lambda candidate: (-candidate.probability, candidate.item.item_id))
+        self._known[ids] = ordered[:MOST_CANDIDATES]
+        return self._known[ids]
 
 
 def learn_relations(catalogue: Catalogue, rows: Sequence[Row]) -> Relations:

@@ -23,20 +23,8 @@ from sidr_core.evaluation.verdicts import GAP_BESIDE_VALUE, GAP_HEADER, gap_cell
 from sidr_core.metrics.intervals import differences, draw_means, share_summary
 from sidr_core.metrics.ranking import HR, NDCG, column, per_row
 from sidr_core.render.grid import Grid, ranged
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    DATASET,
-    ITEM_ID,
-    ITEM_LEVEL,
-    MODE,
-    MODEL,
-    RANK,
-    ROW_ID,
-    SCORE,
-    SID,
-    TARGET,
-    USER_ID,
-)
 
 if TYPE_CHECKING:
     from sidr_core.pipeline.store import Store
@@ -128,19 +116,21 @@ def read(store: Store, name: Name, snapshot: str, k: int) -> Scored:
             found=f"k = {k}",
             fix="lower k, or raise decoding.beam_width and materialize recommendations",
         )
-    lists = tables.read(artifact.path("recommendations.parquet"), [MODEL, MODE, ROW_ID, RANK, ITEM_ID, SID, SCORE])
+    lists = tables.read(
+        artifact.path("recommendations.parquet"), [c.MODEL, c.MODE, c.ROW_ID, c.RANK, c.ITEM_ID, c.SID, c.SCORE]
+    )
     test = tables.read(store.require(name.dataset, snapshot, "interactions").path("test.parquet"))
     codebook = tables.read(
-        store.require(name.dataset, snapshot, "sid_codebook").path("sid_codebook.parquet"), [ITEM_ID, SID]
+        store.require(name.dataset, snapshot, "sid_codebook").path("sid_codebook.parquet"), [c.ITEM_ID, c.SID]
     )
     scores = per_row(lists_of(lists, name.list), test, codebook, [k])
-    rows = scores.join(test.select(ROW_ID, TARGET), on=ROW_ID).select(
-        ROW_ID, USER_ID, TARGET, *(column(ITEM_LEVEL, metric, k) for metric in METRICS)
+    rows = scores.join(test.select(c.ROW_ID, c.TARGET), on=c.ROW_ID).select(
+        c.ROW_ID, c.USER_ID, c.TARGET, *(column(c.ITEM_LEVEL, metric, k) for metric in METRICS)
     )
     return Scored(
         name,
-        rows.sort(ROW_ID),
-        frozenset(codebook[ITEM_ID]),
+        rows.sort(c.ROW_ID),
+        frozenset(codebook[c.ITEM_ID]),
         meta["seed"],
         meta["checkpoint"],
         meta["beam_width"],
@@ -164,8 +154,8 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
     """
     for entry in entries[1:]:
         refuse_other_rows(entries[0], entry)
-    columns = [column(ITEM_LEVEL, metric, k) for metric in METRICS]
-    users = entries[0].rows[USER_ID].to_numpy()
+    columns = [column(c.ITEM_LEVEL, metric, k) for metric in METRICS]
+    users = entries[0].rows[c.USER_ID].to_numpy()
     first, drawn_first = None, None
     rows: list[dict[str, Any]] = []
     for entry in entries:
@@ -173,7 +163,7 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
         drawn = draw_means(values, users, draws=settings.bootstrap, seed=settings.seed)
         interval = share_summary(values, drawn, len(np.unique(users)), settings.confidence)
         shared = {
-            **{DATASET: entry.name.dataset, MODEL: entry.name.model, MODE: entry.name.mode, "k": k},
+            **{c.DATASET: entry.name.dataset, c.MODEL: entry.name.model, c.MODE: entry.name.mode, "k": k},
             **{"n_rows": len(users), "n_users": len(np.unique(users)), "beam_width": entry.beam_width},
             **{"seed": entry.seed, "checkpoint": entry.checkpoint, "seen_until": entry.seen_until},
             "remarks": horizons(entry.seen_until, entries[0].seen_until),
@@ -192,7 +182,7 @@ def table(entries: Sequence[Scored], k: int, settings: Evaluation) -> pl.DataFra
 
 
 _SCHEMA: dict[str, Any] = {
-    **dict.fromkeys((DATASET, MODEL, MODE, "metric"), pl.String),
+    **dict.fromkeys((c.DATASET, c.MODEL, c.MODE, "metric"), pl.String),
     "k": pl.Int32,
     **dict.fromkeys(("value", "ci_low", "ci_high", *GAP_BESIDE_VALUE), pl.Float64),
     **dict.fromkeys(("helped", "harmed", "same"), pl.Int64),
@@ -205,7 +195,7 @@ _SCHEMA: dict[str, Any] = {
 
 def refuse_other_rows(first: Scored, other: Scored) -> None:
     """Raise unless both were tested on the same rows and ranked the same items."""
-    keys = [ROW_ID, USER_ID, TARGET]
+    keys = [c.ROW_ID, c.USER_ID, c.TARGET]
     left, right = first.rows.select(keys), other.rows.select(keys)
     if not left.equals(right):
         shared = left.join(right, on=keys, how="inner").height
@@ -228,7 +218,7 @@ def grids(compared: pl.DataFrame) -> tuple[Grid, Grid]:
     """The models with their values, and each one's differences from the first."""
     labels = [f"{metric.upper()}@{compared['k'][0]}" for metric in METRICS]
     models, gaps = [], []
-    for _, rows in compared.group_by([DATASET, MODEL, MODE], maintain_order=True):
+    for _, rows in compared.group_by([c.DATASET, c.MODEL, c.MODE], maintain_order=True):
         by_metric = rows.rows(named=True)
         name, row = full_name(by_metric[0]), by_metric[0]
         values = [ranged(row) for row in by_metric]
@@ -245,7 +235,7 @@ def grids(compared: pl.DataFrame) -> tuple[Grid, Grid]:
 
 def full_name(row: Mapping[str, Any]) -> str:
     """`<dataset>/<model>/<mode>` of a row with these columns."""
-    return f"{row[DATASET]}/{list_name(row)}"
+    return f"{row[c.DATASET]}/{list_name(row)}"
 
 
 def recipe(config: DatasetConfig) -> str:
@@ -280,9 +270,9 @@ def over_seeds(entries: Sequence[Scored], recipes: Mapping[str, str], k: int, se
     for runs in groups.values():
         if len({run.seed for run in runs}) < len(runs) or len(runs) < 2:
             continue
-        users, seeds = runs[0].rows[USER_ID].to_numpy(), ", ".join(str(run.seed) for run in runs)
+        users, seeds = runs[0].rows[c.USER_ID].to_numpy(), ", ".join(str(run.seed) for run in runs)
         for metric in METRICS:
-            values = np.stack([run.rows[column(ITEM_LEVEL, metric, k)].to_numpy() for run in runs])  # (S, R)
+            values = np.stack([run.rows[column(c.ITEM_LEVEL, metric, k)].to_numpy() for run in runs])  # (S, R)
             drawn = draw_means(values.mean(axis=0)[:, None], users, draws=settings.bootstrap, seed=settings.seed)
             of_seeds = values.mean(axis=1)
             spread = float(of_seeds.std(ddof=1))

@@ -33,22 +33,8 @@ from sidr_core.recommending.rows import chosen_rows
 from sidr_core.render import figures
 from sidr_core.reviews.sample.shop import simulate
 from sidr_core.settings.models import OPTIMAL, split_name
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    DATASET,
-    DIRECT,
-    ITEM_ID,
-    ITEM_LEVEL,
-    MODE,
-    MODEL,
-    RANK,
-    ROW_ID,
-    SID,
-    SNAPSHOT,
-    SPLIT,
-    TEST,
-    USER_ID,
-)
 from sidr_core.tables.contracts import EvaluationTable, Paired, Recommendations, Remarks, Slices
 
 if TYPE_CHECKING:
@@ -89,7 +75,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     lists = tables.read(inputs["recommendations"].path("recommendations.parquet"), needed)
     models = tables.read(inputs["recommendations"].path("models.parquet"))
     thoughts = tables.read(inputs["recommendations"].path("thoughts.parquet"))
-    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"), [ITEM_ID, SID])
+    codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"), [c.ITEM_ID, c.SID])
     train, items = (tables.read(inputs["interactions"].path(f"{name}.parquet")) for name in ("train", "items"))
     all_test = tables.read(inputs["interactions"].path("test.parquet"))
     test = chosen_rows(all_test, config.decoding.max_test_rows)
@@ -100,16 +86,16 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     if generator := optimal.generator_of(config.source):
         shop = simulate(generator)[0]
         best = optimal.optimal_lists(shop, test, codebook, config.decoding.beam_width)
-        lists, names = pl.concat([lists, best], how="diagonal"), (*names, f"{OPTIMAL}/{DIRECT}")
+        lists, names = pl.concat([lists, best], how="diagonal"), (*names, f"{OPTIMAL}/{c.DIRECT}")
         models = pl.concat([models, optimal.described(generator, models)])
         test = optimal.with_kinds(shop, test, train, items)
 
     progress.say(f"{len(names)} lists on {test.height:,} rows; {settings.bootstrap:,} bootstrap draws")
     scored = score(lists, test, codebook, names, settings)
     context = {
-        DATASET: config.dataset,  # type: ignore[attr-defined]
-        SNAPSHOT: config.snapshot.key,  # type: ignore[attr-defined]
-        SPLIT: TEST,
+        c.DATASET: config.dataset,  # type: ignore[attr-defined]
+        c.SNAPSHOT: config.snapshot.key,  # type: ignore[attr-defined]
+        c.SPLIT: c.TEST,
     }
     bits = self_information(train, items)
     exposure = {name: exposure_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
@@ -143,10 +129,10 @@ def score(
 ) -> Scored:
     """Score every list row by row and resample all of them at once."""
     rows = per_row(lists, test, codebook, settings.ks)
-    by_name = {name: lists_of(rows, name).sort(ROW_ID) for name in names}
+    by_name = {name: lists_of(rows, name).sort(c.ROW_ID) for name in names}
     columns = tuple((level, metric, k) for level in LEVELS for k in settings.ks for metric in RANKED)
     values = {name: part.select(column(*key) for key in columns).to_numpy() for name, part in by_name.items()}
-    users = by_name[names[0]][USER_ID].to_numpy()
+    users = by_name[names[0]][c.USER_ID].to_numpy()
     drawn = draw_means(np.hstack(list(values.values())), users, draws=settings.bootstrap, seed=settings.seed)
     means = dict(zip(names, np.split(drawn, len(names), axis=1), strict=True))
     return Scored(by_name, columns, values, means, users)
@@ -173,7 +159,7 @@ def evaluation_table(
     rows: list[dict[str, Any]] = []
     for name in scored.lists:
         producer = {
-            key: produced_by[name][key] for key in (MODEL, MODE, "beam_width", "seed", "checkpoint", "seen_until")
+            key: produced_by[name][key] for key in (c.MODEL, c.MODE, "beam_width", "seed", "checkpoint", "seen_until")
         }
         shared = {**context, **producer, **scored.counts, "evaluated_at": now}
         interval = share_summary(scored.values[name], scored.means[name], shared["n_users"], settings.confidence)
@@ -181,7 +167,7 @@ def evaluation_table(
             (metric, k, level, interval.value[n], interval.low[n], interval.high[n])
             for n, (level, metric, k) in enumerate(scored.columns)
         ]
-        numbers += [(of.metric, of.k, ITEM_LEVEL, of.value, of.low, of.high) for of in exposure[name]]
+        numbers += [(of.metric, of.k, c.ITEM_LEVEL, of.value, of.low, of.high) for of in exposure[name]]
         keys = ("metric", "k", "level", "value", "ci_low", "ci_high")
         rows += [shared | dict(zip(keys, line, strict=True)) for line in numbers]
     return tables.typed(rows, EvaluationTable)
@@ -201,8 +187,8 @@ def paired_table(
         remarks: as in :func:`~sidr_core.evaluation.verdicts.limits`.
     """
     k, produced_by = headline(settings.ks)[-1], _models_by_name(models)
-    columns = [scored.columns.index((ITEM_LEVEL, metric, k)) for metric in COMPARED]
-    shared = {**context, "k": k, "level": ITEM_LEVEL, "seed": settings.seed, "margin": settings.margin}
+    columns = [scored.columns.index((c.ITEM_LEVEL, metric, k)) for metric in COMPARED]
+    shared = {**context, "k": k, "level": c.ITEM_LEVEL, "seed": settings.seed, "margin": settings.margin}
     shared |= scored.counts
     rows: list[dict[str, Any]] = []
     for a, b in pairs:
@@ -210,7 +196,7 @@ def paired_table(
         sides = {
             f"{key}_{side}": produced_by[name][key]
             for side, name in (("a", a), ("b", b))
-            for key in (MODEL, MODE, "seen_until")
+            for key in (c.MODEL, c.MODE, "seen_until")
         }
         sides["remarks"] = limits((a, b), (sides["seen_until_a"], sides["seen_until_b"]), remarks)
         numbers = gap_rows(differences(gap, means, scored.users, settings.confidence, settings.margin))
@@ -244,8 +230,8 @@ def exposure_of(
     """The metrics of one model's lists as a whole; arguments as in :func:`~sidr_core.metrics.lists.measure`."""
     model, mode = split_name(name)
     return measure(
-        lists_of(lists, name).select(ROW_ID, USER_ID, RANK, ITEM_ID, SID),
-        thoughts.filter(pl.col(MODEL) == model) if mode != DIRECT else None,
+        lists_of(lists, name).select(c.ROW_ID, c.USER_ID, c.RANK, c.ITEM_ID, c.SID),
+        thoughts.filter(pl.col(c.MODEL) == model) if mode != c.DIRECT else None,
         codebook,
         bits,
         headline(settings.ks),
@@ -262,15 +248,15 @@ def _headline_metrics(evaluation: pl.DataFrame, settings: Evaluation, synthetic:
     """Item-level numbers under names like `grpo_thinking_ndcg@10`."""
     in_headline = pl.col("metric").is_in([HR, NDCG, COVERAGE]) & pl.col("k").is_in(headline(settings.ks))
     numbers: dict[str, Any] = {
-        f"{row[MODEL]}_{row[MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
-        for row in evaluation.filter((pl.col("level") == ITEM_LEVEL) & in_headline).iter_rows(named=True)
+        f"{row[c.MODEL]}_{row[c.MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
+        for row in evaluation.filter((pl.col("level") == c.ITEM_LEVEL) & in_headline).iter_rows(named=True)
     }
     return {**numbers, "rows": evaluation["n_rows"][0], "users": evaluation["n_users"][0], "synthetic": synthetic}
 
 
 def _draw(evaluation: pl.DataFrame, path: Path, synthetic: bool) -> None:
     """NDCG at the largest headline cut-off of every list."""
-    ndcg = evaluation.filter((pl.col("level") == ITEM_LEVEL) & (pl.col("metric") == NDCG))
+    ndcg = evaluation.filter((pl.col("level") == c.ITEM_LEVEL) & (pl.col("metric") == NDCG))
     k = headline(ndcg["k"].unique().to_list())[-1]
     points = ndcg.filter(pl.col("k") == k)
     labels = [list_name(row) for row in points.iter_rows(named=True)]
@@ -282,7 +268,7 @@ def _draw_slices(slices: pl.DataFrame, path: Path, synthetic: bool) -> None:
     """Thinking minus direct of the last checkpoint that has both, else the first list's value, on each slice."""
     gaps = slices.filter(pl.col("minus").is_not_null())
     drawn = gaps.row(-1, named=True) if gaps.height else slices.row(0, named=True)
-    same = [pl.col(key).eq_missing(pl.lit(drawn[key], pl.String)) for key in (MODEL, MODE, "minus")]
+    same = [pl.col(key).eq_missing(pl.lit(drawn[key], pl.String)) for key in (c.MODEL, c.MODE, "minus")]
     points = slices.filter(*same, pl.col("metric") == NDCG, pl.col("ci_low").is_not_null())
     labels = [f"{row['slice']}: {row['group']} ({row['n_rows']:,})" for row in points.iter_rows(named=True)]
     name = list_name(drawn) + (f" − {drawn['minus']}" if drawn["minus"] else "")
@@ -296,4 +282,4 @@ def _ends(points: pl.DataFrame) -> tuple[list[float], list[float], list[float]]:
 
 
 def _figure_title(table: pl.DataFrame, synthetic: bool) -> str:
-    return titled(f"{table[DATASET][0]}, snapshot {table[SNAPSHOT][0]}", synthetic)
+    return titled(f"{table[c.DATASET][0]}, snapshot {table[c.SNAPSHOT][0]}", synthetic)

@@ -159,7 +159,8 @@ class Quiz:
         """All questions about some items of a group, answered by a checkpoint."""
         if not items:
             return []
-        answers = written(decoder, [prompts.title_of(item.sid) for item in items], self._titles(items))
+        titles = [other.full_title for item in items for other in self.catalogue.carrying(item.sid)]
+        answers = written(decoder, [prompts.title_of(item.sid) for item in items], titles)
         scores: list[Score] = []
         for item, answer in zip(items, answers, strict=True):
             exact, f1 = title_scores(answer, [other.full_title for other in self.catalogue.carrying(item.sid)])
@@ -169,9 +170,6 @@ class Quiz:
             scores.append(Score(stage, TITLE_TO_SID, group, HR_1, float(place < 1), item.item_id))
             scores.append(Score(stage, TITLE_TO_SID, group, HR_10, float(place < _BEAM), item.item_id))
         return scores + self._facts(decoder, stage, group, items)
-
-    def _titles(self, items: Iterable[Item]) -> list[str]:
-        return [other.full_title for item in items for other in self.catalogue.carrying(item.sid)]
 
     def _places(self, decoder: Decoder, items: Sequence[Item]) -> list[int]:
         """Where in its beam each item's title leads to its SID, from 0; behind the beam where it does not."""

@@ -33,21 +33,8 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import truth
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    DATASET,
-    HISTORY,
-    ITEM_LEVEL,
-    MODE,
-    MODEL,
-    RANK,
-    REASONING,
-    ROW_ID,
-    SNAPSHOT,
-    TARGET,
-    THINKING,
-    USER_ID,
-)
 from sidr_core.tables.contracts import Interventions
 from sidr_core.tables.samples import subset
 
@@ -79,12 +66,12 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     lines: list[dict[str, Any]] = []
     if model and rows.height:
         catalogue = Catalogue.read(tables.read(inputs["interactions"].path("items.parquet")), codebook)
-        train = tables.read(inputs["interactions"].path("train.parquet"), [HISTORY, TARGET])
+        train = tables.read(inputs["interactions"].path("train.parquet"), [c.HISTORY, c.TARGET])
         relations = truth.learned(catalogue, train)
         texts = replacements(rows, catalogue, relations, settings.seed)
         after = _ranker(inputs[f"{model}_checkpoint"].folder(), rows, catalogue, config)
         lines = measure(after, texts, rows, codebook, settings, progress)
-    context = {DATASET: config.dataset, SNAPSHOT: snapshot, MODEL: model, "seed": settings.seed}  # type: ignore[attr-defined]
+    context = {c.DATASET: config.dataset, c.SNAPSHOT: snapshot, c.MODEL: model, "seed": settings.seed}  # type: ignore[attr-defined]
     table = tables.typed([line | context for line in lines], Interventions)
     tables.write(table, out_dir / "interventions.parquet", Interventions)
     caption = titled(f"{config.dataset}, snapshot {snapshot}", inputs.synthetic)  # type: ignore[attr-defined]
@@ -95,7 +82,10 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     body = [grid_of(table).markdown(), notes] if lines else ["No thinking model of `decoding.models` has rows to try."]
     text = joined("# Interventions on thoughts", caption, *body)
     (out_dir / "interventions.md").write_text(text)
-    _draw(table, out_dir / "interventions.png", caption)
+    gaps = table.filter((pl.col("metric") == ranking.NDCG) & pl.col("difference").is_not_null())
+    values, lows, highs = (gaps[name].to_list() for name in ("difference", "ci_low", "ci_high"))
+    labels = [f"own − {name}" for name in gaps["thought"]]
+    figures.forest(labels, values, lows, highs, out_dir / "interventions.png", caption, f"NDCG@{K}", reference=0.0)
     numbers = {f"{row['thought']}_{row['metric']}": round(row["value"], 4) for row in lines}
     return Report({"rows": rows.height, **numbers}, (thoughts_matter(table),), {"interventions": text})
 
@@ -106,20 +96,20 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 def thought_rows(inputs: Inputs, model: str | None) -> pl.DataFrame:
     """The test rows that a model thought about, with the first thought as `reasoning`, sorted by row_id."""
     made = inputs["recommendations"]
-    lists = tables.read(made.path("recommendations.parquet"), [MODEL, MODE, ROW_ID, RANK, REASONING])
-    first = lists_of(lists, f"{model}/{THINKING}").filter((pl.col(RANK) == 1) & pl.col(REASONING).is_not_null())
+    lists = tables.read(made.path("recommendations.parquet"), [c.MODEL, c.MODE, c.ROW_ID, c.RANK, c.REASONING])
+    first = lists_of(lists, f"{model}/{c.THINKING}").filter((pl.col(c.RANK) == 1) & pl.col(c.REASONING).is_not_null())
     rows = tables.read(made.path("rows.parquet"))
-    return rows.join(first.select(ROW_ID, REASONING), on=ROW_ID, how="inner").sort(ROW_ID)
+    return rows.join(first.select(c.ROW_ID, c.REASONING), on=c.ROW_ID, how="inner").sort(c.ROW_ID)
 
 
 def chosen(rows: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
     """At most so many rows, drawn by seed, of which no user has more than half: else a row would be left to itself."""
     drawn = subset(rows, most, seed)
-    largest = int(drawn.group_by(USER_ID).len()["len"].max() or 0)  # type: ignore[arg-type]
+    largest = int(drawn.group_by(c.USER_ID).len()["len"].max() or 0)  # type: ignore[arg-type]
     others = drawn.height - largest
     if largest <= others:
         return drawn
-    return drawn.filter(pl.int_range(pl.len()).over(USER_ID) < others)
+    return drawn.filter(pl.int_range(pl.len()).over(c.USER_ID) < others)
 
 
 def replacements(rows: pl.DataFrame, catalogue: Catalogue, relations: Relations, seed: int) -> dict[str, list[str]]:
@@ -128,12 +118,12 @@ def replacements(rows: pl.DataFrame, catalogue: Catalogue, relations: Relations,
     Args:
         rows: row_id, user_id, history_item_ids and `reasoning`, of :func:`chosen`.
     """
-    own: list[str] = rows[REASONING].to_list()
-    histories: list[list[Item]] = [[catalogue[item] for item in history] for history in rows[HISTORY].to_list()]
+    own: list[str] = rows[c.REASONING].to_list()
+    histories: list[list[Item]] = [[catalogue[item] for item in history] for history in rows[c.HISTORY].to_list()]
     generator = np.random.default_rng(seed)
     return {
         OWN: own,
-        PLACEBO: [own[n] for n in other_users(rows[USER_ID].to_list(), seed)],
+        PLACEBO: [own[n] for n in other_users(rows[c.USER_ID].to_list(), seed)],
         SHUFFLED: [" ".join(generator.permutation(text.split()).tolist()) for text in own],
         BLANK: [""] * len(own),
         CORRUPTED: [corrupted(text, relations.facts, generator) for text in own],
@@ -178,11 +168,11 @@ def _ranker(folder: Path, rows: pl.DataFrame, catalogue: Catalogue, config: Data
 
     loaded = checkpoint.load(folder)
     decoder = Decoder.of(loaded, config.decoding)
-    turns = [next_item([catalogue[item].sid for item in history]) for history in rows[HISTORY].to_list()]
+    turns = [next_item([catalogue[item].sid for item in history]) for history in rows[c.HISTORY].to_list()]
 
     def after(texts: Sequence[str]) -> pl.DataFrame:
         thoughts = [[Thought(tuple(loaded.renderer.encode(text)), True)] for text in texts]
-        return rankings_of(decoder.rank_after(turns, thoughts).beams, loaded.index, rows[ROW_ID].to_list())
+        return rankings_of(decoder.rank_after(turns, thoughts).beams, loaded.index, rows[c.ROW_ID].to_list())
 
     return after
 
@@ -207,13 +197,13 @@ def measure(
     """
     scored: dict[str, np.ndarray] = {}  # name -> (R, 2)
     metrics = (ranking.HR, ranking.NDCG)
-    columns = [ranking.column(ITEM_LEVEL, metric, K) for metric in metrics]
-    ordered = rows.sort(ROW_ID)
+    columns = [ranking.column(c.ITEM_LEVEL, metric, K) for metric in metrics]
+    ordered = rows.sort(c.ROW_ID)
     for number, (name, of_rows) in enumerate(texts.items(), start=1):
-        lists = after(of_rows).with_columns(pl.lit(name).alias(MODEL), pl.lit(THINKING).alias(MODE))
-        scored[name] = ranking.per_row(lists, rows, codebook, (K,)).sort(ROW_ID).select(columns).to_numpy()
+        lists = after(of_rows).with_columns(pl.lit(name).alias(c.MODEL), pl.lit(c.THINKING).alias(c.MODE))
+        scored[name] = ranking.per_row(lists, rows, codebook, (K,)).sort(c.ROW_ID).select(columns).to_numpy()
         progress.tick(number, len(texts), "kinds of thought ranked after")
-    users = ordered[USER_ID].to_numpy()
+    users = ordered[c.USER_ID].to_numpy()
     options = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     lines: list[dict[str, Any]] = []
     for name, values in scored.items():
@@ -263,11 +253,3 @@ def grid_of(table: pl.DataFrame) -> Grid:
         cells += [f"{row['value']:.4f}", gap]
     header = ("thought", "changed", f"HR@{K}", "own less it", f"NDCG@{K}", "own less it")
     return Grid("After which thought", header, tuple((_LABELS[name], *cells) for name, cells in lines.items()))
-
-
-def _draw(table: pl.DataFrame, path: Path, title: str) -> None:
-    """Own less each other, NDCG@10, as a PNG."""
-    gaps = table.filter((pl.col("metric") == ranking.NDCG) & pl.col("difference").is_not_null())
-    values, lows, highs = (gaps[name].to_list() for name in ("difference", "ci_low", "ci_high"))
-    labels = [f"own − {name}" for name in gaps["thought"]]
-    figures.forest(labels, values, lows, highs, path, title, f"NDCG@{K}", reference=0.0)

@@ -26,25 +26,8 @@ from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.recommending import truth
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    ADAPTIVE,
-    DIRECT,
-    HISTORY,
-    ITEM_ID,
-    MODE,
-    MODEL,
-    RANK,
-    REASONING,
-    ROW_ID,
-    SCORE,
-    SID,
-    TARGET,
-    THINKING,
-    TITLE,
-    TRACE,
-    USER_ID,
-)
 from sidr_core.tables.contracts import Cases
 
 if TYPE_CHECKING:
@@ -58,21 +41,25 @@ COMMON = 0.05
 BY_SID, BY_TITLE, BY_ASPECT, NOT = "sid", "title", "aspect", "no"
 HELPED, HARMED, SAME = "helped", "harmed", "same"
 _SEED = 42
-_LIST = [MODEL, MODE, ROW_ID]
+_LIST = [c.MODEL, c.MODE, c.ROW_ID]
 _LENGTH = 5
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Write `cases.parquet`, `reasoning_report.md` and `lengths.png`."""
     made = inputs["recommendations"]
-    lists = tables.read(made.path("recommendations.parquet"), [*_LIST, USER_ID, RANK, ITEM_ID, SID, SCORE, REASONING])
+    lists = tables.read(
+        made.path("recommendations.parquet"), [*_LIST, c.USER_ID, c.RANK, c.ITEM_ID, c.SID, c.SCORE, c.REASONING]
+    )
     rows, thoughts = tables.read(made.path("rows.parquet")), tables.read(made.path("thoughts.parquet"))
     items = tables.read(inputs["interactions"].path("items.parquet"))
     codebook = tables.read(inputs["sid_codebook"].path("sid_codebook.parquet"))
     cases = cases_of(lists, rows, thoughts, Naming(Catalogue.read(items, codebook)))
     tables.write(cases, out_dir / "cases.parquet", Cases)
     progress.say(f"{cases.height:,} thoughts read")
-    titles = ItemTitles(dict(items.select(ITEM_ID, TITLE).iter_rows()), dict(codebook.select(ITEM_ID, SID).iter_rows()))
+    titles = ItemTitles(
+        dict(items.select(c.ITEM_ID, c.TITLE).iter_rows()), dict(codebook.select(c.ITEM_ID, c.SID).iter_rows())
+    )
     snapshot = f"{config.dataset}, snapshot {config.snapshot.key}"  # type: ignore[attr-defined]
     caption = f"{titled(snapshot, inputs.synthetic)}: {rows.height:,} test rows"
     true = truth.shares(thoughts)
@@ -154,21 +141,21 @@ def cases_of(lists: pl.DataFrame, rows: pl.DataFrame, thoughts: pl.DataFrame, na
     """
     lengths = lists.group_by(_LIST).agg(pl.len().alias("length"))
     ranked = lengths.join(target_places(lists, rows), on=_LIST, how="left")
-    direct = ranked.filter(pl.col(MODE) == DIRECT).select(
-        pl.col(MODEL).alias("base"),
-        ROW_ID,
+    direct = ranked.filter(pl.col(c.MODE) == c.DIRECT).select(
+        pl.col(c.MODEL).alias("base"),
+        c.ROW_ID,
         pl.col("place").alias("direct_place"),
         pl.col("length").alias("direct_length"),
     )
-    first = lists.filter((pl.col(RANK) == 1) & (pl.col(MODE) == THINKING))
+    first = lists.filter((pl.col(c.RANK) == 1) & (pl.col(c.MODE) == c.THINKING))
     table = (
-        first.select(MODEL, MODE, ROW_ID, USER_ID, pl.col(ITEM_ID).alias("top_item_id"), REASONING)
-        .join(thoughts.filter(pl.col(TRACE) == 0).drop(TRACE), on=[MODEL, ROW_ID], how="inner")
-        .join(rows.select(ROW_ID, HISTORY, TARGET), on=ROW_ID, how="inner")
+        first.select(c.MODEL, c.MODE, c.ROW_ID, c.USER_ID, pl.col(c.ITEM_ID).alias("top_item_id"), c.REASONING)
+        .join(thoughts.filter(pl.col(c.TRACE) == 0).drop(c.TRACE), on=[c.MODEL, c.ROW_ID], how="inner")
+        .join(rows.select(c.ROW_ID, c.HISTORY, c.TARGET), on=c.ROW_ID, how="inner")
         .join(ranked, on=_LIST, how="left")
-        .with_columns(pl.col(MODEL).str.strip_suffix(f"_{ADAPTIVE}").alias("base"))
-        .join(direct, on=["base", ROW_ID], how="left")
-        .sort(MODEL, ROW_ID)
+        .with_columns(pl.col(c.MODEL).str.strip_suffix(f"_{c.ADAPTIVE}").alias("base"))
+        .join(direct, on=["base", c.ROW_ID], how="left")
+        .sort(c.MODEL, c.ROW_ID)
     )
     # Lists hold as many SIDs, not as many items: a target that both miss must not seem to have moved.
     behind = pl.max_horizontal("length", "direct_length") + 1
@@ -185,10 +172,10 @@ def target_places(lists: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
 
     Items of one SID at one score lie in no order: the place is the mean of theirs.
     """
-    group = [*_LIST, SID, SCORE]
-    truth = rows.select(ROW_ID, pl.col(TARGET).alias(ITEM_ID))
-    hits = lists.join(truth, on=[ROW_ID, ITEM_ID], how="semi").select(group)
-    return lists.join(hits, on=group, how="semi").group_by(_LIST).agg(pl.col(RANK).mean().alias("place"))
+    group = [*_LIST, c.SID, c.SCORE]
+    truth = rows.select(c.ROW_ID, pl.col(c.TARGET).alias(c.ITEM_ID))
+    hits = lists.join(truth, on=[c.ROW_ID, c.ITEM_ID], how="semi").select(group)
+    return lists.join(hits, on=group, how="semi").group_by(_LIST).agg(pl.col(c.RANK).mean().alias("place"))
 
 
 def _what_thoughts_name(table: pl.DataFrame, naming: Naming) -> list[pl.Series]:
@@ -197,8 +184,8 @@ def _what_thoughts_name(table: pl.DataFrame, naming: Naming) -> list[pl.Series]:
     drawn = [naming.items[n] for n in random.integers(len(naming.items), size=table.height)]
     ways: dict[str, list[str]] = {f"names_{thing}": [] for thing in ("top", "target", "history", "random")}
     for row, control in zip(table.iter_rows(named=True), drawn, strict=True):
-        named = naming.of(row[REASONING] or "")
-        for column, items in zip(ways, ([row["top_item_id"]], [row[TARGET]], row[HISTORY], [control]), strict=True):
+        named = naming.of(row[c.REASONING] or "")
+        for column, items in zip(ways, ([row["top_item_id"]], [row[c.TARGET]], row[c.HISTORY], [control]), strict=True):
             ways[column].append(named.strongest(items))
     return [pl.Series(name, values, dtype=pl.String) for name, values in ways.items()]
 
@@ -206,9 +193,9 @@ def _what_thoughts_name(table: pl.DataFrame, naming: Naming) -> list[pl.Series]:
 def _choose_examples(table: pl.DataFrame) -> pl.DataFrame:
     """Adds `shown`: why a row is an example in the report ("random", "helped", "harmed"), null for most."""
     parts = []
-    for _, rows in table.group_by(MODEL, maintain_order=True):
+    for _, rows in table.group_by(c.MODEL, maintain_order=True):
         picks = np.random.default_rng(_SEED).permutation(rows.height)[: SHOWN["random"]].tolist()
-        by_gain = rows.with_row_index("n").sort(pl.col("gain").abs(), ROW_ID, descending=[True, False])
+        by_gain = rows.with_row_index("n").sort(pl.col("gain").abs(), c.ROW_ID, descending=[True, False])
         chosen = {"random": picks}
         for change in (HELPED, HARMED):
             chosen[change] = by_gain.filter(pl.col("change") == change)["n"].head(SHOWN[change]).to_list()
@@ -239,12 +226,12 @@ def page(
         return joined("# Reasoning report", caption, "No model of `decoding.models` thinks.")
     parts = [truth_grid(true).markdown()] if true else []
     parts += [named_grid(cases).markdown(), length_grid(cases).markdown(), shorter(cases, settings), _NOTES]
-    for (model,), rows in cases.filter(pl.col("shown").is_not_null()).group_by([MODEL], maintain_order=True):
-        rankings = lists_of(lists, f"{model}/{THINKING}")
+    for (model,), rows in cases.filter(pl.col("shown").is_not_null()).group_by([c.MODEL], maintain_order=True):
+        rankings = lists_of(lists, f"{model}/{c.THINKING}")
         for kind in SHOWN:
             examples = rows.filter(pl.col("shown").str.contains(kind, literal=True))
             if kind != "random":
-                examples = examples.sort(pl.col("gain").abs(), ROW_ID, descending=[True, False])
+                examples = examples.sort(pl.col("gain").abs(), c.ROW_ID, descending=[True, False])
             parts.append(f"## {model}: {_TITLES[kind]}" + ("" if examples.height else "\n\nNone."))
             parts += [markdown(case_of(row, rankings), titles) for row in examples.iter_rows(named=True)]
     return joined("# Reasoning report", caption, *parts)
@@ -255,16 +242,16 @@ _TITLES = {"random": "drawn at random", HELPED: "most helped by thinking", HARME
 
 def case_of(row: Mapping[str, Any], rankings: pl.DataFrame) -> Case:
     """A row of the contract `Cases` with the first ranks of its list, of the lists of its model."""
-    ranks = {f"{row[MODEL]}/{THINKING}": _place(row["place"])}
+    ranks = {f"{row[c.MODEL]}/{c.THINKING}": _place(row["place"])}
     if row["gain"] is not None:
-        ranks[f"{row['base']}/{DIRECT}"] = _place(row["direct_place"])
+        ranks[f"{row['base']}/{c.DIRECT}"] = _place(row["direct_place"])
     return Case(
-        f"User {row[USER_ID]}, row {row[ROW_ID]}",
-        row[HISTORY],
-        rankings.filter(pl.col(ROW_ID) == row[ROW_ID]).sort(RANK).head(_LENGTH),
-        thought=row[REASONING],
+        f"User {row[c.USER_ID]}, row {row[c.ROW_ID]}",
+        row[c.HISTORY],
+        rankings.filter(pl.col(c.ROW_ID) == row[c.ROW_ID]).sort(c.RANK).head(_LENGTH),
+        thought=row[c.REASONING],
         unclosed=not row["closed"],
-        target=row[TARGET],
+        target=row[c.TARGET],
         ranks=ranks,
     )
 
@@ -277,7 +264,7 @@ def named_grid(cases: pl.DataFrame) -> Grid:
     """Share of thoughts that name each thing, by the strongest way, one row per model and thing."""
     rows = []
     labels = {"top": "first item of its list", "target": "target", "history": "an item of the history"}
-    for (model,), thoughts in cases.group_by([MODEL], maintain_order=True):
+    for (model,), thoughts in cases.group_by([c.MODEL], maintain_order=True):
         for thing, label in {**labels, "random": "random item"}.items():
             ways = thoughts[f"names_{thing}"]
             shares = [(ways == way).sum() / max(len(ways), 1) for way in (BY_SID, BY_TITLE, BY_ASPECT)]
@@ -297,7 +284,7 @@ def truth_grid(true: Mapping[str, Mapping[str, float]]) -> Grid:
 def thought_lengths(cases: pl.DataFrame) -> list[tuple[str, pl.Series]]:
     """Thought lengths by model and outcome; groups without a thought are left out."""
     named = []
-    for (model,), thoughts in cases.group_by([MODEL], maintain_order=True):
+    for (model,), thoughts in cases.group_by([c.MODEL], maintain_order=True):
         outcomes = {
             "all": pl.lit(True),
             f"hit@{K}": pl.col("hit"),
@@ -324,13 +311,13 @@ def length_grid(cases: pl.DataFrame) -> Grid:
 
 def shorter(cases: pl.DataFrame, settings: Evaluation) -> str:
     """Whether RL made thoughts shorter, on the rows that both models thought about; "" without both."""
-    grpo, activation = (cases.filter(pl.col(MODEL) == model) for model in ("grpo", "activation"))
-    both = grpo.join(activation, on=ROW_ID, suffix="_before").sort(ROW_ID)
-    if both[USER_ID].n_unique() < 2:
+    grpo, activation = (cases.filter(pl.col(c.MODEL) == model) for model in ("grpo", "activation"))
+    both = grpo.join(activation, on=c.ROW_ID, suffix="_before").sort(c.ROW_ID)
+    if both[c.USER_ID].n_unique() < 2:
         return ""
     after, before = (both.select(pl.col(name).cast(pl.Float64)).to_numpy() for name in ("n_tokens", "n_tokens_before"))
     options = {"draws": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
-    gap = bootstrap(after - before, both[USER_ID].to_numpy(), **options)  # type: ignore[arg-type]
+    gap = bootstrap(after - before, both[c.USER_ID].to_numpy(), **options)  # type: ignore[arg-type]
     return (
         f"Mean length: activation {before.mean():.1f}, GRPO {after.mean():.1f} tokens; difference {gap.value[0]:+.1f} "
         f"[{gap.low[0]:+.1f}, {gap.high[0]:+.1f}], {100 * settings.confidence:g} % interval over users, paired."
@@ -339,7 +326,7 @@ def shorter(cases: pl.DataFrame, settings: Evaluation) -> str:
 
 def _metrics(cases: pl.DataFrame) -> dict[str, Any]:
     numbers: dict[str, Any] = {"thoughts": cases.height}
-    for (model,), thoughts in cases.group_by([MODEL], maintain_order=True):
+    for (model,), thoughts in cases.group_by([c.MODEL], maintain_order=True):
         numbers[f"{model}_mean_tokens"] = round(float(thoughts["n_tokens"].mean() or 0.0), 3)  # type: ignore[arg-type]
         for thing in ("top", "target", "history", "random"):
             named = (thoughts[f"names_{thing}"] != NOT).sum()

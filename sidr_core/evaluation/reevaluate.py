@@ -28,24 +28,8 @@ from sidr_core.recommending.rows import chosen_rows
 from sidr_core.render import figures
 from sidr_core.render.grid import Grid, ranged
 from sidr_core.settings.models import language_model, models_behind, producers, split_name
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    DATASET,
-    HISTORY,
-    ITEM_ID,
-    ITEM_LEVEL,
-    MODE,
-    MODEL,
-    ROW_ID,
-    SNAPSHOT,
-    SPLIT,
-    TARGET,
-    TARGET_TIME,
-    TEST,
-    TRAIN,
-    USER_ID,
-    VALID,
-)
 from sidr_core.tables.contracts import Reevaluation
 
 if TYPE_CHECKING:
@@ -60,7 +44,7 @@ _JUDGED = (HR, NDCG)
 #: Settings of `decoding` that lists follow from, besides which rows and models there are.
 _DECODED_BY = ("scoring", "max_thought_tokens", "traces", "trace_temperature", "choice_rows", "beam_width", "seen")
 _AGAIN = "materialize recommendations and evaluation of that snapshot again"
-_SAME = [MODEL, MODE, "metric", "k", "level", "beam_width"]
+_SAME = [c.MODEL, c.MODE, "metric", "k", "level", "beam_width"]
 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
@@ -92,11 +76,13 @@ def _evaluate_again(inputs: Inputs, config: DatasetConfig, progress: Progress) -
     judged_on = tables.read(base["recommendations"].path("rows.parquet"))
     leakage.check_checkpoints(base, names, judged_on, codebook)
     _refuse_others(base, names, models)
-    after = int(judged_on[TARGET_TIME].max())  # type: ignore[arg-type]
+    after = int(judged_on[c.TARGET_TIME].max())  # type: ignore[arg-type]
     day = max((day for day in models["seen_until"] if day != "unknown"), default="")
-    rows = newer_rows([inputs["interactions"].path(f"{name}.parquet") for name in (TRAIN, VALID, TEST)], after, day)
+    rows = newer_rows(
+        [inputs["interactions"].path(f"{name}.parquet") for name in (c.TRAIN, c.VALID, c.TEST)], after, day
+    )
     rows = chosen_rows(rows, config.decoding.max_test_rows) if rows.height else rows
-    users = rows[USER_ID].n_unique()
+    users = rows[c.USER_ID].n_unique()
     since = f"newer than the test rows of {inputs.earlier_snapshot} (until {tables.iso_date(after)})"
     if users < 2 or not names:
         return None, f"nothing to evaluate again: {rows.height:,} rows of {users:,} users are {since}"
@@ -107,7 +93,7 @@ def _evaluate_again(inputs: Inputs, config: DatasetConfig, progress: Progress) -
         name: recommend.part_of(name, base, config, readable, codebook, progress.named(name), also) for name in names
     }
     table = _table(parts, base, config, rows, codebook, models)
-    unreachable = rows.join(codebook, left_on=TARGET, right_on=ITEM_ID, how="anti").height
+    unreachable = rows.join(codebook, left_on=c.TARGET, right_on=c.ITEM_ID, how="anti").height
     known = (pl.lit(inputs.earlier_snapshot).alias("base_snapshot"), pl.lit(unreachable, pl.Int64).alias("unreachable"))
     summary = (
         f"{len(names)} models of {inputs.earlier_snapshot} on {rows.height:,} rows of {users:,} users {since}; "
@@ -131,29 +117,29 @@ def _table(
     """The lists of some models scored as `evaluation` does, by the contract `EvaluationTable`."""
     settings, names = config.evaluation, tuple(parts)
     lists, thoughts = recommend.joined_lists(parts, rows, config), recommend.thoughts_of(parts)
-    models = models.filter(pl.concat_str(MODEL, pl.lit("/"), MODE).is_in(names))
+    models = models.filter(pl.concat_str(c.MODEL, pl.lit("/"), c.MODE).is_in(names))
     leakage.check_lists(lists, rows, models, names, max(settings.ks))
     scored = evaluate.score(lists, rows, codebook, names, settings)
-    train, items = (tables.read(base["interactions"].path(f"{name}.parquet")) for name in (TRAIN, "items"))
+    train, items = (tables.read(base["interactions"].path(f"{name}.parquet")) for name in (c.TRAIN, "items"))
     bits = self_information(train, items)
     exposure = {name: evaluate.exposure_of(name, lists, thoughts, models, codebook, bits, settings) for name in names}
-    context = {DATASET: config.dataset, SNAPSHOT: config.snapshot.key, SPLIT: NEWER}
+    context = {c.DATASET: config.dataset, c.SNAPSHOT: config.snapshot.key, c.SPLIT: NEWER}
     return evaluate.evaluation_table(scored, exposure, models, settings, context)
 
 
 def newer_rows(files: list[Path], after: int, day: str) -> pl.DataFrame:
     """The samples of some files whose target is later than `after` (unix seconds) and than the ISO date `day`."""
-    late = pl.col(TARGET_TIME) > after
+    late = pl.col(c.TARGET_TIME) > after
     if day:
-        late &= pl.from_epoch(TARGET_TIME, "s").dt.date() > pl.lit(day).str.to_date()
-    return pl.concat([pl.scan_parquet(file).filter(late).collect() for file in files]).sort(ROW_ID)
+        late &= pl.from_epoch(c.TARGET_TIME, "s").dt.date() > pl.lit(day).str.to_date()
+    return pl.concat([pl.scan_parquet(file).filter(late).collect() for file in files]).sort(c.ROW_ID)
 
 
 def known_histories(rows: pl.DataFrame, codebook: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Rows whose histories hold only items of the codebook, and how many have nothing left to be read."""
-    known = codebook[ITEM_ID].implode()
-    readable = rows.with_columns(pl.col(HISTORY).list.eval(pl.element().filter(pl.element().is_in(known))))
-    return readable, readable.filter(pl.col(HISTORY).list.len() == 0).height
+    known = codebook[c.ITEM_ID].implode()
+    readable = rows.with_columns(pl.col(c.HISTORY).list.eval(pl.element().filter(pl.element().is_in(known))))
+    return readable, readable.filter(pl.col(c.HISTORY).list.len() == 0).height
 
 
 def _names(config: DatasetConfig, models: pl.DataFrame) -> tuple[str, ...]:
@@ -209,7 +195,7 @@ def compare_with_then(rows: pl.DataFrame, k: int) -> pl.DataFrame:
         the rows (contract `Reevaluation`) with `outside`: the value now lies outside the interval of then;
         and `apart`: the intervals of then and now share no point.
     """
-    compared = pl.col("metric").is_in(_JUDGED) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL)
+    compared = pl.col("metric").is_in(_JUDGED) & (pl.col("k") == k) & (pl.col("level") == c.ITEM_LEVEL)
     value, low, high = (pl.col(name) for name in ("value", "ci_low", "ci_high"))
     then_low, then_high = pl.col("base_ci_low"), pl.col("base_ci_high")
     return rows.filter(compared & pl.col("base_value").is_not_null()).with_columns(
@@ -249,7 +235,7 @@ def append_only(before: pl.DataFrame, after: pl.DataFrame) -> Check:
 def _metrics(added: pl.DataFrame, compared: pl.DataFrame) -> dict[str, Any]:
     """Plotted over snapshots: headline numbers, how many rows, how many moved."""
     numbers: dict[str, Any] = {
-        f"{row[MODEL]}_{row[MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
+        f"{row[c.MODEL]}_{row[c.MODE]}_{row['metric']}@{row['k']}": round(row["value"], 6)
         for row in compared.iter_rows(named=True)
     }
     rows, unreachable = added["n_rows"][0], added["unreachable"][0]
@@ -281,11 +267,11 @@ def _page(compared: pl.DataFrame, summary: str, synthetic: bool) -> str:
 
 def _draw(history: pl.DataFrame, k: int, path: Path, synthetic: bool) -> None:
     """NDCG@k of each model over snapshots."""
-    ndcg = history.filter((pl.col("metric") == NDCG) & (pl.col("k") == k) & (pl.col("level") == ITEM_LEVEL))
-    snapshots = ndcg[SNAPSHOT].unique().sort().to_list()
+    ndcg = history.filter((pl.col("metric") == NDCG) & (pl.col("k") == k) & (pl.col("level") == c.ITEM_LEVEL))
+    snapshots = ndcg[c.SNAPSHOT].unique().sort().to_list()
     series = {}
-    for (model, mode), points in ndcg.group_by(MODEL, MODE, maintain_order=True):
-        at = [float(snapshots.index(key)) for key in points[SNAPSHOT]]
+    for (model, mode), points in ndcg.group_by(c.MODEL, c.MODE, maintain_order=True):
+        at = [float(snapshots.index(key)) for key in points[c.SNAPSHOT]]
         series[f"{model}/{mode}"] = (at, *(points[name].to_list() for name in ("value", "ci_low", "ci_high")))
-    title = titled(f"{history[DATASET][0]}, newer rows", synthetic)
+    title = titled(f"{history[c.DATASET][0]}, newer rows", synthetic)
     figures.bands(series, path, title, "snapshot", f"NDCG@{k}, item level", ticks=snapshots)

@@ -27,20 +27,8 @@ from sidr_core.evaluation.verdicts import gap_rows, judge
 from sidr_core.metrics.intervals import Floats, differences, draw_means, share_summary
 from sidr_core.metrics.ranking import HR, NDCG, column
 from sidr_core.settings.models import split_name
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    BRAND,
-    CATEGORY,
-    HISTORY,
-    ITEM_ID,
-    ITEM_LEVEL,
-    KIND,
-    MODE,
-    MODEL,
-    ROW_ID,
-    TARGET,
-    USER_ID,
-)
 from sidr_core.tables.contracts import Slices
 
 if TYPE_CHECKING:
@@ -63,18 +51,18 @@ def groups_of(test: pl.DataFrame, train: pl.DataFrame, items: pl.DataFrame) -> p
     Returns:
         row_id and one column of text per slice, in the order of `test`; columns in the order of the tables.
     """
-    counts = train.group_by(TARGET).len("count")
-    rows = test.join(counts, on=TARGET, how="left", maintain_order="left").with_columns(pl.col("count").fill_null(0))
-    last = rows.with_columns(pl.col(HISTORY).list.last().alias("last"))
-    known = items.select(ITEM_ID, BRAND, CATEGORY)
-    for side in ("last", TARGET):
-        renamed = known.rename({ITEM_ID: side, BRAND: f"{side}_{BRAND}", CATEGORY: f"{side}_{CATEGORY}"})
+    counts = train.group_by(c.TARGET).len("count")
+    rows = test.join(counts, on=c.TARGET, how="left", maintain_order="left").with_columns(pl.col("count").fill_null(0))
+    last = rows.with_columns(pl.col(c.HISTORY).list.last().alias("last"))
+    known = items.select(c.ITEM_ID, c.BRAND, c.CATEGORY)
+    for side in ("last", c.TARGET):
+        renamed = known.rename({c.ITEM_ID: side, c.BRAND: f"{side}_{c.BRAND}", c.CATEGORY: f"{side}_{c.CATEGORY}"})
         last = last.join(renamed, on=side, how="left", maintain_order="left")
-    pairs = train.select(pl.col(HISTORY).list.last().alias("last"), TARGET, pl.lit(True).alias("pair")).unique()
-    last = last.join(pairs, on=["last", TARGET], how="left", maintain_order="left")
-    kinds = [pl.col(KIND).fill_null("unknown")] if KIND in test.columns and test[KIND].count() else []
+    pairs = train.select(pl.col(c.HISTORY).list.last().alias("last"), c.TARGET, pl.lit(True).alias("pair")).unique()
+    last = last.join(pairs, on=["last", c.TARGET], how="left", maintain_order="left")
+    kinds = [pl.col(c.KIND).fill_null("unknown")] if c.KIND in test.columns and test[c.KIND].count() else []
     return last.select(
-        ROW_ID,
+        c.ROW_ID,
         _length().alias("history_length"),
         _popularity(rows["count"]).alias("target_popularity"),
         _yes(pl.col("count") == 0).alias("cold_target"),
@@ -84,9 +72,9 @@ def groups_of(test: pl.DataFrame, train: pl.DataFrame, items: pl.DataFrame) -> p
         .then(pl.lit("target seen"))
         .otherwise(pl.lit("never seen"))
         .alias("seen_pair"),
-        _yes(pl.col(HISTORY).list.contains(pl.col(TARGET))).alias("repeat_purchase"),
-        _same(BRAND).alias("same_brand"),
-        _same(CATEGORY).alias("same_category"),
+        _yes(pl.col(c.HISTORY).list.contains(pl.col(c.TARGET))).alias("repeat_purchase"),
+        _same(c.BRAND).alias("same_brand"),
+        _same(c.CATEGORY).alias("same_category"),
         *kinds,
     )
 
@@ -105,17 +93,17 @@ def slices_table(
         context: dataset, snapshot and split.
     """
     k = headline(settings.ks)[-1]
-    columns = [column(ITEM_LEVEL, metric, k) for metric in METRICS]
+    columns = [column(c.ITEM_LEVEL, metric, k) for metric in METRICS]
     names = list(scores)
-    labelled = scores[names[0]].select(ROW_ID, USER_ID).join(groups, on=ROW_ID, how="left", maintain_order="left")
+    labelled = scores[names[0]].select(c.ROW_ID, c.USER_ID).join(groups, on=c.ROW_ID, how="left", maintain_order="left")
     values = np.hstack([scores[name].select(columns).to_numpy() for name in names])
-    users = labelled[USER_ID].to_numpy()
+    users = labelled[c.USER_ID].to_numpy()
     rows: list[dict[str, Any]] = []
     for slice_name in groups.columns[1:]:
         labels = labelled[slice_name].to_numpy()
         for label in sorted(set(labels), key=_order):
             inside = labels == label
-            shared = {**context, "slice": slice_name, "group": label, "k": k, "level": ITEM_LEVEL}
+            shared = {**context, "slice": slice_name, "group": label, "k": k, "level": c.ITEM_LEVEL}
             shared |= {"n_rows": int(inside.sum()), "n_users": len(np.unique(users[inside])), "seed": settings.seed}
             rows += [shared | row for row in _group(values[inside], users[inside], names, settings)]
     judge(rows, settings, "value")
@@ -133,7 +121,7 @@ def _group(values: Floats, users: np.ndarray, names: list[str], settings: Evalua
     def add(name: str, minus: str | None, numbers: Sequence[Mapping[str, Any]]) -> None:
         model, mode = split_name(name)
         rows.extend(
-            {MODEL: model, MODE: mode, "minus": minus, "metric": metric, **row}
+            {c.MODEL: model, c.MODE: mode, "minus": minus, "metric": metric, **row}
             for metric, row in zip(METRICS, numbers, strict=True)
         )
 
@@ -160,13 +148,13 @@ def _yes(condition: pl.Expr) -> pl.Expr:
 
 def _same(name: str) -> pl.Expr:
     """Whether the target has the last item's brand or category; `unknown` where either is absent or empty."""
-    last, target = pl.col(f"last_{name}"), pl.col(f"{TARGET}_{name}")
+    last, target = pl.col(f"last_{name}"), pl.col(f"{c.TARGET}_{name}")
     absent = last.is_null() | target.is_null() | (last == "") | (target == "")
     return pl.when(absent).then(pl.lit("unknown")).otherwise(_yes(last == target))
 
 
 def _length() -> pl.Expr:
-    length = pl.col(HISTORY).list.len()
+    length = pl.col(c.HISTORY).list.len()
     label = pl.when(length >= _LENGTHS[-1]).then(pl.lit(f"{_LENGTHS[-1]} or more"))
     for low, end in pairwise(_LENGTHS):
         label = label.when((length >= low) & (length < end)).then(pl.lit(_range(low, end - 1)))

@@ -172,26 +172,16 @@ def recounted(outputs: Mapping[str, Artifact]) -> list[Card]:
     everything = np.hstack(list(counted.values.values()))
     drawn = draw_means(everything, counted.users, draws=settings.bootstrap, seed=settings.seed)
     draws = dict(zip(counted.values, np.split(drawn, len(counted.values), axis=1), strict=True))
-    figures = _figures(counted, draws, produced_by, settings)
-    beside = remarks_by_list(remarks, decoding.models, rows.height, test.height)
-    margins = _margins(counted, draws, produced_by, settings, beside)
-    return cards({stage: output.manifest for stage, output in outputs.items()}, figures, margins, remarks)
-
-
-def _figures(
-    counted: _Counted,
-    draws: Mapping[str, np.ndarray],
-    produced_by: Mapping[str, Mapping[str, Any]],
-    settings: Evaluation,
-) -> pl.DataFrame:
-    """Every metric of every list with its interval: the columns of `EvaluationTable` that a card needs."""
-    lines = []
+    lines = []  # every metric of every list with its interval
     for name, values in counted.values.items():
-        interval = share_summary(values, draws[name], produced_by[name]["n_users"], settings.confidence)
+        interval = share_summary(values, draws[name], n_users, settings.confidence)
         for n, (metric, k) in enumerate(counted.columns):
             numbers = {"value": counted.means[name, metric, k], "ci_low": interval.low[n], "ci_high": interval.high[n]}
             lines.append({**produced_by[name], "metric": metric, "k": k, "level": ITEM_LEVEL, **numbers})
-    return pl.DataFrame(lines, infer_schema_length=None)
+    figures = pl.DataFrame(lines, infer_schema_length=None)
+    beside = remarks_by_list(remarks, decoding.models, rows.height, test.height)
+    margins = _margins(counted, draws, produced_by, settings, beside)
+    return cards({stage: output.manifest for stage, output in outputs.items()}, figures, margins, remarks)
 
 
 def _margins(

@@ -17,25 +17,13 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from sidr_core.tables.columns import (
-    ITEM_ID,
-    ITEM_LEVEL,
-    MODE,
-    MODEL,
-    RANK,
-    ROW_ID,
-    SCORE,
-    SID,
-    SID_LEVEL,
-    TARGET,
-    USER_ID,
-)
+from sidr_core.tables import columns as c
 
 HR, NDCG, MRR = "hr", "ndcg", "mrr"
 #: Metrics of a place, in the order of the tables.
 RANKED = (HR, NDCG, MRR)
-LEVELS = (ITEM_LEVEL, SID_LEVEL)
-_LIST = [MODEL, MODE, ROW_ID]
+LEVELS = (c.ITEM_LEVEL, c.SID_LEVEL)
+_LIST = [c.MODEL, c.MODE, c.ROW_ID]
 _PLACE = "place"
 _TARGET_SID = "target_sid"
 
@@ -60,7 +48,7 @@ def gains(places: Sequence[int], k: int) -> tuple[float, float, float]:
     (0.0, 0.0, 0.0)
     """
     frame = pl.DataFrame({_PLACE: list(places)})
-    return frame.select(*_expected(ITEM_LEVEL, (k,))).row(0)  # type: ignore[return-value]
+    return frame.select(*_expected(c.ITEM_LEVEL, (k,))).row(0)  # type: ignore[return-value]
 
 
 def per_row(
@@ -81,10 +69,10 @@ def per_row(
         model, mode, row_id, user_id, and one column per level, metric and k (see :func:`column`),
         sorted by model, mode and row_id. Lists of rows that are not in `test` are left out.
     """
-    sids = codebook.select(pl.col(ITEM_ID).alias(TARGET), pl.col(SID).alias(_TARGET_SID))
-    truth = test.select(ROW_ID, USER_ID, TARGET).join(sids, on=TARGET, how="left")
-    places = recommendations.select(*_LIST, RANK, ITEM_ID, SID, SCORE).join(truth, on=ROW_ID, how="inner")
-    lists = places.select(*_LIST, USER_ID).unique()
+    sids = codebook.select(pl.col(c.ITEM_ID).alias(c.TARGET), pl.col(c.SID).alias(_TARGET_SID))
+    truth = test.select(c.ROW_ID, c.USER_ID, c.TARGET).join(sids, on=c.TARGET, how="left")
+    places = recommendations.select(*_LIST, c.RANK, c.ITEM_ID, c.SID, c.SCORE).join(truth, on=c.ROW_ID, how="inner")
+    lists = places.select(*_LIST, c.USER_ID).unique()
     scored = lists.join(_item_level(places, ks), on=_LIST, how="left").join(
         _sid_level(places, ks), on=_LIST, how="left"
     )
@@ -93,18 +81,18 @@ def per_row(
 
 def _item_level(places: pl.DataFrame, ks: Sequence[int]) -> pl.DataFrame:
     """Lists that hold the target item, scored by the places of its group."""
-    group = [*_LIST, SID, SCORE]
-    hits = places.filter(pl.col(ITEM_ID) == pl.col(TARGET)).select(group).unique()
-    members = places.join(hits, on=group, how="inner").rename({RANK: _PLACE})
-    return members.group_by(_LIST).agg(_expected(ITEM_LEVEL, ks))
+    group = [*_LIST, c.SID, c.SCORE]
+    hits = places.filter(pl.col(c.ITEM_ID) == pl.col(c.TARGET)).select(group).unique()
+    members = places.join(hits, on=group, how="inner").rename({c.RANK: _PLACE})
+    return members.group_by(_LIST).agg(_expected(c.ITEM_LEVEL, ks))
 
 
 def _sid_level(places: pl.DataFrame, ks: Sequence[int]) -> pl.DataFrame:
     """Lists that hold the target's SID, scored by its place among the distinct SIDs."""
-    first = places.group_by([*_LIST, SID, _TARGET_SID]).agg(pl.col(RANK).min())
-    ranked = first.with_columns(pl.col(RANK).rank("ordinal").over(_LIST).alias(_PLACE))
-    hits = ranked.filter(pl.col(SID) == pl.col(_TARGET_SID))
-    return hits.group_by(_LIST).agg(_expected(SID_LEVEL, ks))
+    first = places.group_by([*_LIST, c.SID, _TARGET_SID]).agg(pl.col(c.RANK).min())
+    ranked = first.with_columns(pl.col(c.RANK).rank("ordinal").over(_LIST).alias(_PLACE))
+    hits = ranked.filter(pl.col(c.SID) == pl.col(_TARGET_SID))
+    return hits.group_by(_LIST).agg(_expected(c.SID_LEVEL, ks))
 
 
 def _expected(level: str, ks: Sequence[int]) -> list[pl.Expr]:

@@ -23,7 +23,7 @@ from sidr_core.models.packaged import packaged, prepare
 from sidr_core.models.prompt import CHAT_TEMPLATE, FORMAT_TOKENS, PAD, TURN_END
 from sidr_core.models.untrusted import reading, untrusted_file, untrusted_hub_model
 from sidr_core.models.vocabulary import NOISE, WORDS_NOISE, add_tokens, extend_vocabulary, words_of_codes
-from sidr_core.settings import BaseModelConfig, PackagedModel, PretrainedModel, TinyModel
+from sidr_core.settings import BaseModelConfig, PackagedModel, TinyModel
 from sidr_core.sids.tokens import SID_TOKEN, used_tokens
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def build_base(
         folder = prepare(models, packaged(config.name))
         (model, tokenizer), noise = _read(str(folder), None, config.dtype), NOISE
     else:
-        (model, tokenizer), noise = _pretrained(config), NOISE
+        if not config.local and config.name.startswith((".", "/", "~")):
+            raise _unreadable(config.name, "no such folder")
+        name = str(Path(config.name).expanduser()) if config.local else config.name
+        (model, tokenizer), noise = _read(name, config.revision, config.dtype), NOISE
     extend_vocabulary(model, tokenizer, FORMAT_TOKENS, config.seed, noise)
     words = None
     if config.new_rows == "words":
@@ -148,13 +151,6 @@ def _tiny(config: TinyModel, texts: Iterable[str]) -> tuple[PreTrainedModel, Pre
         torch.manual_seed(config.seed)
         model = Qwen3ForCausalLM._from_config(shape, attn_implementation="sdpa", dtype=torch.float32)
     return model, tokenizer
-
-
-def _pretrained(config: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if not config.local and config.name.startswith((".", "/", "~")):
-        raise _unreadable(config.name, "no such folder")
-    name = str(Path(config.name).expanduser()) if config.local else config.name
-    return _read(name, config.revision, config.dtype)
 
 
 def _read(name: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

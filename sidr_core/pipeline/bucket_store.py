@@ -236,7 +236,12 @@ class BucketStore(Store):
                     )
                 shutil.rmtree(tmp)
                 return artifact
-        self._keep(tmp, final, ours)
+        # What was built here need not be fetched.
+        self.objects.mkdir(parents=True, exist_ok=True)
+        for name, entry in manifest["files"].items():
+            with contextlib.suppress(OSError):  # there already, or a file system without links
+                os.link(tmp / name, self.objects / entry["sha256"])
+        move_into_place(tmp, final)
         return artifact
 
     def _claim(self, ours: dict[str, Any]) -> dict[str, Any]:
@@ -253,14 +258,6 @@ class BucketStore(Store):
             if self.bucket.swap(name, text, found[1]):  # it was damaged
                 break
         return ours
-
-    def _keep(self, tmp: Path, final: Path, manifest: dict[str, Any]) -> None:
-        """Move what was built here into the cache: it need not be fetched."""
-        self.objects.mkdir(parents=True, exist_ok=True)
-        for name, entry in manifest["files"].items():
-            with contextlib.suppress(OSError):  # there already, or a file system without links
-                os.link(tmp / name, self.objects / entry["sha256"])
-        move_into_place(tmp, final)
 
     def remove(self, stage: str, fp: str) -> bool:
         """Delete an output that no ref names, the manifest first. Returns whether it is gone.

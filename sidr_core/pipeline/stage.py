@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from sidr_core.pipeline.store import Artifact, Store
     from sidr_core.settings import DatasetConfig
 
-#: Sections a stage may name besides those of the profile: the dataset's name and the snapshot window.
-CONTEXT_SECTIONS = ("dataset", "snapshot")
-
 
 @dataclass(frozen=True)
 class CheckSpec:

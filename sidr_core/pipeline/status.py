@@ -10,7 +10,7 @@ from typing import Any
 from sidr_core.errors import SidrError, StoreError
 from sidr_core.pipeline.graph import STAGES, stages_of
 from sidr_core.pipeline.profile import Profile
-from sidr_core.pipeline.run import Plan, check_failure, check_warnings, plan
+from sidr_core.pipeline.run import check_failure, check_warnings, plan
 from sidr_core.pipeline.stage import Stage
 from sidr_core.pipeline.store import Artifact, Store
 
@@ -111,20 +111,16 @@ def _state(
         planned = plan(profile, dataset, snapshot, stage, store)
     except SidrError as error:
         return (STALE if artifact else ABSENT), error.what, artifact
-    refused = _refused(store, dataset, snapshot, stage, planned)
+    # What the output of these inputs and settings was not published for; "" if it was, or was never built.
+    built = store.open(stage.name, planned.fingerprint)
+    failure = check_failure(dataset, snapshot, stage, built) if built else None
+    refused = f"{failure.what}: {failure.found}; fix: {failure.fix}" if failure else ""
     if artifact is None:
         return ABSENT, refused, None
     changes = differences(artifact.manifest, planned.key, stage.code_version)
     if not changes and stale_inputs:
         changes = [f"{name} is stale" for name in stale_inputs]
     return (STALE if changes else CURRENT), "; ".join([*changes, *filter(None, [refused])]), artifact
-
-
-def _refused(store: Store, dataset: str, snapshot: str, stage: Stage, planned: Plan) -> str:
-    """What the output of these inputs and settings was not published for; "" if it was, or was never built."""
-    built = store.open(stage.name, planned.fingerprint)
-    failure = check_failure(dataset, snapshot, stage, built) if built else None
-    return f"{failure.what}: {failure.found}; fix: {failure.fix}" if failure else ""
 
 
 def differences(manifest: Mapping[str, Any], key: Mapping[str, Any], code_version: str) -> list[str]:

@@ -91,7 +91,9 @@ def _write_source(source: SingleSource, world: World, folder: Path) -> None:
         path = folder / file_name(source, role)
         if source.kind == "tables":
             columns = source.item_columns if role == "items" else source.review_columns
-            rows = _table_items(world) if role == "items" else _table_reviews(world)
+            reviews = [(event.user, event.item, event.time, 5.0) for event in world.events]
+            names = ["user_id", "item_id", "timestamp", "rating"]
+            rows = _table_items(world) if role == "items" else pl.DataFrame(reviews, schema=names, orient="row")
             rows = rows.drop([ours for ours, theirs in columns.items() if theirs is None], strict=False)
             rows.rename({ours: theirs for ours, theirs in columns.items() if theirs}, strict=False).write_parquet(path)
         elif source.kind == "sequences" and role == "sequences":
@@ -139,11 +141,6 @@ def _amazon_items(kind: str, world: World) -> Iterator[str]:
             yield json.dumps(fields | {"description": [thing.description], "main_cat": thing.category[0]})
 
 
-def _table_reviews(world: World) -> pl.DataFrame:
-    rows = [(event.user, event.item, event.time, 5.0) for event in world.events]
-    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")
-
-
 def _table_items(world: World) -> pl.DataFrame:
     rows = [(i, t.title, t.description, t.brand, " > ".join(t.category)) for i, t in world.items.items()]
     return pl.DataFrame(rows, schema=["item_id", "title", "description", "brand", "category"], orient="row")
@@ -160,7 +157,8 @@ def _published(source: SingleSource, world: World, folder: Path) -> None:
     """Rows of every position of a history in order of time, cut 8:1:1; items numbered, SIDs made up."""
     number_of = {item_id: number for number, item_id in enumerate(world.items)}
     titles = [thing.title for thing in world.items.values()]
-    sids = [format_sid(_codes(number)) for number in range(len(titles))]
+    size = _PUBLISHED_SIZE  # three codes of an item's number, the last one counting fastest
+    sids = [format_sid([n // size**2 % size, n // size % size, n % size]) for n in range(len(titles))]
     bought: dict[str, list[int]] = {}
     rows = []
     for event in world.events:
@@ -185,12 +183,6 @@ def _published(source: SingleSource, world: World, folder: Path) -> None:
             for number, thing in enumerate(world.items.values())
         }
         (folder / file_name(source, "items")).write_text(json.dumps(details))
-
-
-def _codes(number: int) -> list[int]:
-    """Three codes of an item's number, the last one counting fastest."""
-    size = _PUBLISHED_SIZE
-    return [number // size**2 % size, number // size % size, number % size]
 
 
 def _csv(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from sidr_core.pipeline.stage import Progress
-from sidr_core.reviews.lines import Block, DamagedFile, blocks, decodes, lines_of
+from sidr_core.reviews.lines import Block, DamagedFile, blocks, decodes, lines_of, until_damage
 from sidr_core.reviews.quarantine import quotable
 
 _BATCH = 100_000
@@ -90,7 +90,7 @@ def csv_batches(
     try:
         while (first := lines.next_record()) is not None:
             if isinstance(first, int):
-                if record := _record(lines, first, form):
+                if record := _record(lines, form):
                     cells, fault, raw = record
                     values = [None] * len(columns) if fault else [cells[place] for place in columns.values()]
                     rows.append((first, fault, raw, *values))
@@ -99,8 +99,10 @@ def csv_batches(
             if rows:
                 yield pl.DataFrame(rows, schema=schema, orient="row")
                 rows = []
-            if isinstance(first, Block):
-                yield from _split(first, form, columns)
+            if isinstance(first, Block):  # in frames of bounded length: it may hold a million short lines
+                plain = first.data.decode().split("\n")
+                for start in range(0, len(plain), _BATCH):
+                    yield _records(plain[start : start + _BATCH], first.first + start, form, columns)
     except DamagedFile:
         yield pl.DataFrame(rows, schema=schema, orient="row")
         raise
@@ -117,13 +119,6 @@ def _is_plain(block: Block) -> bool:
         and decodes(data)
         and max(map(len, data.split(b"\n"))) <= csv.field_size_limit()
     )
-
-
-def _split(block: Block, form: CsvForm, columns: Mapping[str, int]) -> Iterator[pl.DataFrame]:
-    """The records of a plain block, in frames of bounded length: a block may hold a million short lines."""
-    lines = block.data.decode().split("\n")
-    for start in range(0, len(lines), _BATCH):
-        yield _records(lines[start : start + _BATCH], block.first + start, form, columns)
 
 
 def _records(lines: list[str], first: int, form: CsvForm, columns: Mapping[str, int]) -> pl.DataFrame:
@@ -148,8 +143,8 @@ def _records(lines: list[str], first: int, form: CsvForm, columns: Mapping[str, 
     )
 
 
-def _record(lines: _Lines, first: int, form: CsvForm) -> tuple[list[str], str | None, str] | None:
-    """Cells, fault and text of the record that begins at line `first`; None for a blank line."""
+def _record(lines: _Lines, form: CsvForm) -> tuple[list[str], str | None, str] | None:
+    """Cells, fault and text of the record that begins here; None for a blank line."""
     try:
         cells = next(csv.reader(lines, delimiter=form.delimiter, strict=True), [])
         fault = "wrong_columns" if cells and len(cells) != form.width else None
@@ -195,8 +190,8 @@ class _Lines:
 
     def __init__(self, path: Path, form: CsvForm, progress: Progress | None) -> None:
         self._form = form
-        self._blocks: Iterator[Block] = self._until_damage(blocks(path, progress))
-        self._damage: DamagedFile | None = None
+        self._damage: list[DamagedFile] = []  # raised after each line before it was judged
+        self._blocks = until_damage(blocks(path, progress), self._damage)
         self._of_block: Iterator[tuple[int, str, str | None]] = iter(())
         self._put_back: deque[tuple[int, str, str | None]] = deque()
         self.taken: list[tuple[int, str, str | None]] = []
@@ -224,8 +219,8 @@ class _Lines:
         if not self._put_back:
             if (line := next(self._of_block, None)) is None:
                 block = next(self._blocks, None)
-                if block is None and self._damage is not None:
-                    raise self._damage
+                if block is None and self._damage:
+                    raise self._damage[0]
                 if block is None or _is_plain(block):
                     return block
                 self._of_block = lines_of(block)
@@ -233,20 +228,6 @@ class _Lines:
             self._readings_left += _READINGS
             self._put_back.append(line)
         return self._put_back[0][0]
-
-    def _until_damage(self, source: Iterator[Block]) -> Iterator[Block]:
-        """The blocks; the damage that ends them is kept until each of their lines was judged."""
-        try:
-            yield from source
-        except DamagedFile as error:
-            self._damage = error
-
-    def _fresh(self) -> tuple[int, str, str | None]:
-        """The next line of the file that was not read before."""
-        self._readings_left += _READINGS
-        while (line := next(self._of_block, None)) is None:
-            self._of_block = lines_of(next(self._blocks))
-        return line
 
     def __iter__(self) -> _Lines:
         return self
@@ -258,7 +239,12 @@ class _Lines:
             if too_long or (was_put_back and not self._readings_left):
                 raise csv.Error("the record has no end")
             self._readings_left -= was_put_back
-        line = self._put_back.popleft() if was_put_back else self._fresh()
+        if was_put_back:
+            line = self._put_back.popleft()
+        else:
+            self._readings_left += _READINGS
+            while (line := next(self._of_block, None)) is None:
+                self._of_block = lines_of(next(self._blocks))
         self.taken.append(line)
         self._chars += len(line[1])
         return self._form.text(line[1]) + "\n"

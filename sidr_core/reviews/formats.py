@@ -81,8 +81,11 @@ def named_format(path: Path, beginning: bytes) -> tuple[str, str] | None:
     for signature, kind, fix in _SIGNATURES:
         if not name and beginning.startswith(signature) and (signature != b"BZh" or _BZIP2.match(beginning)):
             name, advice = kind, fix
-    if not name and (form := _utf16(beginning)):
-        name, advice = "UTF-16 text", _TO_UTF8.format(form)
+    # In Latin text in UTF-16 without a byte order mark every other byte is null.
+    even, odd = beginning[0::2], beginning[1::2]
+    for form, nulls, text in (("UTF-16LE", odd, even), ("UTF-16BE", even, odd)):
+        if not name and len(nulls) > 3 and nulls.count(0) > 0.7 * len(nulls) and text.count(0) < 0.3 * len(text):
+            name, advice = "UTF-16 text", _TO_UTF8.format(form)
     return (name, advice.replace("{name}", path.name)) if name else None
 
 
@@ -96,12 +99,3 @@ def _zipped(path: Path) -> tuple[str, str]:
     if b"content.xml" in directory and b"mimetype" in directory:
         return "an OpenDocument file", _TO_CSV
     return "a zip archive", _UNPACK.format("unzip {name}")
-
-
-def _utf16(beginning: bytes) -> str:
-    """The form of UTF-16 without a byte order mark in which Latin text would be: every other byte is null."""
-    even, odd = beginning[0::2], beginning[1::2]
-    for form, nulls, text in (("UTF-16LE", odd, even), ("UTF-16BE", even, odd)):
-        if len(nulls) > 3 and nulls.count(0) > 0.7 * len(nulls) and text.count(0) < 0.3 * len(text):
-            return form
-    return ""

@@ -104,13 +104,8 @@ def parsed(inputs: Inputs, source: Source, filters: Filters, progress: Progress)
     Raises:
         InputError: another layout, a damaged file, or no metadata where items without text are dropped.
     """
-    if without_metadata(source):
-        return _named_by_reviews(inputs, source, filters, progress)
-    return reader_of(source.kind).items(inputs, source, filters, progress)
-
-
-def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress: Progress) -> ItemRecords:
-    """A record without text for every item that the reviews name, by id."""
+    if not without_metadata(source):
+        return reader_of(source.kind).items(inputs, source, filters, progress)
     if filters.items_without_text == "drop":
         raise InputError(
             "this source has no item metadata, and items without text are dropped",
@@ -123,11 +118,10 @@ def _named_by_reviews(inputs: Inputs, source: Source, filters: Filters, progress
     with duckdb.connect() as db:
         query = "SELECT DISTINCT item_id FROM read_parquet($paths) ORDER BY item_id"
         ids = frame(db, query, {"paths": paths})
-    empty = [pl.lit("").alias(name) for name in (*_FIELDS, "text")]
     records = ids.select(
         pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"),
         "item_id",
-        *empty,
+        *(pl.lit("").alias(name) for name in (*_FIELDS, "text")),
         pl.lit(0, dtype=pl.Int64).alias("title_words"),
         pl.lit("title_missing").alias("unusable"),
         pl.lit("reviews").alias("file"),

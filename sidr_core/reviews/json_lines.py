@@ -59,7 +59,12 @@ class _Rows:
 
 def json_judge(layout: ReviewLayout) -> Callable[[Block], Judged]:
     """A function that reads and judges blocks of JSON lines of one layout."""
-    decode = _decoder(layout)
+    # A struct with `rating`, `time`, and `user_0`, `user_1`, …, `item_0`, …, `text_0`, … by key.
+    keys = {f"{field}_{n}": key for field in _BY_KEYS for n, key in enumerate(getattr(layout, field))}
+    fields = [("rating", float), ("time", float), *((name, str | None, None) for name in keys)]
+    renamed = {"rating": layout.rating, "time": layout.time, **keys}
+    review = msgspec.defstruct("Review", fields, rename=renamed.get, gc=False, frozen=True)
+    decode = msgspec.json.Decoder(review).decode
 
     def judged(block: Block) -> Judged:
         lines = block.data.split(b"\n")
@@ -80,14 +85,6 @@ def json_judge(layout: ReviewLayout) -> Callable[[Block], Judged]:
         )
 
     return judged
-
-
-def _decoder(layout: ReviewLayout) -> Callable[[bytes], msgspec.Struct]:
-    """Decodes a line to a struct with `rating`, `time`, and `user_0`, `user_1`, …, `item_0`, …, `text_0`, … by key."""
-    keys = {f"{field}_{n}": key for field in _BY_KEYS for n, key in enumerate(getattr(layout, field))}
-    fields = [("rating", float), ("time", float), *((name, str | None, None) for name in keys)]
-    renamed = {"rating": layout.rating, "time": layout.time, **keys}
-    return msgspec.json.Decoder(msgspec.defstruct("Review", fields, rename=renamed.get, gc=False, frozen=True)).decode
 
 
 def _read(block: Block, lines: list[bytes], layout: ReviewLayout, decode: Callable[[bytes], msgspec.Struct]) -> _Rows:
@@ -159,7 +156,10 @@ def read_json(line: bytes, layout: ReviewLayout) -> Fields | str:
         return "bad_json"
     if not isinstance(record, dict):
         return "bad_json"
-    user, item, text = (_first_present(record, keys) for keys in (layout.user, layout.item, layout.text))
+    user, item, text = (
+        next((record[key] for key in keys if record.get(key) is not None), None)
+        for keys in (layout.user, layout.item, layout.text)
+    )
     rating, time = record.get(layout.rating), record.get(layout.time)
     if any(value is None for value in (user, item, rating, time)):
         return "missing_field"
@@ -170,7 +170,3 @@ def read_json(line: bytes, layout: ReviewLayout) -> Fields | str:
     except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
         return "bad_json"
     return user, item, rating, time, text if isinstance(text, str | None) else json.dumps(text)
-
-
-def _first_present(record: dict[str, Any], keys: Iterable[str]) -> Any:
-    return next((record[key] for key in keys if record.get(key) is not None), None)

@@ -174,7 +174,11 @@ def identify(lines: Iterable[str]) -> Detected:
     records = [keys for line in some[:_RECORDS] if (keys := _keys(line)) is not None]
     python = 2 * sum(is_python for _, is_python in records) > len(records)
     sets = [keys for keys, is_python in records if is_python == python]
-    layout = _json_layout(sets)
+    every = frozenset().union(*sets)
+    known = (
+        name for name, needed, telling in _JSON if any(map(needed.issubset, sets)) and (not telling or telling & every)
+    )
+    layout = next(known, None)
     if layout and not python:
         return Detected(layout)
     if layout in (ITEMS_2014_JSON, ITEMS_2018, ITEMS_2014_2018):
@@ -208,14 +212,6 @@ def _keys(line: str) -> tuple[frozenset[str], bool] | None:
         except ValueError:
             return None
     return (frozenset(map(str, value)), python) if isinstance(value, dict) else None
-
-
-def _json_layout(records: Sequence[frozenset[str]]) -> str | None:
-    every = frozenset().union(*records)
-    for name, needed, telling in _JSON:
-        if any(needed <= keys for keys in records) and (not telling or telling & every):
-            return name
-    return None
 
 
 def _csv_layout(lines: Sequence[str]) -> Detected | None:

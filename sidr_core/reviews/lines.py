@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from isal import isal_zlib
 
@@ -28,6 +28,8 @@ _HEAD = 4096
 _PACKED_CHUNK = 256 << 10
 _GZIP = b"\x1f\x8b"
 _WITH_GZIP_HEADER = 31
+
+_Piece = TypeVar("_Piece")
 
 _CORRUPT: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]  # its stub says: an instance
 
@@ -78,7 +80,7 @@ def blocks(
     """
     first, carry = 1, b""
     damage: list[DamagedFile] = []
-    for piece in _until_damage(pieces(path, min(chunk, max_line), progress), damage):
+    for piece in until_damage(pieces(path, min(chunk, max_line), progress), damage):
         if len(carry) > max_line and b"\n" not in piece:
             continue  # more of a line of which enough is known: to join it again and again would take long
         complete, newline, carry = (carry + piece).rpartition(b"\n")
@@ -97,8 +99,8 @@ def blocks(
         raise damage[0]
 
 
-def _until_damage(pieces: Iterator[bytes], damage: list[DamagedFile]) -> Iterator[bytes]:
-    """The pieces; the error that ends them is put into `damage`."""
+def until_damage(pieces: Iterator[_Piece], damage: list[DamagedFile]) -> Iterator[_Piece]:
+    """The pieces of a file; the error that ends them is put into `damage`."""
     try:
         yield from pieces
     except DamagedFile as error:

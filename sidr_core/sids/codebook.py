@@ -26,18 +26,8 @@ from sidr_core.sids.collisions import group_numbers, resolve
 from sidr_core.sids.quantize import Codebook, codes_per_level, fit, refined
 from sidr_core.sids.tokens import parse_sids, sid_texts
 from sidr_core.sids.warm_start import QUALITY, RETIRED, TABLE, Fit, Previous
+from sidr_core.tables import columns as c
 from sidr_core.tables import files as tables
-from sidr_core.tables.columns import (
-    BRAND,
-    CATEGORY,
-    CODES,
-    HISTORY,
-    ITEM_ID,
-    PUBLISHED_SID,
-    TARGET,
-    TEXT_DIGEST,
-    TITLE,
-)
 from sidr_core.tables.contracts import Codebook as CodebookTable
 from sidr_core.tables.contracts import RetiredSids
 from sidr_core.tables.vectors import read_vectors
@@ -115,7 +105,7 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
     else:
         coded = _quantized(catalogue, quantizer, previous, compared, snapshot, progress)
     progress.say(f"{coded.started}; writing the table and the report")
-    codes = pl.Series(CODES, coded.codes.astype(np.int32)).arr.to_list()
+    codes = pl.Series(c.CODES, coded.codes.astype(np.int32)).arr.to_list()
     items = catalogue.items.with_columns(codes, sid_texts(list(coded.codes.T)))
     tables.write(items, out_dir / TABLE, CodebookTable)
     if coded.book is not None:
@@ -147,8 +137,8 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
 
 
 def _catalogue(inputs: Inputs, quantizer: Quantizer) -> _Catalogue:
-    columns = [ITEM_ID, TITLE, BRAND, CATEGORY, PUBLISHED_SID]
-    items = tables.read(inputs["interactions"].path("items.parquet"), columns).sort(ITEM_ID)
+    columns = [c.ITEM_ID, c.TITLE, c.BRAND, c.CATEGORY, c.PUBLISHED_SID]
+    items = tables.read(inputs["interactions"].path("items.parquet"), columns).sort(c.ITEM_ID)
     if items.height < 2:
         raise InputError(
             "sid_codebook: there is nothing to choose from",
@@ -157,16 +147,16 @@ def _catalogue(inputs: Inputs, quantizer: Quantizer) -> _Catalogue:
             fix="lower `filters.k_core` or widen the window; the page of `interactions` says what they left out",
         )
     path = inputs["item_embeddings"].path("item_embeddings.parquet")
-    rows = tables.read(path, [ITEM_ID, TEXT_DIGEST]).with_row_index("row")
-    items = items.join(rows, on=ITEM_ID, how="left", maintain_order="left", validate="1:1")
+    rows = tables.read(path, [c.ITEM_ID, c.TEXT_DIGEST]).with_row_index("row")
+    items = items.join(rows, on=c.ITEM_ID, how="left", maintain_order="left", validate="1:1")
     assert items["row"].null_count() == 0, "item_embeddings lacks items of the catalogue"
     vectors, order = read_vectors(path), items["row"].to_numpy()
     if not np.array_equal(order, np.arange(len(vectors))):  # a copy only where it is needed
         vectors = vectors[order]
     histories = item_ids = None
     if quantizer.vectors == "fused" and quantizer.kind != "published":
-        histories = tables.read(inputs["interactions"].path("train.parquet"), [HISTORY, TARGET])
-        item_ids = items[ITEM_ID].to_list()
+        histories = tables.read(inputs["interactions"].path("train.parquet"), [c.HISTORY, c.TARGET])
+        item_ids = items[c.ITEM_ID].to_list()
     return _Catalogue(items.drop("row"), vectors, histories, item_ids)
 
 
@@ -192,7 +182,11 @@ def _quantized(
         )
     started, ratios, start = "cold", None, None
     if previous is not None and compared is not None:
-        if (reason := _cold(quantizer, previous, compared)) is None:
+        if previous.quantizer != warm_start.settings(quantizer):
+            started = "cold: other quantizer settings than in the previous snapshot"
+        elif not (compared[warm_start.STATE] == warm_start.UNCHANGED).any():
+            started = "cold: no item is as it was in the previous snapshot"
+        else:
             warm = _warm(catalogue, quantizer, previous, compared)
             if isinstance(warm, _Coded):
                 return warm
@@ -202,19 +196,8 @@ def _quantized(
                 # A catalogue that has outgrown a small codebook gets more codes; nothing tells where they would start.
                 start = book if book.size == codes_per_level(catalogue.vectors, quantizer) else None
                 started += ", from the old centroids" if start else ", anew, as the number of codes changes"
-        else:
-            started = f"cold: {reason}"
     progress.say(f"{started}: quantizing {total:,} items into {quantizer.levels} × {quantizer.size} codes")
     return _fitted(catalogue, quantizer, snapshot, started, ratios, start, progress)
-
-
-def _cold(quantizer: Quantizer, previous: Previous, compared: pl.DataFrame) -> str | None:
-    """Why the previous snapshot's codebook cannot be used; None if it can."""
-    if previous.quantizer != warm_start.settings(quantizer):
-        return "other quantizer settings than in the previous snapshot"
-    if not (compared[warm_start.STATE] == warm_start.UNCHANGED).any():
-        return "no item is as it was in the previous snapshot"
-    return None
 
 
 def _warm(
@@ -317,7 +300,7 @@ def _unseen(
 def _published(items: pl.DataFrame, quantizer: Quantizer) -> _Coded:
     """The SIDs that came with the source, parsed strictly."""
     try:
-        codes = parse_sids(items[ITEM_ID], items[PUBLISHED_SID])
+        codes = parse_sids(items[c.ITEM_ID], items[c.PUBLISHED_SID])
     except ValueError as error:
         raise InputError(
             "sid_codebook: an item has no usable published SID",

@@ -96,7 +96,9 @@ def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progre
         if trial is not None:
             progress.say(f"not trained, the checkpoint is its start. {trial}")
             meta["not_trained"] = f"{trial.what}: {trial.found}"
-            model, estimated, log = loaded.model, {}, _start(loaded.model, measure)
+            worth = measure(loaded.model) if measure else {}
+            log = cards.log_table([{"step": 0, **{f"eval_{name}": value for name, value in worth.items()}}])
+            model, estimated = loaded.model, {}
         else:
             model = parameters.prepare(loaded.model, settings, own_token_ids(loaded.tokenizer))
             shards = sharding.shards(settings)
@@ -150,12 +152,6 @@ def _selectors(
         thinking, direct = selectors
         return [MergedSelector(direct, thinking, relations.catalogue, codebook), *selectors]
     return [*selectors]
-
-
-def _start(model: Any, measure: Any) -> pl.DataFrame:
-    """The log of no training: what the start is worth."""
-    metrics = measure(model) if measure else {}
-    return cards.log_table([{"step": 0, **{f"eval_{name}": value for name, value in metrics.items()}}])
 
 
 def _measure(selectors: list[Selector | MergedSelector]) -> Any:

@@ -109,11 +109,15 @@ def announce(
     parts = ", ".join(f"{name} {getattr(needed, name) / GIB:.2f}" for name in Estimate.__dataclass_fields__)
     threads = torch.get_num_threads()
     progress.say(f"training needs {text} ({parts}); threads of the processor: {threads}")
-    ways = _ways(settings)
+    ways = ["lower micro_batch"] if settings.micro_batch > 1 else []
+    ways += [] if settings.gradient_checkpointing else ["set gradient_checkpointing: true"]
+    ways += ["set parameters: lora"] if settings.parameters == "all" else []
+    ways += [] if settings.bf16 else ["set bf16: true"]
+    fix = ", ".join(ways) or "choose a smaller base model"
     if needed.total / MARGIN > free:
-        raise SidrError("the training does not fit", expected=f"at most {free / GIB:.1f} GiB", found=text, fix=ways)
+        raise SidrError("the training does not fit", expected=f"at most {free / GIB:.1f} GiB", found=text, fix=fix)
     if needed.total > free:
-        progress.say(f"warning: the training may not fit; {ways}")
+        progress.say(f"warning: the training may not fit; {fix}")
     return {"estimated GiB": round(needed.total / GIB, 3)}
 
 
@@ -139,14 +143,6 @@ def _kept(config: Any, checkpointing: bool) -> int:
     width = heads * (getattr(config, "head_dim", None) or hidden // heads)
     layer = 8 * hidden + 8 * width + 4 * inner
     return hidden * layers + layer if checkpointing else layer * layers
-
-
-def _ways(settings: Training | Grpo) -> str:
-    ways = ["lower micro_batch"] if settings.micro_batch > 1 else []
-    ways += [] if settings.gradient_checkpointing else ["set gradient_checkpointing: true"]
-    ways += ["set parameters: lora"] if settings.parameters == "all" else []
-    ways += [] if settings.bf16 else ["set bf16: true"]
-    return ", ".join(ways) or "choose a smaller base model"
 
 
 def _bytes(parameters: Any) -> int:

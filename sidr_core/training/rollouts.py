@@ -71,66 +71,16 @@ def roll_out(
             the rollouts that a single process would write.
     """
     prompts = [renderer.prompt(user, settings.mode) for user in users]
-    if settings.rollouts == "constrained":
-        return _constrained(model, prompts, targets, renderer, index, settings, seed, shard)
-    stops, max_tokens = (renderer.eos_id, renderer.pad_id), longest(renderer, index, settings)
-    return rollouts_of(_written(model, prompts, stops, max_tokens, renderer, settings, seed, shard), renderer, settings)
-
-
-def longest(renderer: Any, index: SidIndex, settings: Grpo) -> int:
-    """Tokens of the longest rollout: thought, closing tag, answer, end of turn, and a few for what is no answer."""
-    return settings.max_thought_tokens * (settings.mode == c.THINKING) + len(renderer.close_ids) + index.levels + 5
-
-
-def rollouts_of(completions: Sequence[list[int]], renderer: Any, settings: Grpo) -> list[Rollout]:
-    """Free completions of the prompts as rollouts."""
-    thinking, close = settings.mode == c.THINKING, renderer.think_close_id
-    rollouts = []
-    for ids in completions:
-        closed = not thinking or close in ids
-        length = (ids.index(close) if close in ids else len(ids)) if thinking else 0
-        rollouts.append(Rollout(ids, [1] * len(ids), None, closed, length))
-    return rollouts
-
-
-def _written(
-    model: Any,
-    prompts: list[list[int]],
-    stops: tuple[int, ...],
-    max_tokens: int,
-    renderer: Any,
-    settings: Grpo,
-    seed: int,
-    shard: Shard,
-) -> list[list[int]]:
-    """What the model writes freely after each prompt."""
-    return generate_tokens(
-        model,
-        prompts,
-        stops=stops,
-        pad_id=renderer.pad_id,
-        max_tokens=max_tokens,
-        batch_size=_BATCH,
-        temperature=settings.temperature,
-        seed=seed,
-        shard=shard,
-    )
-
-
-def _constrained(
-    model: Any,
-    prompts: list[list[int]],
-    targets: Sequence[int],
-    renderer: Any,
-    index: SidIndex,
-    settings: Grpo,
-    seed: int,
-    shard: Shard,
-) -> list[Rollout]:
+    ends = (renderer.eos_id, renderer.pad_id)
+    sampling: dict[str, Any] = {"temperature": settings.temperature, "seed": seed, "shard": shard}
+    sampling |= {"pad_id": renderer.pad_id, "batch_size": _BATCH}
+    if settings.rollouts != "constrained":
+        written = generate_tokens(model, prompts, stops=ends, max_tokens=longest(renderer, index, settings), **sampling)
+        return rollouts_of(written, renderer, settings)
     heads = [Rollout([], [], None, True, 0) for _ in prompts]  # what precedes the answer
     if settings.mode == c.THINKING:
-        stops = (renderer.think_close_id, renderer.eos_id, renderer.pad_id)
-        written = _written(model, prompts, stops, settings.max_thought_tokens, renderer, settings, seed, shard)
+        stops = (renderer.think_close_id, *ends)
+        written = generate_tokens(model, prompts, stops=stops, max_tokens=settings.max_thought_tokens, **sampling)
         heads = [_thought(ids, renderer) for ids in written]
     closed = [n for n, head in enumerate(heads) if head.closed]
     # Gumbel noise (S, R, B) and the maximum: a draw in proportion to exp(score / temperature).
@@ -149,6 +99,22 @@ def _constrained(
             True,
             heads[n].thought_tokens,
         )
+    return rollouts
+
+
+def longest(renderer: Any, index: SidIndex, settings: Grpo) -> int:
+    """Tokens of the longest rollout: thought, closing tag, answer, end of turn, and a few for what is no answer."""
+    return settings.max_thought_tokens * (settings.mode == c.THINKING) + len(renderer.close_ids) + index.levels + 5
+
+
+def rollouts_of(completions: Sequence[list[int]], renderer: Any, settings: Grpo) -> list[Rollout]:
+    """Free completions of the prompts as rollouts."""
+    thinking, close = settings.mode == c.THINKING, renderer.think_close_id
+    rollouts = []
+    for ids in completions:
+        closed = not thinking or close in ids
+        length = (ids.index(close) if close in ids else len(ids)) if thinking else 0
+        rollouts.append(Rollout(ids, [1] * len(ids), None, closed, length))
     return rollouts
 
 

@@ -54,8 +54,11 @@ def build_alignment(inputs: Inputs, config: DatasetConfig, out_dir: Path, progre
     corpus = tables.read(inputs["synthetic_corpus"].path("synthetic_corpus.parquet"))
     rows = weighted(corpus.filter(pl.col(c.TASK) != REASONING_TASK), settings.tasks, settings.seed)
     titles = tables.read(inputs["interactions"].path("items.parquet"), [c.ITEM_ID, c.TITLE])
+    # All text that the model will read or write: the tokenizer of a tiny model is trained on it.
+    parts = [corpus[c.PROMPT], corpus[c.COMPLETION], corpus[c.THOUGHT].drop_nulls()]
+    texts = pl.concat([part.unique(maintain_order=True) for part in parts]).to_list()
     model, tokenizer = base.build_base(
-        config.base_model, _texts(corpus), codebook, dict(titles.iter_rows()), inputs.cache("models")
+        config.base_model, texts, codebook, dict(titles.iter_rows()), inputs.cache("models")
     )
     renderer = PromptRenderer(tokenizer)
     selectors = _selectors(inputs, codebook, renderer, settings, [c.DIRECT])
@@ -99,12 +102,6 @@ def _meta(stage: str, origin: Any, settings: Training, rows: pl.DataFrame, input
         "examples": dict(rows.group_by(c.TASK).len().sort(c.TASK).iter_rows()),
         **cards.provenance(inputs),
     }
-
-
-def _texts(corpus: pl.DataFrame) -> list[str]:
-    """All text that the model will read or write: the tokenizer of a tiny model is trained on it."""
-    parts = [corpus[c.PROMPT], corpus[c.COMPLETION], corpus[c.THOUGHT].drop_nulls()]
-    return pl.concat([part.unique(maintain_order=True) for part in parts]).to_list()
 
 
 def _selectors(

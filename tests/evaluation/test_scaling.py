@@ -8,14 +8,15 @@ import polars as pl
 import pytest
 
 from builders import small_world
+from builders.remote import load
 from builders.small_world import edit_meta, spoil
 from sidr_core.errors import InputError
-from sidr_core.evaluation import scaling
 from sidr_core.models import checkpoint
 from sidr_core.pipeline.stage import Progress
 from sidr_core.settings import Decoding, Evaluation
 from sidr_core.tables import files as tables
 
+scaling = load("scripts/thought_scaling.py")
 SETTINGS = Evaluation(bootstrap=200, least_users=2)
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inference_scaling.py"
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from sidr_core.evaluation import transfer
+from builders.remote import load
 from sidr_core.evaluation.compare import Name, Scored
 from sidr_core.pipeline.profile import load_profile
 from sidr_core.settings import Evaluation
 
+transfer = load("scripts/transfer_matrix.py")
 SETTINGS = Evaluation(bootstrap=1000, least_users=2)
 USERS = [f"{member}:u{n}" for member in ("games", "office") for n in range(20)]
 

@@ -116,48 +116,49 @@ def write(
     replies = client.ask([job.request for job in jobs], progress.named("round 1 of 2"))
     following = requests.second_round(jobs, [reply.value for reply in replies], settings)
     replies = [*replies, *client.ask([job.request for job in following], progress.named("round 2 of 2"))]
-    judged = _Judged.of([*jobs, *following], replies)
+    judged = _Judged([*jobs, *following], replies)
     teacher = LanguageTeacher(judged.items, judged.users, judged.paths, relations, rest)
     # Items of equal text share a request, which is paid once.
     paid = list({job.request: reply for job, reply in zip([*jobs, *following], replies, strict=True)}.values())
     reused = sum(reply.reused for reply in paid)
     calls = {"teacher_calls": len(paid) - reused, "teacher_reused": reused}
-    return Written(teacher, tuple(judged.quarantined), _cost(paid), calls, judged.figures(), _digest(paid))
+    cost = {
+        "requests": len(paid),
+        "input_tokens": sum(reply.input_tokens for reply in paid),
+        "output_tokens": sum(reply.output_tokens for reply in paid),
+        "usd": round(sum(reply.usd for reply in paid), 6),
+    }
+    digest = hashlib.sha256()  # changes with any reply; replies without a value count by their reason
+    for reply in paid:
+        text = reply.value.model_dump_json() if reply.value else reply.reason
+        digest.update(f"{len(text)}:{text}".encode(errors="replace"))
+    return Written(teacher, tuple(judged.quarantined), cost, calls, judged.figures(), digest.hexdigest())
 
 
 class _Judged:
     """Accepted texts by what they are about, and those in quarantine."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: Sequence[Job], replies: Sequence[Reply]) -> None:
         self.items: dict[str, str] = {}
         self.users: dict[tuple[str, ...], str] = {}
         self.paths: dict[tuple[str, ...], str] = {}
         self.quarantined: list[Quarantined] = []
         self.repairs: Counter[str] = Counter()
-
-    @classmethod
-    def of(cls, jobs: Sequence[Job], replies: Sequence[Reply]) -> _Judged:
-        judged = cls()
         for job, reply in zip(jobs, replies, strict=True):
-            judged._take(job, reply)
-        return judged
-
-    def _take(self, job: Job, reply: Reply) -> None:
-        if reply.value is None:
-            self._quarantine(job, Verdict("", reply.reason or "no_reply"))
-            return
-        verdict = _verdict(job, reply.value)
-        if verdict is None:
-            return
-        self.repairs.update(verdict.repairs)
-        if verdict.reason:
-            self._quarantine(job, verdict)
-        elif job.item:
-            self.items[job.item.item_id] = verdict.text
-        elif job.row:
-            if job.kind == requests.USER_PATH:
+            if reply.value is None:
+                self._quarantine(job, Verdict("", reply.reason or "no_reply"))
+                continue
+            verdict = _verdict(job, reply.value)
+            if verdict is None:
+                continue
+            self.repairs.update(verdict.repairs)
+            if verdict.reason:
+                self._quarantine(job, verdict)
+            elif job.item:
+                self.items[job.item.item_id] = verdict.text
+            elif job.row and job.kind == requests.USER_PATH:
                 self.paths[tuple(item.item_id for item in job.row.history)] = verdict.text
-            else:
+            elif job.row:
                 self.users[row_key(job.row.history, job.row.target)] = verdict.text
 
     def _quarantine(self, job: Job, verdict: Verdict) -> None:
@@ -188,21 +189,3 @@ def _verdict(job: Job, value: BaseModel) -> Verdict | None:
     if isinstance(value, requests.UserNarrative) and job.row:
         return accept.user_narrative(value.narrative, job.row.history, job.row.target, asked)
     return None
-
-
-def _cost(replies: Sequence[Reply]) -> dict[str, float | int]:
-    return {
-        "requests": len(replies),
-        "input_tokens": sum(reply.input_tokens for reply in replies),
-        "output_tokens": sum(reply.output_tokens for reply in replies),
-        "usd": round(sum(reply.usd for reply in replies), 6),
-    }
-
-
-def _digest(replies: Sequence[Reply]) -> str:
-    """Changes with any reply; replies without a value count by their reason."""
-    digest = hashlib.sha256()
-    for reply in replies:
-        text = reply.value.model_dump_json() if reply.value else reply.reason
-        digest.update(f"{len(text)}:{text}".encode(errors="replace"))
-    return digest.hexdigest()

@@ -209,7 +209,12 @@ def _item_narrative(item: Item, analysis: ItemAnalysis, settings: Teacher) -> Re
 
 
 def _path(row: Row, settings: Teacher) -> Request:
-    lines = [f"[{n}] {_in_history(item)}" for n, item in enumerate(row.history, start=1)]
+    lines = []
+    for n, item in enumerate(row.history, start=1):
+        parts = (item.title, item.category.rsplit(" > ", 1)[-1], item.description)
+        limits = (TITLE_CHARS, FIELD_CHARS, HISTORY_CHARS)
+        texts = (_data(text, most) for text, most in zip(parts, limits, strict=True))
+        lines.append(f"[{n}] {' | '.join(filter(None, texts)) or UNTITLED}")
     ask = _ASK_PATH.format(sentences="two or three" if len(row.history) < 4 else "three to six")
     return _request(USER_PATH, _USER_SYSTEM, lines, ask, UserPath, settings)
 
@@ -229,13 +234,6 @@ def _fields(item: Item, most: int) -> list[str]:
         "description": _data(item.description, most),
     }
     return [f"{name}: {text}" for name, text in fields.items() if text]
-
-
-def _in_history(item: Item) -> str:
-    parts = (item.title, item.category.rsplit(" > ", 1)[-1], item.description)
-    limits = (TITLE_CHARS, FIELD_CHARS, HISTORY_CHARS)
-    texts = (_data(text, most) for text, most in zip(parts, limits, strict=True))
-    return " | ".join(text for text in texts if text) or UNTITLED
 
 
 def _data(text: str, most: int) -> str:

@@ -67,12 +67,12 @@ def row_kinds(shop: Shop, rows: pl.DataFrame, train: pl.DataFrame, item_ids: Seq
     """The kind of each sample row, one of `KINDS`."""
     pairs = Counter(train.select(pl.col(HISTORY).list.last(), TARGET).iter_rows())
     newest = rows.select(pl.col(HISTORY).list.last(), TARGET).rows()
-    return [_kind(shop, step, pairs[pair]) for step, pair in zip(steps(shop, rows, item_ids), newest, strict=True)]
-
-
-def _kind(shop: Shop, step: Step, times: int) -> str:
-    if step.thing not in {option.thing for option in options(shop.world, step.history, step.day)}:
-        return TASTE
-    if step.thing not in {option.thing for option in options(shop.world, step.history[-1:], step.day)}:
-        return SEVERAL
-    return MEMORY if times >= OFTEN else RARE
+    kinds = []
+    for step, pair in zip(steps(shop, rows, item_ids), newest, strict=True):
+        if step.thing not in {option.thing for option in options(shop.world, step.history, step.day)}:
+            kinds.append(TASTE)
+        elif step.thing not in {option.thing for option in options(shop.world, step.history[-1:], step.day)}:
+            kinds.append(SEVERAL)
+        else:
+            kinds.append(MEMORY if pairs[pair] >= OFTEN else RARE)
+    return kinds

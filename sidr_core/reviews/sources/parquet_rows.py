@@ -40,7 +40,14 @@ def batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[tuple[pa.
     ]
     _require_modest(path, metadata, leaves, rows)
     plain = {field.name: _plain(field.type) for field in metadata.schema.to_arrow_schema()}
-    with pq.ParquetFile(path, metadata=metadata, read_dictionary=_repeated_texts(metadata, leaves)) as file:
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    repeated = [  # text with a dictionary; other columns take the room that their pages take
+        metadata.schema.column(number).path
+        for number in leaves
+        if metadata.schema.column(number).physical_type == "BYTE_ARRAY"
+        and any(group.column(number).has_dictionary_page for group in groups)
+    ]
+    with pq.ParquetFile(path, metadata=metadata, read_dictionary=repeated) as file:
         for batch in file.iter_batches(rows, columns=list(columns)):
             if (size := sum(map(_bytes_of_texts, batch.columns))) > LARGEST:
                 raise _too_large(path, size)
@@ -60,17 +67,6 @@ def _require_modest(path: Path, metadata: pq.FileMetaData, leaves: Sequence[int]
             size = max(column.total_uncompressed_size * share, listed * spread)
             if size > LARGEST:
                 raise _too_large(path, int(size))
-
-
-def _repeated_texts(metadata: pq.FileMetaData, leaves: Sequence[int]) -> list[str]:
-    """Columns of text with a dictionary. Others take the room that their pages take."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return [
-        metadata.schema.column(number).path
-        for number in leaves
-        if metadata.schema.column(number).physical_type == "BYTE_ARRAY"
-        and any(group.column(number).has_dictionary_page for group in groups)
-    ]
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -7,7 +7,6 @@ both are told per file. Metadata is optional and may be of any Amazon release.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidr_core.errors import InputError
@@ -40,7 +39,16 @@ def reviews(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress
     for name, path in review_files(source).items():
         detected = layouts.detect(path)
         layouts.require(path, detected, layouts.RATINGS_LAYOUTS, "ratings")
-        order = source.order if source.order != "auto" else _order(path, detected.name)
+        order = source.order
+        if order == "auto":
+            if detected.name == layouts.RATINGS:
+                raise InputError(
+                    f"{path}: which of the first two columns is the user?",
+                    expected="a header that names them (user_id, item_id), or ids of Amazon's form",
+                    found="ids that could be either",
+                    fix="set `source.order` to `user_item` or `item_user`",
+                )
+            order = "user_item" if detected.name == layouts.RATINGS_USER_ITEM else "item_user"
         columns = {name: name for name in ("user_id", "item_id", "rating", "timestamp")}
         places = {name: _COLUMNS[order].index(name) for name in columns}
         table = Table(path, detected.form, columns, places)
@@ -53,14 +61,3 @@ def reviews(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress
 def items(inputs: Inputs, source: RatingsCsvSource, filters: Filters, progress: Progress) -> ItemRecords:
     """Records of the metadata files, of any Amazon layout."""
     return parse_metadata(inputs, item_files(source), tuple(AMAZON), filters, progress)
-
-
-def _order(path: Path, layout: str) -> str:
-    if layout == layouts.RATINGS:
-        raise InputError(
-            f"{path}: which of the first two columns is the user?",
-            expected="a header that names them (user_id, item_id), or ids of Amazon's form",
-            found="ids that could be either",
-            fix="set `source.order` to `user_item` or `item_user`",
-        )
-    return "user_item" if layout == layouts.RATINGS_USER_ITEM else "item_user"

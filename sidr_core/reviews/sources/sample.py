@@ -50,7 +50,10 @@ def _files(inputs: Inputs, source: SampleSource) -> Artifact:
 def generate(config: SampleSource, folder: Path) -> None:
     """Write `reviews.jsonl.gz` and `meta.jsonl.gz` for `config.users` users and `config.items` items."""
     shop, rng = simulate(config)
-    traded = _traded(shop.world.things, config)
+    # Which item takes the part of which from `config.shift` on; a draw of its own, so that nothing else moves.
+    order = list(shop.world.things)
+    random.Random(f"{config.category}/{config.seed}/shift").shuffle(order)
+    traded = dict(zip(shop.world.things, order, strict=True))
     events: list[tuple[date, int, int, Thing]] = []
     for user, (days, history) in enumerate(zip(shop.days, shop.walks, strict=True)):
         for place, (day, thing) in enumerate(zip(days, history, strict=True)):
@@ -60,13 +63,6 @@ def generate(config: SampleSource, folder: Path) -> None:
     records = [json.dumps(_record(shop.ids[thing], thing)) for thing in shop.world.things]
     _write(folder / REVIEWS, _dirty_reviews(lines, rng))
     _write(folder / ITEMS, _dirty_items(records, rng))
-
-
-def _traded(things: list[Thing], config: SampleSource) -> dict[Thing, Thing]:
-    """Which item takes the part of which from `config.shift` on; a draw of its own, so that nothing else moves."""
-    order = list(things)
-    random.Random(f"{config.category}/{config.seed}/shift").shuffle(order)
-    return dict(zip(things, order, strict=True))
 
 
 def _review(day: date, user: int, item_id: str, rng: random.Random) -> dict[str, Any]:
