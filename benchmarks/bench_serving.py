@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/bench_serving.py --dataset games --modes direct --clients 32
 
 `one by one` calls the decoder in this process, a question after the other, with the server's own code and without
-HTTP. Then `sidr serve` is started on this machine, and as many clients as a column says ask it over HTTP, each its next
-question as soon as it has its answer. Questions are histories of the evaluated rows.
+HTTP. In turns with it, as many clients as a column says ask `sidr serve` on this machine over HTTP, each its next
+question as soon as it has its answer; all of it `--rounds` times, since others may work on the machine, and each line
+has its load. Questions are histories of the evaluated rows.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--modes", default="direct,thinking,merged")
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--seconds", type=float, default=20, help="per cell")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("-k", type=int, default=10)
     chosen = parser.parse_args()
     modes, clients = chosen.modes.split(","), [int(count) for count in chosen.clients.split(",")]
@@ -53,15 +55,16 @@ def main() -> None:
     opened = release.opened(store, place)
     histories = tables.read(opened.lists.path("rows.parquet"))["history_item_ids"].to_list()
     print(f"{hardware()}; {dataset}, snapshot {place.snapshot}, {len(histories):,} histories; load {load()}\n")
-    print("| mode | how | requests/s | p50 ms | p95 ms | × one by one | CPU ms each | × one by one |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    alone = one_by_one(Served.load(opened), histories, modes, chosen.seconds, chosen.k)
+    served = Served.load(opened)
     with running(dataset) as (port, process):
-        for mode in modes:
+        print("| mode | how | requests/s | p50 ms | p95 ms | × one by one | CPU ms each | × one by one | load |")
+        print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for mode in modes * chosen.rounds:
+            alone = one_by_one(served, histories, mode, chosen.seconds, chosen.k)
             for count in clients:
                 before = spent(process)
                 took, span = asyncio.run(ask_all(port, histories, mode, chosen.k, count, chosen.seconds))
-                line(mode, f"{count} clients", took, span, spent(process) - before, alone[mode])
+                line(mode, f"{count} clients", took, span, spent(process) - before, alone)
 
 
 def load() -> str:
@@ -82,27 +85,22 @@ def line(
     of_rate, of_each = alone or (rate, each)
     median, high = np.percentile(np.array(took) * 1000, [50, 95])
     cells = f"{rate:.1f} | {median:.0f} | {high:.0f} | {rate / of_rate:.1f} | {each * 1000:.1f} | {of_each / each:.1f}"
-    print(f"| {mode} | {how} | {cells} |", flush=True)
+    print(f"| {mode} | {how} | {cells} | {load()} |", flush=True)
     return rate, each
 
 
-def one_by_one(
-    served: Served, histories: list[list[str]], modes: list[str], seconds: float, k: int
-) -> dict[str, tuple[float, float]]:
-    """Requests per second and CPU seconds of a question in each mode, without a server."""
-    rates = {}
-    for mode in modes:
-        took: list[float] = []
-        questions = itertools.cycle(histories)
-        started, before = time.monotonic(), time.process_time()
-        while time.monotonic() - started < seconds:
-            begun = time.monotonic()
-            ask = served.ask(Question.model_validate({"history": next(questions), "mode": mode, "k": k}))
-            served.answer(ask, served.find([ask])[0])
-            took.append(time.monotonic() - begun)
-        span = time.monotonic() - started
-        rates[mode] = line(mode, "one by one", took, span, time.process_time() - before)
-    return rates
+def one_by_one(served: Served, histories: list[list[str]], mode: str, seconds: float, k: int) -> tuple[float, float]:
+    """Requests per second and CPU seconds of a question, without a server."""
+    took: list[float] = []
+    questions = itertools.cycle(histories)
+    started, before = time.monotonic(), time.process_time()
+    while time.monotonic() - started < seconds:
+        begun = time.monotonic()
+        ask = served.ask(Question.model_validate({"history": next(questions), "mode": mode, "k": k}))
+        served.answer(ask, served.find([ask])[0])
+        took.append(time.monotonic() - begun)
+    span = time.monotonic() - started
+    return line(mode, "one by one", took, span, time.process_time() - before)
 
 
 @contextmanager

@@ -29,7 +29,6 @@ from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import HISTORY, ITEM_ID, ROW_ID, SCORE
-from sidr_core.tables.contracts import ItemItem as ItemItemTable
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -58,6 +57,8 @@ _WEIGH = """
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Count, and write `baseline_item_item.parquet`."""
+    from sidr_core.tables.contracts import ItemItem as ItemItemTable  # a second or two to import, which a server spares
+
     source, settings = inputs["interactions"], config.item_item
     parameters = {
         "train": str(source.path("train.parquet")),

@@ -21,7 +21,6 @@ from sidr_core.render.grid import markdown_table
 from sidr_core.render.text import markdown_text
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ITEM_ID, ROW_ID, SCORE
-from sidr_core.tables.contracts import Popularity as PopularityTable
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -35,6 +34,10 @@ _COUNT = """
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Count, and write `baseline_popularity.parquet`."""
+    from sidr_core.tables.contracts import (
+        Popularity as PopularityTable,  # a second or two to import, which a server spares
+    )
+
     source = inputs["interactions"]
     with duckdb.connect() as db:
         paths = {"train": str(source.path("train.parquet")), "items": str(source.path("items.parquet"))}

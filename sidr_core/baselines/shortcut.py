@@ -34,7 +34,6 @@ from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ROW_ID, TARGET
-from sidr_core.tables.contracts import ChoiceLog
 
 if TYPE_CHECKING:
     from sidr_core.settings import DatasetConfig
@@ -231,6 +230,8 @@ def target_ranks(scores: np.ndarray, histories: Histories, targets: np.ndarray) 
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Count, choose on valid rows, and publish the two matrices."""
+    from sidr_core.tables.contracts import ChoiceLog  # a second or two to import, which a server spares
+
     rows = training.Rows.of(inputs, _VALID_ROWS, seed=0)
     items = tables.read(inputs["interactions"].path("items.parquet"))
     texts = neighbours(tfidf(items, rows.catalogue), _NEIGHBOURS)

@@ -27,7 +27,6 @@ from sidr_core.pipeline.report import Report
 from sidr_core.pipeline.stage import Inputs, Progress, StageInput
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import ROW_ID, VECTOR
-from sidr_core.tables.contracts import ChoiceLog
 from sidr_core.tables.vectors import series_vectors
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ class TextRanker:
 
 def build(inputs: Inputs, config: DatasetConfig, out_dir: Path, progress: Progress) -> Report:
     """Choose on valid rows, and keep the vectors that rank."""
+    from sidr_core.tables.contracts import ChoiceLog  # a second or two to import, which a server spares
+
     settings = config.text_knn
     rows = training.Rows.of(inputs, settings.select_rows, seed=0)
     vectors: Any

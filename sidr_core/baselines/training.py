@@ -30,7 +30,6 @@ from sidr_core.pipeline.report import Check, Report
 from sidr_core.pipeline.stage import Inputs, Progress
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import DIRECT, ITEM_ID, ITEM_LEVEL, MODE, MODEL, TARGET_TIME
-from sidr_core.tables.contracts import BaselineItems, BaselineLog
 from sidr_core.tables.samples import subset
 from sidr_core.tables.tensors import read_tensors
 
@@ -233,14 +232,19 @@ def publish(
     rows: Rows,
     seed: int,
     synthetic: bool,
-    contract: type[DataFrameModel] = BaselineLog,
+    contract: type[DataFrameModel] | None = None,
 ) -> Report:
     """Write a baseline's folder; equal arguments give equal bytes.
 
     Args:
         shape: plain values from which the module is built again.
-        contract: of the log, which is the stage's main table.
+        contract: of the log, which is the stage's main table; default: that of trained baselines.
     """
+    from sidr_core.tables.contracts import (  # a second or two to import, which a server spares
+        BaselineItems,
+        BaselineLog,
+    )
+
     best, log = fitted.best, fitted.log
     weights = {name: tensor.cpu().contiguous() for name, tensor in fitted.weights.items()}
     save_file(weights, out_dir / WEIGHTS)
@@ -257,7 +261,11 @@ def publish(
     }
     (out_dir / META).write_text(json.dumps(meta, sort_keys=True, indent=2, allow_nan=False) + "\n")
     tables.write(pl.DataFrame({ITEM_ID: rows.catalogue.ids}), out_dir / ITEMS, BaselineItems)
-    tables.write(log.rename({f"{NDCG}@{K}": "ndcg_10", f"{HR}@{K}": "hr_10"}), out_dir / f"{stage}.parquet", contract)
+    tables.write(
+        log.rename({f"{NDCG}@{K}": "ndcg_10", f"{HR}@{K}": "hr_10"}),
+        out_dir / f"{stage}.parquet",
+        contract or BaselineLog,
+    )
     ndcg, ndcg_of_popularity = float(best[f"{NDCG}@{K}"]), popular[f"{NDCG}@{K}"]
     return Report(
         metrics={

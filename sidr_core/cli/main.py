@@ -265,6 +265,16 @@ def verify_export(
     lists: Annotated[
         Path | None, typer.Option("--lists", help="The engine's lists as JSON lines; without it our decoder answers.")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="A running engine: its address up to /v1, as OpenAI's."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The engine's model; default: that of the folder, or the only one.")
+    ] = None,
+    body: Annotated[
+        str | None, typer.Option("--body", metavar="JSON", help="More fields of each question to the engine.")
+    ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "int8"] | None, typer.Option("--dtype", help="Our decoder's weights.")
     ] = None,
@@ -273,7 +283,7 @@ def verify_export(
     """Compare an engine's lists with the reference: an equivalence certificate. Exit code 1 if not equivalent."""
     from sidr_core.cli import export as command
 
-    raise typer.Exit(command.verify(folder, lists, dtype, k))
+    raise typer.Exit(command.verify(folder, lists, endpoint, model, body, dtype, k))
 
 
 @app.command()

@@ -7,6 +7,7 @@ row in `items.json`. The other engines get one `catalogue.json` with the same tw
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,7 +79,7 @@ class Catalogue:
         lines += [f"item {item} is not of this catalogue" for item in sorted(mine.keys() - theirs.keys())]
         for item in sorted(mine.keys() & theirs.keys()):
             if mine[item] != theirs[item]:
-                lines.append(f"item {item} has the tokens {list(mine[item])}, its own are {list(theirs[item])}")
+                lines.append(f"item {item} has the tokens {_shown(mine[item])}, its own are {_shown(theirs[item])}")
         return lines
 
     def _by_item(self) -> dict[str, tuple[int, ...]]:
@@ -96,3 +97,7 @@ class Catalogue:
         table = pl.DataFrame({ITEM_ID: [item for item, _ in rows], CODES: [codes for _, codes in rows]})
         ids = {token: number for number, token in enumerate(ranges.tokens, start=ranges.first[0])}
         return SidIndex.build(table, ids.__getitem__)
+
+
+def _shown(tokens: Sequence[int]) -> str:
+    return " ".join(map(str, tokens))

@@ -1,9 +1,10 @@
 """Whether another engine answers as ours does: an equivalence certificate of two sets of lists.
 
 A half-precision engine need not give the same lists; it must not be a worse recommender. So the certificate has
-three parts. The catalogue must be ours, row by row. No item may be lost: one that stands in the first half of a
-reference list must be in some list of the engine. And HR and NDCG of the same rows must agree: the interval of their
-difference, over users, lies within a margin that was set before. Identical lists need no interval.
+three parts. The catalogue must be ours, row by row, and each row be answered with items of it. No item may be lost:
+one that stands in the first half of a reference list must be in some list of the engine. And HR and NDCG of the same
+rows must agree: the interval of their difference, over users, lies within a margin that was set before. Identical lists
+need no interval.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from sidr_core.errors import SidrError
 from sidr_core.metrics.intervals import paired
 from sidr_core.metrics.ranking import HR, NDCG, gains
 from sidr_core.render.grid import markdown_table
+from sidr_core.render.text import markdown_text
+from sidr_core.serving.catalogues import Catalogue
 
 MARGIN = 0.02
+#: Most characters of a fault.
+_SHOWN = 120
 _DRAWS, _CONFIDENCE, _SEED = 10_000, 0.95, 42
 
 
@@ -35,6 +40,8 @@ class Certificate:
         gaps: metric -> (reference, engine minus reference, low, high).
         lost: items of the first half of a reference list that no list of the engine holds.
         faults: what is wrong with the engine's catalogue.
+        strangers: what the engine's lists hold that is no item.
+        empty: rows for which the engine's list holds nothing, and why.
     """
 
     k: int
@@ -46,17 +53,25 @@ class Certificate:
     gaps: Mapping[str, tuple[float, float, float, float]]
     lost: tuple[str, ...]
     faults: tuple[str, ...]
+    strangers: tuple[str, ...]
+    empty: tuple[str, ...]
 
     @property
     def equivalent(self) -> bool:
-        """The catalogue is ours, no item is lost, and every interval lies within the margin."""
+        """The catalogue is ours, each row has a list of its items, none is lost, and no interval leaves the margin."""
         return not self._against
 
     @property
     def _against(self) -> str:
         """What speaks against it, in words."""
-        if self.faults or self.lost:
-            return "NOT equivalent: the engine's catalogue is another" if self.faults else "NOT equivalent: lost items"
+        for wrong, told in (
+            (self.faults, "the engine's catalogue is another"),
+            (self.strangers, "it answers with what is no item"),
+            (self.empty, "rows without a list"),
+            (self.lost, "lost items"),
+        ):
+            if wrong:
+                return f"NOT equivalent: {told}"
         inside = all(low > -MARGIN and high < MARGIN for _, _, low, high in self.gaps.values())
         if inside or self.identical == self.rows:
             return ""
@@ -75,15 +90,24 @@ class Certificate:
         ]
         for name, (value, gap, low, high) in self.gaps.items():
             rows.append([f"{name}@{self.k}", f"{value:.4f}", f"{gap:+.4f} [{low:+.4f}, {high:+.4f}], margin ±{MARGIN}"])
-        for title, names in (("lost items", self.lost), ("catalogue", self.faults)):
-            first = "; ".join(names[:3])
-            rows.append([title, f"{len(names)}", first])
+        for title, names in (
+            ("lost items", self.lost),
+            ("rows without a list", self.empty),
+            ("answers that are no item", self.strangers),
+            ("catalogue", self.faults),
+        ):
+            rows.append([title, f"{len(names):,}", "; ".join(markdown_text(name, _SHOWN) for name in names[:3])])
         table = markdown_table(["", "reference", "engine - reference"], rows)
         return f"Equivalence certificate: {head}\n\n{table}"
 
 
 def certificate(
-    reference: Sequence[Mapping[str, Any]], lists: Mapping[str, Sequence[str]], k: int, faults: Sequence[str] = ()
+    reference: Sequence[Mapping[str, Any]],
+    lists: Mapping[str, Sequence[str]],
+    k: int,
+    right: Catalogue | None = None,
+    faults: Sequence[str] = (),
+    reasons: Mapping[str, str] | None = None,
 ) -> Certificate:
     """Compare the lists of an engine with the reference.
 
@@ -91,7 +115,9 @@ def certificate(
         reference: R rows with `row_id`, `user_id`, `target` and `items`.
         lists: row_id -> items of the engine, best first.
         k: items per list that count.
+        right: the catalogue that the lists are to be of; None: they are not looked up.
         faults: of the engine's catalogue.
+        reasons: row_id -> why its list is empty, where that is known.
 
     Raises:
         SidrError: a row has no list, or there are fewer than two users.
@@ -109,6 +135,8 @@ def certificate(
     ours = [list(row["items"])[:k] for row in reference]
     theirs = [list(lists[row["row_id"]])[:k] for row in reference]
     answered = {item for items in theirs for item in items}
+    known = answered if right is None else {item for items in right.items for item in items}
+    why = reasons or {}
     expected = {item for items in ours for item in items[: (k + 1) // 2]}
     values = [
         np.array([_gain(items, row["target"], k) for items, row in zip(side, reference, strict=True)])
@@ -128,6 +156,12 @@ def certificate(
         gaps={name: (float(value), *map(float, rest)) for name, value, *rest in columns},  # type: ignore[misc]
         lost=tuple(sorted(expected - answered)),
         faults=tuple(faults),
+        strangers=tuple(sorted(answered - known)),
+        empty=tuple(
+            f"{row['row_id']}: {why.get(row['row_id'], 'nothing in it')}"
+            for row, items in zip(reference, theirs, strict=True)
+            if not items
+        ),
     )
 
 

@@ -100,12 +100,11 @@ def decode_folder(out: Path, decoding: Decoding, dtype: str | None) -> pl.DataFr
     import torch
 
     loaded = checkpoint.load(out / MODEL)
-    ranges = Ranges(**{name: tuple(ids) for name, ids in read_about(out)["token_ids"].items()})
     if dtype == "int8":
         round_to_int8(loaded.model)
     elif dtype is not None:
         loaded.model.to(getattr(torch, dtype))  # type: ignore[arg-type]
-    loaded = replace(loaded, index=Catalogue.read(out).index(ranges))
+    loaded = replace(loaded, index=Catalogue.read(out).index(ranges_of(out)))
     reference = read_lists(out / REFERENCE)
     return decoded(loaded, [row["row_id"] for row in reference], [row["history"] for row in reference], decoding)
 
@@ -137,6 +136,11 @@ def read_about(out: Path) -> dict[str, Any]:
             found=str(error)[:200],
             fix="name the folder that `sidr export` wrote",
         ) from None
+
+
+def ranges_of(out: Path) -> Ranges:
+    """Where the tokens of the levels lie."""
+    return Ranges(**{name: tuple(ids) for name, ids in read_about(out)["token_ids"].items()})
 
 
 def read_lists(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from sidr_core.serving.messages import Filters
 from sidr_core.serving.published import unknown_name
 from sidr_core.serving.release import Release
 from sidr_core.sids.index import SidIndex
+from sidr_core.sids.tokens import SID_PATTERN
 from sidr_core.tables import files as tables
 from sidr_core.tables.columns import CATEGORY, ITEM_ID, POSITION, TIMESTAMP, USER_ID
 
@@ -149,7 +150,9 @@ class Shelf:
         return found
 
     def named_in(self, text: str) -> tuple[str | None, list[str]]:
-        """Whose history a person's text means: a user, or items by id or title, one a line or between commas.
+        """Whose history a text means: a user, or items by SID, or by id or title, one a line or between commas.
+
+        Where a text holds SIDs they are the history, whatever stands around them: so a model's own prompt can be asked.
 
         Raises:
             SidrError: a name is neither.
@@ -159,6 +162,8 @@ class Shelf:
         for name in (whole, user):
             if name in self._place:
                 return name, []
+        if sids := SID_PATTERN.findall(whole):
+            return None, [self._of_sid(sid) for sid in sids]
         items: list[str] = []
         for line in whole.splitlines():
             line = line.strip().lstrip("-*• ").strip()
@@ -167,6 +172,13 @@ class Shelf:
             else:
                 items += [self._item(name) or self._refuse(name) for name in _parts(line)]
         return None, items
+
+    def _of_sid(self, sid: str) -> str:
+        """The first item of a SID; all of them are the same to a model."""
+        if not (items := self.catalogue.carrying(sid)):
+            known = [item.sid for _, item in self.catalogue.items()]
+            raise unknown_name("item with the SID", sid, known, f"the catalogue of {self.where}")
+        return items[0].item_id
 
     def _item(self, name: str) -> str | None:
         return name if name in self.row_of else self.titled.get(name.casefold()) if name else None

@@ -15,6 +15,7 @@ from builders import serving, small_world
 from builders.serving import MODES
 from builders.small_world import ITEMS, SNAPSHOT, World
 from sidr_core.baselines.ranking import rankings
+from sidr_core.corpus.prompts import next_item
 from sidr_core.decoding.lists import counted
 from sidr_core.recommending import mixture
 from sidr_core.serving.app import application
@@ -323,6 +324,13 @@ def test_a_conversation_names_items_by_id_or_title(client, content):
     assert choice["message"]["content"].splitlines()[0] == f"1. {same['items'][0]['title']} ({items(same)[0]})"
     assert choice["message"]["reasoning_content"] == same["thought"] and choice["finish_reason"] == "stop"
     assert told["usage"]["total_tokens"] == told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"]
+
+
+def test_a_conversation_holds_the_prompt_of_the_model_itself(client):
+    sids = [item["sid"] for item in post(client, history=["A01", "A02"]).json()["history"]]
+    told = chat(client, next_item(sids)).json()["sidr"]
+    assert told == post(client, history=["A01", "A02"], k=3, mode="thinking").json()
+    refused(chat(client, next_item(["<a_9><b_9>"])), 422, "<a_9><b_9>")
 
 
 def test_a_conversation_names_a_user(client):
