@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -23,6 +24,8 @@ _BLOCK = {"cpu": 1 << 22}
 _BLOCK_ELSEWHERE = 1 << 26
 _PROBE_TOKENS = 8
 _TOLERANCE = 1e-3
+#: model -> the layer of its head that was tried, and whether its logits are that layer's map of the body's states.
+_TRIED: WeakKeyDictionary[torch.nn.Module, tuple[torch.nn.Module, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,10 @@ class Head:
 
 
 def head_of(model: PreTrainedModel, prompt: Sequence[int], *, sliced: bool) -> Head:
-    """Take `model` apart if its logits are a linear map of its body's states on the first tokens of `prompt`."""
+    """Take `model` apart if its logits are a linear map of its body's states on the first tokens of `prompt`.
+
+    A model is tried once for each head that it is given.
+    """
     whole = Head(model, None, None, None, sliced)
     if not hasattr(model, "get_output_embeddings"):
         return whole
@@ -86,13 +92,20 @@ def head_of(model: PreTrainedModel, prompt: Sequence[int], *, sliced: bool) -> H
     if body is model or not isinstance(weight, torch.Tensor) or isinstance(model, FSDPModule):
         return whole
     bias = getattr(layer, "bias", None)
-    ids = torch.tensor([list(prompt[:_PROBE_TOKENS])], device=model.device)
-    states = getattr(body(input_ids=ids), "last_hidden_state", None)
-    logits = model(input_ids=ids).logits.float()
-    if states is None or states.shape[-1] != weight.shape[1]:
-        return whole
     apart = Head(model, body, weight, bias if isinstance(bias, torch.Tensor) else None, sliced)
+    tried, linear = _TRIED.get(model, (None, False))
+    if tried is not layer:
+        linear = _is_linear(apart, torch.tensor([list(prompt[:_PROBE_TOKENS])], device=model.device))
+        _TRIED[model] = layer, linear
+    return apart if linear else whole
+
+
+def _is_linear(apart: Head, ids: torch.Tensor) -> bool:
+    """Whether a model taken apart gives the logits of the whole on tokens (1, P)."""
+    assert apart.body is not None and apart.weight is not None
+    states = getattr(apart.body(input_ids=ids), "last_hidden_state", None)
+    logits = apart.model(input_ids=ids).logits.float()
+    if states is None or states.shape[-1] != apart.weight.shape[1]:
+        return False
     mapped = apart._logits(states[0], None)
-    if mapped.shape != logits[0].shape or not bool((mapped - logits[0]).abs().max() <= _TOLERANCE * logits.abs().max()):
-        return whole
-    return apart
+    return mapped.shape == logits[0].shape and bool((mapped - logits[0]).abs().max() <= _TOLERANCE * logits.abs().max())

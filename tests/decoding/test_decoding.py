@@ -174,17 +174,19 @@ def test_a_tie_of_two_branches_is_settled_by_sid_whichever_led_before() -> None:
 
 def test_the_number_of_forward_passes_is_the_number_of_levels() -> None:
     index, prompts = random_case(4)
+    constrained_beam(model(), prompts[:1], index, beam_width=5, batch_size=4, pad_id=2)  # looks at the model's head
     calls = []
     hook = model().model.register_forward_hook(lambda *_: calls.append(1))
     constrained_beam(model(), prompts, index, beam_width=5, batch_size=4, pad_id=2)
     hook.remove()
-    assert len(calls) == index.levels + 2  # the probe of the head reads a few tokens twice
+    assert len(calls) == index.levels
 
 
 def test_a_shared_beginning_and_equal_prompts_are_read_once() -> None:
     index, (head, *tails) = random_case(6)
     head = (head * 10)[:20]
     prompts = [head + tail for tail in tails for _ in range(3)]
+    constrained_beam(model(), prompts[:1], index, beam_width=5, batch_size=1, pad_id=2)  # looks at the model's head
     read = []
     hook = model().model.register_forward_hook(
         lambda _module, _args, fields, _out: read.append(fields["input_ids"].numel()), with_kwargs=True
@@ -192,7 +194,7 @@ def test_a_shared_beginning_and_equal_prompts_are_read_once() -> None:
     beams = constrained_beam(model(), prompts, index, beam_width=5, batch_size=99, pad_id=2)
     hook.remove()
     longest = max(map(len, tails))
-    assert read == [8, 8, 20, 5 * longest, 5 * 5, 5 * 5]
+    assert read == [20, 5 * longest, 5 * 5, 5 * 5]
     for row, prompt in enumerate(prompts):
         alone = constrained_beam(model(), [prompt], index, beam_width=5, batch_size=1, pad_id=2)
         assert beams.leaf[row].tolist() == alone.leaf[0].tolist()

@@ -1,5 +1,6 @@
 """The beam against brute force over random catalogues, depths, beams, batches, architectures and scorings."""
 
+import copy
 import re
 from functools import lru_cache
 
@@ -172,6 +173,28 @@ def test_only_a_head_that_is_not_a_linear_map_needs_whole_logits(name: str) -> N
         head = head_of(model(name), [6, 7, 8], sliced=False)
     assert (head.body is None) == (name == "granite-scaled")
     assert (head.bias is None) == (name != "phi-bias")
+
+
+def test_a_model_is_tried_once_for_each_head() -> None:
+    lone, passes = copy.deepcopy(model("qwen3")), []
+    lone.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        heads = [head_of(lone, [6, 7, 8], sliced=sliced) for sliced in (False, True)]
+        assert len(passes) == 1 and all(head.body is not None for head in heads)
+        lone.set_output_embeddings(Capped(lone.get_output_embeddings()))
+        capped = [head_of(lone, [6, 7, 8], sliced=False) for _ in range(2)]
+    assert len(passes) == 2 and all(head.body is None for head in capped)
+
+
+class Capped(torch.nn.Module):
+    """A head whose logits are no linear map of its states."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer, self.weight = layer, layer.weight
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(states))
 
 
 def test_equal_contexts_change_nothing() -> None:
