@@ -132,7 +132,7 @@ def test_what_is_no_item_keeps_its_place_and_is_told() -> None:
     assert made.gaps["ndcg"][1] == pytest.approx(1 / np.log2(3) - 1)  # A is second
 
 
-def test_sidr_export_verify_asks_our_own_server(sidr, listed, server, tmp_path: Path, monkeypatch, listed_home) -> None:
+def test_sidr_export_verify_asks_our_own_server(sidr, listed, tmp_path: Path, monkeypatch, listed_home) -> None:
     """Over a real port: the same lists; a corrupted catalogue row, another model and wrong options are told."""
     serving.write_profile(listed, tmp_path / "profile.yaml")
     monkeypatch.setenv("SIDR_HOME", str(listed_home))
@@ -140,7 +140,7 @@ def test_sidr_export_verify_asks_our_own_server(sidr, listed, server, tmp_path: 
     out = tmp_path / "out"
     code, _, err = sidr("export", "--dataset", "toys", "--to", "vllm", str(out))
     assert code == 0, err
-    with serving.on_a_port(server) as root:
+    with serving.on_a_port(serving.server_over(listed)) as root:
         code, text, err = sidr("export", "verify", str(out), "--endpoint", f"{root}/v1")
         assert code == 0 and "grpo/direct at" in text and "6 of 6" in text and "equivalent" in text, text + err
         content = json.loads((out / "catalogue.json").read_text())
