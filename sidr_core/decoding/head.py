@@ -89,7 +89,7 @@ def head_of(model: PreTrainedModel, prompt: Sequence[int], *, sliced: bool) -> H
     layer, body = model.get_output_embeddings(), model.get_decoder()
     weight = getattr(layer, "weight", None)
     # Of sharded weights a process has its part, and the model alone knows when to gather them.
-    if body is model or not isinstance(weight, torch.Tensor) or isinstance(model, FSDPModule):
+    if layer is None or body is model or not isinstance(weight, torch.Tensor) or isinstance(model, FSDPModule):
         return whole
     bias = getattr(layer, "bias", None)
     apart = Head(model, body, weight, bias if isinstance(bias, torch.Tensor) else None, sliced)
